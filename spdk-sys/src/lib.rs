@@ -1,0 +1,1 @@
+//! Raw FFI to SPDK through the C shim in `shim/`.

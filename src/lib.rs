@@ -1,0 +1,6 @@
+//! Corriente: a storage data-plane engine for one Linux node.
+
+pub mod error;
+pub mod name;
+
+pub use error::{Error, Result};
