@@ -1,0 +1,21 @@
+/* What the shim's own files share: SPDK's public headers and the release switch. */
+#ifndef CORRIENTE_SHIM_INTERNAL_H
+#define CORRIENTE_SHIM_INTERNAL_H
+
+#include "spdk/stdinc.h"
+#include "spdk/version.h"
+#include "spdk/env.h"
+#include "spdk/env_dpdk.h"
+#include "spdk/log.h"
+#include "spdk/thread.h"
+#include "spdk/cpuset.h"
+#include "spdk/uuid.h"
+#include "spdk/util.h"
+#include "spdk/bdev.h"
+#include "spdk/bdev_module.h"
+
+#include "cs.h"
+
+#define CS_SPDK_SINCE(year, month) (SPDK_VERSION >= SPDK_VERSION_NUM(year, month, 0))
+
+#endif
