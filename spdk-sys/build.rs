@@ -108,7 +108,7 @@ fn bind_shim(tree: &Tree, out: &Path) {
         .layout_tests(false)
         .generate_comments(false)
         .use_core()
-        .opaque_type("spdk_.*")
+        .opaque_type("spdk_bdev.*_(desc|channel)|spdk_bdev|spdk_bdev_io|spdk_thread|spdk_io_channel|spdk_poller")
         .clang_arg("-Ishim");
     for function in STABLE_FUNCTIONS {
         builder = builder.allowlist_function(function);

@@ -69,10 +69,7 @@ fn check_text(text: &str, limit: usize) -> Result<(), NameError> {
         return Err(NameError::Empty);
     }
     if text.len() > limit {
-        return Err(NameError::TooLong {
-            length: text.len(),
-            limit,
-        });
+        return Err(NameError::TooLong { length: text.len(), limit });
     }
     if text.trim().is_empty() {
         return Err(NameError::Blank);
@@ -81,18 +78,10 @@ fn check_text(text: &str, limit: usize) -> Result<(), NameError> {
 }
 
 /// The set most names share: what a Kubernetes name, a file name and an NQN all can hold.
-fn check_characters(
-    text: &str,
-    allowed: impl Fn(char) -> bool,
-    words: &'static str,
-) -> Result<(), NameError> {
+fn check_characters(text: &str, allowed: impl Fn(char) -> bool, words: &'static str) -> Result<(), NameError> {
     match text.char_indices().find(|(_, character)| !allowed(*character)) {
         None => Ok(()),
-        Some((at, character)) => Err(NameError::Character {
-            character,
-            at,
-            allowed: words,
-        }),
+        Some((at, character)) => Err(NameError::Character { character, at, allowed: words }),
     }
 }
 

@@ -199,20 +199,16 @@ int cs_vdev_resize(struct cs_vdev *vdev, uint64_t block_count);
 /* Calls `visit(channel state)` on the thread of each channel in turn, then `cb` on the caller's. */
 void cs_vdev_for_each_channel(struct cs_vdev *vdev, void (*visit)(void *arg, void *channel),
 			      void *arg, cs_done_cb cb);
-void *cs_vdev_channel_state(struct spdk_io_channel *channel);
 
 enum cs_io_type cs_vio_type(const struct spdk_bdev_io *io);
 uint64_t cs_vio_offset_blocks(const struct spdk_bdev_io *io);
 uint64_t cs_vio_count_blocks(const struct spdk_bdev_io *io);
 struct iovec *cs_vio_iovs(const struct spdk_bdev_io *io, int *count);
 void *cs_vio_context(struct spdk_bdev_io *io);
-/* The channel state the I/O was submitted on. */
-void *cs_vio_channel(struct spdk_bdev_io *io);
-void *cs_vio_device(struct spdk_bdev_io *io);
 /* True when a read brought no memory of its own. */
 bool cs_vio_needs_buffer(const struct spdk_bdev_io *io);
 /* Finds memory for a read, then calls `cb(io, success)`. */
-void cs_vio_get_buffer(struct spdk_bdev_io *io, uint64_t bytes,
+void cs_vio_get_buffer(struct spdk_bdev_io *io,
 		       void (*cb)(struct spdk_io_channel *channel, struct spdk_bdev_io *io, bool success));
 void cs_vio_complete(struct spdk_bdev_io *io, bool success);
 /* Completes with a generic NVMe status, see the NVMe specification. */

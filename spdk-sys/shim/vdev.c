@@ -216,12 +216,6 @@ cs_vdev_for_each_channel(struct cs_vdev *vdev, void (*visit)(void *arg, void *ch
 	spdk_for_each_channel(vdev, visit_channel, context, visit_done);
 }
 
-void *
-cs_vdev_channel_state(struct spdk_io_channel *channel)
-{
-	return spdk_io_channel_get_ctx(channel);
-}
-
 enum cs_io_type
 cs_vio_type(const struct spdk_bdev_io *io)
 {
@@ -253,21 +247,6 @@ cs_vio_context(struct spdk_bdev_io *io)
 	return io->driver_ctx;
 }
 
-void *
-cs_vio_channel(struct spdk_bdev_io *io)
-{
-	/* The module's channel lies in the bdev layer's channel of this I/O. */
-	return spdk_io_channel_get_ctx(spdk_bdev_io_get_io_channel(io));
-}
-
-void *
-cs_vio_device(struct spdk_bdev_io *io)
-{
-	struct cs_vdev *vdev = io->bdev->ctxt;
-
-	return vdev->device;
-}
-
 bool
 cs_vio_needs_buffer(const struct spdk_bdev_io *io)
 {
@@ -275,10 +254,10 @@ cs_vio_needs_buffer(const struct spdk_bdev_io *io)
 }
 
 void
-cs_vio_get_buffer(struct spdk_bdev_io *io, uint64_t bytes,
+cs_vio_get_buffer(struct spdk_bdev_io *io,
 		  void (*cb)(struct spdk_io_channel *channel, struct spdk_bdev_io *io, bool success))
 {
-	spdk_bdev_io_get_buf(io, cb, bytes);
+	spdk_bdev_io_get_buf(io, cb, io->u.bdev.num_blocks * io->bdev->blocklen);
 }
 
 void

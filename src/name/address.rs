@@ -20,23 +20,19 @@ impl HostPort {
     pub fn parse(text: &str) -> Result<Self, NameError> {
         super::check_text(text, 128)?;
         let bare = text.strip_prefix("tcp://").unwrap_or(text);
-        let address: SocketAddr = bare.parse().map_err(|_| NameError::Form {
-            problem: format!("{text:?} is not an address of the form ip:port"),
-        })?;
+        let address: SocketAddr = bare
+            .parse()
+            .map_err(|_| NameError::Form { problem: format!("{text:?} is not an address of the form ip:port") })?;
         Self::new(address.ip(), address.port())
     }
 
     /// From parts that are already typed.
     pub fn new(ip: IpAddr, port: u16) -> Result<Self, NameError> {
         if ip.is_unspecified() || ip.is_multicast() {
-            return Err(NameError::Form {
-                problem: format!("{ip} is not the address of one host"),
-            });
+            return Err(NameError::Form { problem: format!("{ip} is not the address of one host") });
         }
         if port == 0 {
-            return Err(NameError::Form {
-                problem: "port 0 is not a port".into(),
-            });
+            return Err(NameError::Form { problem: "port 0 is not a port".into() });
         }
         Ok(Self(SocketAddr::new(ip, port)))
     }

@@ -37,11 +37,7 @@ impl<T> NonEmpty<T> {
 
     /// The only element, or the whole list back when there are more.
     pub fn into_only(self) -> Result<T, Self> {
-        if self.rest.is_empty() {
-            Ok(self.first)
-        } else {
-            Err(self)
-        }
+        if self.rest.is_empty() { Ok(self.first) } else { Err(self) }
     }
 
     /// All elements in order.

@@ -19,11 +19,7 @@ fn check_object(text: &str) -> Result<(), NameError> {
     )?;
     let first = text.chars().next().unwrap_or('-');
     if !first.is_ascii_alphanumeric() {
-        return Err(NameError::Character {
-            character: first,
-            at: 0,
-            allowed: CHARACTERS,
-        });
+        return Err(NameError::Character { character: first, at: 0, allowed: CHARACTERS });
     }
     Ok(())
 }
@@ -57,10 +53,7 @@ fn check_not_internal(text: &str) -> Result<(), NameError> {
 fn check_snapshot(text: &str) -> Result<(), NameError> {
     check_object(text)?;
     if text == HEAD_NAME {
-        return Err(NameError::Reserved {
-            word: text.into(),
-            reason: "it is the name of the writable head",
-        });
+        return Err(NameError::Reserved { word: text.into(), reason: "it is the name of the writable head" });
     }
     if text.contains("-clone-ep-") || text.ends_with("-tmp-head") {
         return check_not_internal(text);
@@ -72,9 +65,7 @@ fn check_snapshot(text: &str) -> Result<(), NameError> {
 fn check_stored(text: &str) -> Result<(), NameError> {
     check_object(text)?;
     if text.len() < 2 {
-        return Err(NameError::Form {
-            problem: "must have at least two characters".into(),
-        });
+        return Err(NameError::Form { problem: "must have at least two characters".into() });
     }
     Ok(())
 }

@@ -22,11 +22,7 @@ fn check_printable(text: &str, limit: usize, slash: bool) -> Result<(), NameErro
     check_characters(
         text,
         |character| character.is_ascii_graphic() && (slash || character != '/'),
-        if slash {
-            "printable ASCII without blanks"
-        } else {
-            "printable ASCII without blanks and '/'"
-        },
+        if slash { "printable ASCII without blanks" } else { "printable ASCII without blanks and '/'" },
     )
 }
 

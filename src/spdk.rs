@@ -1,0 +1,28 @@
+//! Safe SPDK. With `spdk-sys` this is the only room where `unsafe` may stand.
+//!
+//! Read in this order:
+//! - [`env`]: start of the process' environment: cores, memory, log.
+//! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle.
+//! - [`control`]: how the rest of the program (tokio) gets work done on a reactor.
+//! - [`completion`]: C callbacks as futures.
+//! - [`dma`], [`bdev`]: memory and I/O for consumers of bdevs.
+//! - [`vdev`]: bdevs written in safe Rust.
+//! - [`base`], [`lvstore`], [`lvol`], [`nvme`], [`nvmf`]: the kinds of things SPDK knows.
+//!
+//! What is bound to an SPDK thread is `!Send`; a function that must run on a certain thread takes a token
+//! ([`OnThread`], [`OnControl`]) which exists only there.
+
+pub mod bdev;
+pub mod completion;
+pub mod control;
+pub mod dma;
+pub mod env;
+pub mod errno;
+mod executor;
+pub mod reactor;
+pub mod vdev;
+
+pub use control::{Control, OnControl, OnThread};
+pub use dma::DmaBuffer;
+pub use env::{Capabilities, Environment, EnvironmentConfig, Memory};
+pub use errno::{Errno, SpdkError};

@@ -1,0 +1,129 @@
+//! How the rest of the program gets work done on a reactor: closures through a bounded queue, answers through a oneshot.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::errno::SpdkError;
+use super::reactor::ReactorShared;
+
+/// Proof of running on some SPDK thread of ours. It cannot leave the thread.
+#[derive(Clone, Copy)]
+pub struct OnThread(PhantomData<*mut ()>);
+
+/// Proof of running on the control thread: SPDK's application thread, on the first reactor.
+#[derive(Clone, Copy)]
+pub struct OnControl(OnThread);
+
+impl OnThread {
+    /// # Safety
+    /// The caller runs on an SPDK thread (`spdk_get_thread` is not null) and passes the token only to code that does.
+    pub(super) unsafe fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl OnControl {
+    /// # Safety
+    /// As [`OnThread::new`], and the thread is the application thread.
+    pub(super) unsafe fn new() -> Self {
+        // SAFETY: the application thread is an SPDK thread.
+        Self(unsafe { OnThread::new() })
+    }
+
+    /// The weaker proof.
+    pub fn thread(self) -> OnThread {
+        self.0
+    }
+}
+
+impl From<OnControl> for OnThread {
+    fn from(on: OnControl) -> Self {
+        on.0
+    }
+}
+
+/// A reactor as seen from tokio. Cloning is cheap.
+#[derive(Clone)]
+pub struct Reactor {
+    pub(super) shared: Arc<ReactorShared>,
+}
+
+impl Reactor {
+    /// The core it runs on.
+    pub fn core(&self) -> u32 {
+        self.shared.core
+    }
+
+    /// Share of the time since start in which the reactor had work, and in which it napped, in nanoseconds.
+    pub fn load(&self) -> super::reactor::Load {
+        self.shared.load()
+    }
+
+    /// Runs `work` on the reactor's own SPDK thread and waits for its result. Dropping the wait does not stop the work.
+    pub async fn run<T, E, F, Fut>(&self, work: F) -> Result<T, E>
+    where
+        F: FnOnce(OnThread) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + 'static,
+        T: Send + 'static,
+        E: From<SpdkError> + Send + 'static,
+    {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let mut job: super::reactor::Job = Box::new(move |on, spawn| {
+            let future = work(on);
+            spawn.spawn(async move {
+                // The caller may have stopped waiting; the work is done all the same.
+                let _ = sender.send(future.await);
+            });
+        });
+        // The queue is drained every turn; a full one means a burst, so waiting is right and it is short.
+        loop {
+            match self.shared.post(job) {
+                Ok(()) => break,
+                Err(back) => job = back,
+            }
+            if self.shared.is_stopped() {
+                return Err(SpdkError::Stopped.into());
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        receiver.await.unwrap_or_else(|_| Err(SpdkError::Stopped.into()))
+    }
+
+    /// Posts work and does not wait. False when the queue is full or the reactor stopped.
+    pub fn post(&self, work: impl FnOnce(OnThread) + Send + 'static) -> bool {
+        self.shared.post(Box::new(move |on, _| work(on))).is_ok()
+    }
+}
+
+/// The first reactor, whose thread is SPDK's application thread: all control-plane work runs here.
+#[derive(Clone)]
+pub struct Control {
+    pub(super) reactor: Reactor,
+}
+
+impl Control {
+    /// Runs `work` on the control thread and waits for its result. Dropping the wait does not stop the work.
+    pub async fn run<T, E, F, Fut>(&self, work: F) -> Result<T, E>
+    where
+        F: FnOnce(OnControl) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + 'static,
+        T: Send + 'static,
+        E: From<SpdkError> + Send + 'static,
+    {
+        self.reactor
+            .run(|on| {
+                // SAFETY: this reactor's own thread is the application thread: the environment made it first.
+                let on_control = unsafe { OnControl::new() };
+                let _ = on;
+                work(on_control)
+            })
+            .await
+    }
+
+    /// The control thread's reactor.
+    pub fn reactor(&self) -> &Reactor {
+        &self.reactor
+    }
+}
