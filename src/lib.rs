@@ -2,5 +2,6 @@
 
 pub mod error;
 pub mod name;
+pub mod rpc;
 
 pub use error::{Error, Result};

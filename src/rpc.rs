@@ -1,0 +1,5 @@
+//! The wire: gRPC services that parse requests into types, call the domain, and map its errors to codes in one place.
+//!
+//! - [`wire`]: the messages, clients and server traits generated from `proto/`.
+
+pub mod wire;
