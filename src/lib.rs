@@ -1,7 +1,9 @@
 //! Corriente: a storage data-plane engine for one Linux node.
 
+pub mod config;
 pub mod error;
 pub mod name;
+pub mod rpc;
 pub mod spdk;
 
 pub use error::{Error, Result};

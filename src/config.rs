@@ -1,0 +1,218 @@
+//! What a node is told: one typed value, made from flags, environment, a TOML file and defaults, in this order.
+//!
+//! [`settings`] is the one table of all keys: the file's keys, the environment's variables and the flags derive from it,
+//! so none of them can know a key that the others don't. Unknown keys are refused everywhere, and an error names the
+//! key and where its value came from.
+//!
+//! - [`value`], [`size`], [`cores`], [`choice`], [`bounded`]: how the text of a value becomes a type.
+//! - [`settings`]: the table. [`file`], [`environment`]: two of its sources. [`load`]: merging and the checks that
+//!   span keys. [`show`]: the effective configuration as text.
+
+pub mod bounded;
+pub mod choice;
+pub mod cores;
+pub mod environment;
+pub mod file;
+pub mod load;
+pub mod settings;
+pub mod show;
+pub mod size;
+pub mod value;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use bounded::Bounded;
+pub use choice::{AdvertiseIp, Listen, LogFormat, MemoryMode, Poll, ReadPolicy};
+pub use cores::CoreList;
+pub use load::{ConfigError, Loaded, load};
+pub use size::ByteSize;
+pub use value::{OptionalPath, PortRange};
+
+use crate::name::address::SERVICE_PORT;
+
+/// The most members a mirror can have (DESIGN §5).
+pub const MAX_REPLICAS: u64 = 8;
+
+/// The whole configuration of a node. Made by [`load`]; every value is checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeConfig {
+    /// Where gRPC listens.
+    pub listen: SocketAddr,
+    /// A Unix socket that gRPC also listens on.
+    pub unix_socket: OptionalPath,
+    /// What was asked for as the data address; [`NodeConfig::data_ip`] is what it came to.
+    pub advertise_ip: AdvertiseIp,
+    /// Where this node's replicas and engines answer; one host's address, found by [`load`].
+    pub data_ip: IpAddr,
+    /// The ports that replicas and engines are exported on.
+    pub data_ports: PortRange,
+    /// The port on which the gRPC of every other node answers.
+    pub peer_port: Bounded<1, 65535>,
+    /// What must survive a restart of the process.
+    pub state_dir: PathBuf,
+    /// What is put in front of the path of a file or block device that becomes a disk.
+    pub host_prefix: OptionalPath,
+    /// Where the reads of a new mirror go.
+    pub read_policy: ReadPolicy,
+    /// The threads of the data path.
+    pub reactor: ReactorConfig,
+    /// The memory of the data path.
+    pub memory: MemoryConfig,
+    /// The HTTP endpoint.
+    pub metrics: MetricsConfig,
+    /// What is logged and how.
+    pub log: LogConfig,
+    /// How much of everything.
+    pub limits: LimitsConfig,
+    /// How long every wait may take.
+    pub timeouts: TimeoutsConfig,
+}
+
+/// The threads of the data path.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReactorConfig {
+    /// The cores that reactors are pinned to, one each.
+    pub cores: CoreList,
+    /// Whether an idle reactor naps.
+    pub poll: Poll,
+}
+
+/// The memory of the data path.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryConfig {
+    /// Hugepages, or ordinary memory.
+    pub mode: MemoryMode,
+    /// How much SPDK takes at start.
+    pub size: ByteSize,
+    /// Where hugepages are mounted; found in `/proc/mounts` when not given.
+    pub hugepage_dir: OptionalPath,
+}
+
+/// The HTTP endpoint for metrics and health.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricsConfig {
+    /// Where it listens.
+    pub listen: Listen,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogConfig {
+    /// A level or a list of `target=level` directives.
+    pub filter: String,
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+}
+
+/// Limits on what there may be at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LimitsConfig {
+    /// Members of one mirror.
+    pub replicas: Bounded<1, MAX_REPLICAS>,
+    /// Restores that run at once; more are refused.
+    pub restores: Bounded<1, 64>,
+    /// Backups that run at once; more are refused.
+    pub backups: Bounded<1, 64>,
+    /// Threads that fetch and decompress for one restore or backup.
+    pub restore_workers: Bounded<1, 64>,
+    /// Writes that one restore has under way at once.
+    pub restore_queue_depth: Bounded<1, 1024>,
+    /// Requests that wait between tokio and one reactor.
+    pub reactor_queue_depth: Bounded<16, 65536>,
+    /// I/O requests that one member of a mirror may owe; a member with more is treated as late.
+    pub member_queue_depth: Bounded<1, 65536>,
+    /// Notices kept for one slow watcher or reader of events before it loses the oldest.
+    pub watch_queue_depth: Bounded<1, 65536>,
+    /// gRPC calls of one connection that are served at once.
+    pub calls_per_connection: Bounded<1, 4096>,
+    /// The largest gRPC message.
+    pub message_size: ByteSize,
+}
+
+/// Limits on how long things may take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TimeoutsConfig {
+    /// A member of a mirror that has not answered an I/O for this long is out.
+    pub member_deadline: Duration,
+    /// Connecting to a replica or opening a disk.
+    pub attach: Duration,
+    /// I/O is paused this long at most, for a snapshot or a change of members.
+    pub pause: Duration,
+    /// A call to another node.
+    pub peer_call: Duration,
+    /// Reaching another node before that.
+    pub peer_connect: Duration,
+    /// From the signal to the exit.
+    pub shutdown: Duration,
+    /// A restore or backup that makes no progress for this long has failed.
+    pub restore_stall: Duration,
+}
+
+impl Default for NodeConfig {
+    /// The defaults of all keys, before an address was looked for.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), SERVICE_PORT),
+            unix_socket: OptionalPath::default(),
+            advertise_ip: AdvertiseIp::Auto,
+            data_ip: Ipv4Addr::LOCALHOST.into(),
+            data_ports: PortRange::DEFAULT,
+            peer_port: Bounded::of::<{ SERVICE_PORT as u64 }>(),
+            state_dir: PathBuf::from("/var/lib/corriente"),
+            host_prefix: OptionalPath::default(),
+            read_policy: ReadPolicy::LocalFirst,
+            reactor: ReactorConfig {
+                cores: CoreList::one(0),
+                poll: Poll::Adaptive,
+            },
+            memory: MemoryConfig {
+                mode: MemoryMode::Hugepages,
+                size: ByteSize::mib(512),
+                hugepage_dir: OptionalPath::default(),
+            },
+            metrics: MetricsConfig {
+                listen: Listen::On(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9504)),
+            },
+            log: LogConfig {
+                filter: "info".into(),
+                format: LogFormat::Text,
+            },
+            limits: LimitsConfig::default(),
+            timeouts: TimeoutsConfig::default(),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            replicas: Bounded::of::<MAX_REPLICAS>(),
+            restores: Bounded::of::<4>(),
+            backups: Bounded::of::<4>(),
+            restore_workers: Bounded::of::<4>(),
+            restore_queue_depth: Bounded::of::<32>(),
+            reactor_queue_depth: Bounded::of::<4096>(),
+            member_queue_depth: Bounded::of::<4096>(),
+            watch_queue_depth: Bounded::of::<256>(),
+            calls_per_connection: Bounded::of::<256>(),
+            message_size: ByteSize::mib(16),
+        }
+    }
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        Self {
+            member_deadline: Duration::from_secs(5),
+            attach: Duration::from_secs(10),
+            pause: Duration::from_secs(5),
+            // The deadline that Longhorn's clients put on nearly every call (`spdkrpc-wire`, transport facts).
+            peer_call: Duration::from_secs(180),
+            peer_connect: Duration::from_secs(5),
+            shutdown: Duration::from_secs(20),
+            restore_stall: Duration::from_secs(120),
+        }
+    }
+}
