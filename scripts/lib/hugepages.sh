@@ -1,8 +1,8 @@
 # Hugepages for one run, added to what the machine has and given back after it. Sourced, never run.
 #
 # Every reservation has an owner: "setup" (kept until it is released or the machine restarts) or a process id. A file
-# per owner records how many pages were added for it, so that giving back takes away exactly those and never what
-# somebody else reserved.
+# per owner records "PROMISED ADDED": how many pages it may use, and how many the pool was grown by for it, so that
+# giving back takes away exactly those and never what somebody else reserved.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2034 # scripts/setup uses it
@@ -32,36 +32,36 @@ with_pool_lock() {
 }
 
 add_pages() {
-  local owner=$1 mib=$2 wanted before missing
+  local owner=$1 wanted promised=0 added=0 missing before
+  wanted=$((($2 + HUGEPAGE_MIB - 1) / HUGEPAGE_MIB))
   [[ -d $HUGEPAGES_POOL ]] || die "this kernel offers no 2 MiB hugepages" \
     "run nodes without them: memory = \"no-huge\" in the node's configuration"
   drop_dead_owners
   mount_hugepages
-  wanted=$(((mib + HUGEPAGE_MIB - 1) / HUGEPAGE_MIB))
-  missing=$((wanted - $(pages_promised_to "$owner") - $(pages_nobody_claims)))
-  if ((missing > 0)); then
-    require_memory_for $((missing * HUGEPAGE_MIB))
-    before=$(<"$HUGEPAGES_POOL/nr_hugepages")
-    grow_pool "$before" "$missing"
-    echo $(($(pages_promised_to "$owner") + missing)) >"$HUGEPAGES_OWNERS/$owner"
+  if [[ -f $HUGEPAGES_OWNERS/$owner ]]; then read -r promised added <"$HUGEPAGES_OWNERS/$owner"; fi
+  if ((wanted > promised)); then
+    missing=$((wanted - $(pages_not_promised_to_others "$owner")))
+    if ((missing > 0)); then
+      require_memory_for $((missing * HUGEPAGE_MIB))
+      before=$(<"$HUGEPAGES_POOL/nr_hugepages")
+      grow_pool "$before" "$missing"
+      added=$((added + missing))
+    fi
+    echo "$wanted $added" >"$HUGEPAGES_OWNERS/$owner"
   fi
   say "hugepages: $(<"$HUGEPAGES_POOL/free_hugepages") of $(<"$HUGEPAGES_POOL/nr_hugepages") free (2 MiB each), mounted at $HUGEPAGES_MOUNT"
 }
 
-pages_promised_to() {
-  if [[ -f $HUGEPAGES_OWNERS/$1 ]]; then cat "$HUGEPAGES_OWNERS/$1"; else echo 0; fi
-}
-
-# Free pages count for us only if nobody has reserved them and may still be about to use them.
-pages_nobody_claims() {
-  local owner
-  for owner in "$HUGEPAGES_OWNERS"/*; do
-    if [[ -f $owner ]]; then
-      echo 0
-      return
-    fi
+# Free pages less what others were promised, who may have taken it already or be about to.
+pages_not_promised_to_others() {
+  local file promised pages
+  pages=$(($(<"$HUGEPAGES_POOL/free_hugepages") - $(<"$HUGEPAGES_POOL/resv_hugepages")))
+  for file in "$HUGEPAGES_OWNERS"/*; do
+    [[ -f $file && ${file##*/} != "$1" ]] || continue
+    read -r promised _ <"$file"
+    pages=$((pages - promised))
   done
-  echo $(($(<"$HUGEPAGES_POOL/free_hugepages") - $(<"$HUGEPAGES_POOL/resv_hugepages")))
+  echo $((pages > 0 ? pages : 0))
 }
 
 require_memory_for() {
@@ -97,8 +97,10 @@ drop_pages() {
     say "hugepages: nothing to give back"
     return
   fi
-  added=$(<"$file")
-  set_pool $(($(<"$HUGEPAGES_POOL/nr_hugepages") - added)) || warn "hugepages could not be given back"
+  read -r _ added <"$file"
+  if ((added > 0)); then
+    set_pool $(($(<"$HUGEPAGES_POOL/nr_hugepages") - added)) || warn "$added hugepages could not be given back"
+  fi
   rm -f "$file"
   say "hugepages: $added pages given back"
 }
