@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod error;
+pub mod mirror;
 pub mod name;
 pub mod rpc;
 pub mod spdk;
