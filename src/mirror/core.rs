@@ -35,8 +35,7 @@ pub mod write;
 pub use assembly::{Assembly, AssemblyError, Candidate, Found, Missing, assemble, salvage};
 pub use channel::{ChannelState, Unavailable};
 pub use control::{
-    Action, Actions, Event, Health, MemberMode, MirrorCore, Notice, OutReason, PauseId, Refusal,
-    Status,
+    Action, Actions, Event, Health, MemberMode, MirrorCore, Notice, OutReason, PauseId, Refusal, Status,
 };
 pub use deadline::{DeadlineWheel, Expiry, Ticket};
 pub use generation::{Generation, GenerationRecord, Incarnation};
