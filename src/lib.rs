@@ -1,5 +1,6 @@
 //! Corriente: a storage data-plane engine for one Linux node.
 
+pub mod backup;
 pub mod config;
 pub mod error;
 pub mod mirror;
