@@ -5,7 +5,7 @@
 //! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle.
 //! - [`control`]: how the rest of the program (tokio) gets work done on a reactor.
 //! - [`completion`]: C callbacks as futures.
-//! - [`dma`], [`bdev`]: memory and I/O for consumers of bdevs.
+//! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio.
 //! - [`vdev`]: bdevs written in safe Rust.
 //! - [`base`], [`lvstore`], [`lvol`], [`nvme`], [`nvmf`]: the kinds of things SPDK knows.
 //!
@@ -13,6 +13,7 @@
 //! ([`OnThread`], [`OnControl`]) which exists only there.
 
 pub mod bdev;
+pub mod client;
 pub mod completion;
 pub mod control;
 pub mod dma;
@@ -22,6 +23,7 @@ mod executor;
 pub mod reactor;
 pub mod vdev;
 
+pub use client::BdevClient;
 pub use control::{Control, OnControl, OnThread};
 pub use dma::DmaBuffer;
 pub use env::{Capabilities, Environment, EnvironmentConfig, Memory};
