@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attach::ReplicaPath;
+use super::backend::ReplicaDescription;
 use super::context::EngineContext;
 use super::restore::job::RunningRestore;
 use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode};
@@ -223,5 +224,23 @@ impl Engine {
         let chain = self.read_chain().await?;
         self.publish(|published| published.chain = chain);
         Ok(())
+    }
+
+    /// Every replica as the engine lists it and as its node describes it now.
+    pub async fn describe_replicas(&self) -> Vec<(ReplicaName, ListedReplica, Result<ReplicaDescription>)> {
+        let listed = self.published().replicas;
+        let calls = self.paths().into_iter().filter_map(|path| {
+            let entry = listed.get(&path.replica)?.clone();
+            Some(async move {
+                let description = path.backend.describe().await;
+                (path.replica.clone(), entry, description)
+            })
+        });
+        futures::future::join_all(calls).await
+    }
+
+    /// Sets how many snapshots the volume may have; 0 for no limit.
+    pub fn set_snapshot_max_count(&self, count: u32) {
+        self.publish(|published| published.snapshot_max_count = count);
     }
 }
