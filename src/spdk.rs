@@ -8,6 +8,7 @@
 //! - [`dma`], [`bdev`]: memory and I/O for consumers of bdevs.
 //! - [`vdev`]: bdevs written in safe Rust.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
+//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs.
 //!
 //! What is bound to an SPDK thread is `!Send`; a function that must run on a certain thread takes a token
 //! ([`OnThread`], [`OnControl`]) which exists only there.
@@ -23,6 +24,8 @@ pub mod errno;
 mod executor;
 pub mod lvol;
 pub mod lvstore;
+pub mod nvme;
+pub mod nvmf;
 pub mod reactor;
 mod text;
 pub mod vdev;
