@@ -8,6 +8,7 @@
 //! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio.
 //! - [`vdev`]: bdevs written in safe Rust.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
+//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs.
 //!
 //! What is bound to an SPDK thread is `!Send`; a function that must run on a certain thread takes a token
 //! ([`OnThread`], [`OnControl`]) which exists only there.
@@ -24,6 +25,8 @@ pub mod errno;
 mod executor;
 pub mod lvol;
 pub mod lvstore;
+pub mod nvme;
+pub mod nvmf;
 pub mod reactor;
 mod text;
 pub mod vdev;

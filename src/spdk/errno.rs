@@ -30,6 +30,8 @@ impl Errno {
     pub const ENOTEMPTY: Self = Self(libc::ENOTEMPTY);
     /// The operation is not permitted on this object.
     pub const EPERM: Self = Self(libc::EPERM);
+    /// The address is not ours to listen on.
+    pub const EADDRNOTAVAIL: Self = Self(libc::EADDRNOTAVAIL);
     /// Bytes that are not what they should be.
     pub const EILSEQ: Self = Self(libc::EILSEQ);
     /// A wait ended.
