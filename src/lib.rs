@@ -7,5 +7,6 @@ pub mod mirror;
 pub mod name;
 pub mod rpc;
 pub mod spdk;
+pub mod telemetry;
 
 pub use error::{Error, Result};
