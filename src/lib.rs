@@ -10,5 +10,6 @@ pub mod name;
 pub mod ports;
 pub mod rpc;
 pub mod spdk;
+pub mod telemetry;
 
 pub use error::{Error, Result};
