@@ -93,12 +93,20 @@ impl Default for Options {
 
 /// A connection to one namespace of a target. Calls may run side by side; a call that is dropped leaves its commands
 /// to run to their end. Dropping it closes the connections without an orderly shutdown.
-#[derive(Debug)]
 pub struct Initiator {
     controller: Arc<Controller>,
     background: Background,
     options: Options,
     namespace: Mutex<NamespaceInfo>,
+}
+
+impl std::fmt::Debug for Initiator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = f.debug_struct("Initiator");
+        text.field("peer", &self.controller.peer)
+            .field("namespace", &self.namespace())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Initiator {
@@ -127,7 +135,7 @@ impl Initiator {
         let controller = Arc::new(Controller::for_io(identity, options).await?);
         let namespace = namespace::find(&controller, options.nsid.map(NonZeroU32::get)).await?;
         let background = Background::start(&controller, options.keep_alive_timeout);
-        tracing::debug!(target = %controller.peer, ?namespace, "connected");
+        tracing::debug!(peer = %controller.peer, ?namespace, "connected");
         Ok(Self {
             controller,
             background,

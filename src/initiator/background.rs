@@ -74,7 +74,7 @@ async fn keep_alive(controller: Arc<Controller>, timeout: Duration) {
             .submit(Command::keep_alive(), Payload::None)
             .await
         {
-            tracing::warn!(target = %controller.peer, %error, "keep alive failed");
+            tracing::warn!(peer = %controller.peer, %error, "keep alive failed");
             return controller.fate.end(error);
         }
     }
@@ -86,7 +86,7 @@ async fn listen(controller: Arc<Controller>, events: broadcast::Sender<AsyncEven
         return;
     };
     if !matches!(error, InitiatorError::Disconnected { .. }) {
-        tracing::warn!(target = %controller.peer, %error, "no more asynchronous events");
+        tracing::warn!(peer = %controller.peer, %error, "no more asynchronous events");
     }
 }
 
@@ -117,7 +117,7 @@ async fn try_listen(controller: &Controller, events: &broadcast::Sender<AsyncEve
                 log_page,
             },
         };
-        tracing::info!(target = %controller.peer, ?event, "asynchronous event");
+        tracing::info!(peer = %controller.peer, ?event, "asynchronous event");
         // Nobody may be listening.
         let _ = events.send(event);
     }

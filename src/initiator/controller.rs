@@ -146,8 +146,7 @@ impl Controller {
         };
         enable(&admin, &peer).await?;
         let page = identify(&admin, &peer, Identify::Controller, 0).await?;
-        let about = ControllerIdentity::parse(&page)
-            .map_err(|violation| InitiatorError::protocol(&peer, violation))?;
+        let about = ControllerIdentity::parse(&page);
         let max_transfer = transfer_limit(
             about.transfer_exponent,
             capabilities,
@@ -294,8 +293,7 @@ fn transfer_limit(exponent: u8, capabilities: Capabilities, ours: u64) -> u64 {
         0 => u64::MAX,
         exponent => capabilities
             .smallest_page
-            .checked_mul(1 << exponent.min(32))
-            .unwrap_or(u64::MAX),
+            .saturating_mul(1 << exponent.min(32)),
     };
     // One command transfers at most 4 GiB - 1, the SGL's length field.
     theirs.min(ours).clamp(PAGE_UNIT_BYTES, 1 << 31)

@@ -29,18 +29,15 @@ pub struct ControllerIdentity {
 
 impl ControllerIdentity {
     /// Reads an Identify Controller structure.
-    pub fn parse(page: &[u8; IDENTIFY_BYTES]) -> Result<Self, Violation> {
+    pub fn parse(page: &[u8; IDENTIFY_BYTES]) -> Self {
         const ENTRY_BYTES: u64 = 64;
-        let capsule = u64::from(le32(page, 1792)) * 16;
-        let Some(in_capsule) = capsule.checked_sub(ENTRY_BYTES) else {
-            let problem = format!("{capsule} bytes, a capsule has at least {ENTRY_BYTES}");
-            return Err(Violation::new("Identify Controller", "IOCCSZ", problem));
-        };
+        // IOCCSZ counts the entry too, in units of 16 bytes; a discovery controller has zero, since it has no I/O queues.
+        let in_capsule = (u64::from(le32(page, 1792)) * 16).saturating_sub(ENTRY_BYTES);
         // With an offset (ICDOFF) the data would not follow the entry. No target uses one; without in-capsule data it
         // need not be known.
         let data_offset = le16(page, 1800);
         let optional = le16(page, 520);
-        Ok(Self {
+        Self {
             transfer_exponent: page[77],
             async_events: le32(page, 92),
             deallocates: optional & 1 << 2 != 0,
@@ -50,7 +47,7 @@ impl ControllerIdentity {
             } else {
                 0
             },
-        })
+        }
     }
 }
 

@@ -1,9 +1,7 @@
 //! From byte ranges of any length to commands: checked, split by the controller's limits, and run side by side.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
 
 use super::{
     Initiator,
@@ -15,9 +13,8 @@ use super::{
 
 /// The most blocks of one read, write or write zeroes command (NLB is 16 bits, zero based).
 const COMMAND_BLOCKS: u64 = 1 << 16;
-/// The most blocks of one deallocated range, and the most ranges of one command.
+/// The most blocks of one deallocated range.
 const RANGE_BLOCKS: u64 = u32::MAX as u64;
-const RANGES: usize = 256;
 
 /// A run of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +28,11 @@ impl Run {
     fn of(namespace: &NamespaceInfo, offset: u64, length: u64) -> Result<Self> {
         let block = u64::from(namespace.block_size);
         let size = namespace.size_bytes();
-        if offset % block != 0 {
+        if !offset.is_multiple_of(block) {
             let problem = format!("{offset} is not a multiple of the block size, {block}");
             return Err(InitiatorError::argument("offset", problem));
         }
-        if length % block != 0 {
+        if !length.is_multiple_of(block) {
             let problem = format!("{length} bytes are not a multiple of the block size, {block}");
             return Err(InitiatorError::argument("length", problem));
         }
@@ -72,11 +69,11 @@ impl Initiator {
         let run = Run::of(&namespace, offset, buffer.len() as u64)?;
         let blocks = self.blocks_of_command(&namespace);
         let parts = buffer.chunks_mut(blocks as usize * namespace.block_size as usize);
-        let commands = run
-            .pieces(blocks)
-            .zip(parts)
-            .map(|(piece, part)| async move {
-                let command = Command::read(namespace.nsid, piece.first, piece.blocks as u32);
+        let mut pieces = run.pieces(blocks).zip(parts);
+        self.run_all(|| {
+            let (piece, part) = pieces.next()?;
+            let command = Command::read(namespace.nsid, piece.first, piece.blocks as u32);
+            Some(async move {
                 let answer = self
                     .controller
                     .queue()
@@ -84,8 +81,9 @@ impl Initiator {
                     .await?;
                 part.copy_from_slice(&answer.data);
                 Ok(())
-            });
-        self.run_all(commands).await
+            })
+        })
+        .await
     }
 
     /// Writes `data` from byte `offset` on. Both must be multiples of the block size. After an error any part of the
@@ -95,28 +93,19 @@ impl Initiator {
         let run = Run::of(&namespace, offset, data.len() as u64)?;
         let blocks = self.blocks_of_command(&namespace);
         let parts = data.chunks(blocks as usize * namespace.block_size as usize);
-        let commands = run
-            .pieces(blocks)
-            .zip(parts)
-            .map(|(piece, part)| async move {
-                let command = Command::write(namespace.nsid, piece.first, piece.blocks as u32);
-                self.controller
-                    .queue()
-                    .submit(command, Payload::Out(Bytes::copy_from_slice(part)))
-                    .await
-                    .map(drop)
-            });
-        self.run_all(commands).await
+        let mut pieces = run.pieces(blocks).zip(parts);
+        self.run_all(|| {
+            let (piece, part) = pieces.next()?;
+            let command = Command::write(namespace.nsid, piece.first, piece.blocks as u32);
+            Some(self.run(command, Payload::Out(Bytes::copy_from_slice(part))))
+        })
+        .await
     }
 
     /// Makes what was written before durable.
     pub async fn flush(&self) -> Result<()> {
-        let command = Command::flush(self.namespace().nsid);
-        self.controller
-            .queue()
-            .submit(command, Payload::None)
+        self.run(Command::flush(self.namespace().nsid), Payload::None)
             .await
-            .map(drop)
     }
 
     /// Makes the range read as zeroes. Both numbers are in bytes, multiples of the block size.
@@ -126,15 +115,13 @@ impl Initiator {
         if !self.controller.identity.writes_zeroes {
             return Err(self.lacks("Write Zeroes"));
         }
-        let commands = run.pieces(COMMAND_BLOCKS).map(|piece| async move {
+        let mut pieces = run.pieces(COMMAND_BLOCKS);
+        self.run_all(|| {
+            let piece = pieces.next()?;
             let command = Command::write_zeroes(namespace.nsid, piece.first, piece.blocks as u32);
-            self.controller
-                .queue()
-                .submit(command, Payload::None)
-                .await
-                .map(drop)
-        });
-        self.run_all(commands).await
+            Some(self.run(command, Payload::None))
+        })
+        .await
     }
 
     /// Tells the target that the range's contents are not needed; what it reads as then is the target's matter. Both
@@ -145,20 +132,16 @@ impl Initiator {
         if !self.controller.identity.deallocates {
             return Err(self.lacks("Dataset Management"));
         }
-        let ranges: Vec<_> = run
-            .pieces(RANGE_BLOCKS)
-            .map(|piece| deallocate_range(piece.first, piece.blocks as u32))
-            .collect();
-        let commands = ranges.chunks(RANGES).map(|ranges| async move {
-            let data: BytesMut = ranges.iter().flatten().copied().collect();
-            let command = Command::deallocate(namespace.nsid, ranges.len() as u32);
-            self.controller
-                .queue()
-                .submit(command, Payload::Out(data.freeze()))
-                .await
-                .map(drop)
-        });
-        self.run_all(commands).await
+        let mut pieces = run.pieces(RANGE_BLOCKS);
+        self.run_all(|| {
+            let piece = pieces.next()?;
+            let range = deallocate_range(piece.first, piece.blocks as u32);
+            Some(self.run(
+                Command::deallocate(namespace.nsid, 1),
+                Payload::Out(Bytes::copy_from_slice(&range)),
+            ))
+        })
+        .await
     }
 
     fn lacks(&self, command: &str) -> InitiatorError {
@@ -174,25 +157,36 @@ impl Initiator {
         (self.controller.max_transfer / u64::from(namespace.block_size)).clamp(1, COMMAND_BLOCKS)
     }
 
-    /// Runs commands, so many at a time. After the first error no more are begun, and those begun are waited for.
-    async fn run_all<F>(&self, commands: impl Iterator<Item = F>) -> Result<()>
+    async fn run(&self, command: Command, payload: Payload) -> Result<()> {
+        self.controller
+            .queue()
+            .submit(command, payload)
+            .await
+            .map(drop)
+    }
+
+    /// Runs the commands that `next` gives, so many at a time. After the first error no more are begun, and those
+    /// begun are waited for.
+    async fn run_all<F>(&self, mut next: impl FnMut() -> Option<F>) -> Result<()>
     where
         F: Future<Output = Result<()>>,
     {
-        let failed = AtomicBool::new(false);
-        let begun = commands.take_while(|_| !failed.load(Ordering::Relaxed));
-        let results = stream::iter(begun).buffer_unordered(self.options.commands_per_call.max(1));
-        first_error(results, &failed).await
+        let limit = self.options.commands_per_call.max(1);
+        let mut running = FuturesUnordered::new();
+        let mut outcome = Ok(());
+        loop {
+            while outcome.is_ok() && running.len() < limit {
+                match next() {
+                    Some(command) => running.push(command),
+                    None => break,
+                }
+            }
+            match running.next().await {
+                Some(result) => outcome = outcome.and(result),
+                None => return outcome,
+            }
+        }
     }
-}
-
-async fn first_error(results: impl Stream<Item = Result<()>>, failed: &AtomicBool) -> Result<()> {
-    results
-        .fold(Ok(()), |first, result| async {
-            failed.fetch_or(result.is_err(), Ordering::Relaxed);
-            first.and(result)
-        })
-        .await
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The sending half of a connection.
 
+use bytes::Buf;
 use tokio::{
-    io::{AsyncWriteExt, BufWriter},
+    io::AsyncWriteExt,
     net::tcp::OwnedWriteHalf,
     sync::mpsc::{self, error::TryRecvError},
 };
@@ -14,7 +15,7 @@ use crate::initiator::{
 };
 
 /// Small PDUs are gathered up to this size before they go to the socket.
-const GATHER_BYTES: usize = 64 << 10;
+const GATHER_BYTES: usize = 32 << 10;
 
 /// Sends what is queued; returns when the connection fails, or no handle is left.
 pub(super) async fn run(
@@ -23,7 +24,8 @@ pub(super) async fn run(
     mut queue: mpsc::Receiver<Outgoing>,
 ) -> InitiatorError {
     let mut sender = Sender {
-        socket: BufWriter::with_capacity(GATHER_BYTES, socket),
+        socket,
+        gathered: Vec::with_capacity(GATHER_BYTES),
         shared,
     };
     loop {
@@ -34,7 +36,7 @@ pub(super) async fn run(
                     peer: shared.peer.clone(),
                 };
             }
-            Err(TryRecvError::Empty) => match sender.socket.flush().await {
+            Err(TryRecvError::Empty) => match sender.flush().await {
                 Err(error) => Err(error),
                 Ok(()) => match queue.recv().await {
                     Some(outgoing) => sender.send(outgoing).await,
@@ -53,7 +55,9 @@ pub(super) async fn run(
 }
 
 struct Sender<'a> {
-    socket: BufWriter<OwnedWriteHalf>,
+    socket: OwnedWriteHalf,
+    /// What waits to be sent: whole PDUs, less than [`GATHER_BYTES`].
+    gathered: Vec<u8>,
     shared: &'a Shared,
 }
 
@@ -99,16 +103,27 @@ impl Sender<'_> {
         Ok(())
     }
 
+    /// Gathers a small PDU; sends a large one at once, in one go with all that was gathered. Data and their digest
+    /// must not be torn apart: SPDK 20.07's target may never read a digest that arrives alone.
     async fn write(&mut self, pdu: Pdu, data: &[u8]) -> std::io::Result<()> {
         let layout = &self.shared.agreed.layout;
-        self.socket.write_all(&pdu.encode(layout)).await?;
-        if data.is_empty() {
+        self.gathered.extend_from_slice(&pdu.encode(layout));
+        let digest = (layout.digests.data && !data.is_empty()).then(|| crc32c(data).to_le_bytes());
+        let digest = digest.as_ref().map_or(&[][..], |digest| digest);
+        if self.gathered.len() + data.len() < GATHER_BYTES {
+            self.gathered.extend_from_slice(data);
+            self.gathered.extend_from_slice(digest);
             return Ok(());
         }
-        self.socket.write_all(data).await?;
-        if layout.digests.data {
-            self.socket.write_all(&crc32c(data).to_le_bytes()).await?;
-        }
+        let mut all = self.gathered.as_slice().chain(data).chain(digest);
+        self.socket.write_all_buf(&mut all).await?;
+        self.gathered.clear();
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        self.socket.write_all(&self.gathered).await?;
+        self.gathered.clear();
         Ok(())
     }
 }

@@ -74,10 +74,10 @@ impl Preamble {
                 }
                 preamble.data_length = total - header_end as u32;
             }
-            PduKind::CapsuleCmd | PduKind::H2CData | PduKind::C2HData => {
-                if kind.is_data() || total as usize > header_end {
-                    preamble.locate_data(usize::from(data_offset), total, digests)?;
-                }
+            PduKind::CapsuleCmd | PduKind::H2CData | PduKind::C2HData
+                if (kind.is_data() || total as usize > header_end) =>
+            {
+                preamble.locate_data(usize::from(data_offset), total, digests)?;
             }
             _ if total as usize != header_end => {
                 return Err(wrong("PLEN", format!("{total}, must be {header_end}")));
