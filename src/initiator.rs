@@ -103,32 +103,15 @@ pub struct Initiator {
 impl std::fmt::Debug for Initiator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut text = f.debug_struct("Initiator");
-        text.field("peer", &self.controller.peer)
-            .field("namespace", &self.namespace())
-            .finish_non_exhaustive()
+        text.field("peer", &self.controller.peer).field("namespace", &self.namespace()).finish_non_exhaustive()
     }
 }
 
 impl Initiator {
     /// Connects to the subsystem `nqn` at `address` as the host `host_nqn`.
-    pub async fn connect(
-        address: SocketAddr,
-        nqn: &Nqn,
-        host_nqn: &Nqn,
-        options: Options,
-    ) -> Result<Self> {
-        let identity = Identity {
-            address,
-            nqn: nqn.to_string(),
-            host_nqn: host_nqn.to_string(),
-        };
-        within(
-            &identity,
-            "connection",
-            options.connect_timeout,
-            Self::bring_up(&identity, &options),
-        )
-        .await
+    pub async fn connect(address: SocketAddr, nqn: &Nqn, host_nqn: &Nqn, options: Options) -> Result<Self> {
+        let identity = Identity { address, nqn: nqn.to_string(), host_nqn: host_nqn.to_string() };
+        within(&identity, "connection", options.connect_timeout, Self::bring_up(&identity, &options)).await
     }
 
     async fn bring_up(identity: &Identity, options: &Options) -> Result<Self> {
@@ -136,29 +119,18 @@ impl Initiator {
         let namespace = namespace::find(&controller, options.nsid.map(NonZeroU32::get)).await?;
         let background = Background::start(&controller, options.keep_alive_timeout);
         tracing::debug!(peer = %controller.peer, ?namespace, "connected");
-        Ok(Self {
-            controller,
-            background,
-            options: options.clone(),
-            namespace: Mutex::new(namespace),
-        })
+        Ok(Self { controller, background, options: options.clone(), namespace: Mutex::new(namespace) })
     }
 
     /// The namespace, as the target described it last.
     pub fn namespace(&self) -> NamespaceInfo {
-        *self
-            .namespace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the target for the namespace's state, after a resize for example.
     pub async fn refresh_namespace(&self) -> Result<NamespaceInfo> {
         let fresh = namespace::describe(&self.controller, self.namespace().nsid).await?;
-        *self
-            .namespace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(fresh)
     }
 
@@ -169,42 +141,22 @@ impl Initiator {
 
     /// Shuts the controller down in an orderly manner and closes its connections. After an error they are closed too.
     pub async fn disconnect(self) -> Result<()> {
-        let Self {
-            controller,
-            background,
-            options,
-            ..
-        } = self;
+        let Self { controller, background, options, .. } = self;
         drop(background);
         let limit = options.connect_timeout;
         let shut_down = tokio::time::timeout(limit, controller.shut_down()).await;
         controller.close().await;
         shut_down.unwrap_or_else(|_| {
-            Err(InitiatorError::Timeout {
-                peer: controller.peer.clone(),
-                what: "shutdown".into(),
-                limit,
-            })
+            Err(InitiatorError::Timeout { peer: controller.peer.clone(), what: "shutdown".into(), limit })
         })
     }
 }
 
 /// The subsystems that the target at `address` offers to the host `host_nqn`.
-pub async fn discover(
-    address: SocketAddr,
-    host_nqn: &Nqn,
-    options: &Options,
-) -> Result<Vec<DiscoveryEntry>> {
-    let identity = Identity {
-        address,
-        nqn: discovery::DISCOVERY_NQN.into(),
-        host_nqn: host_nqn.to_string(),
-    };
+pub async fn discover(address: SocketAddr, host_nqn: &Nqn, options: &Options) -> Result<Vec<DiscoveryEntry>> {
+    let identity = Identity { address, nqn: discovery::DISCOVERY_NQN.into(), host_nqn: host_nqn.to_string() };
     // The association lasts for one question; there is no one to keep it alive.
-    let options = Options {
-        keep_alive_timeout: None,
-        ..options.clone()
-    };
+    let options = Options { keep_alive_timeout: None, ..options.clone() };
     let ask = async {
         let controller = Controller::for_admin(&identity, &options).await?;
         let entries = discovery::read(&controller).await;
@@ -221,14 +173,8 @@ async fn within<T>(
     limit: Duration,
     action: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    tokio::time::timeout(limit, action)
-        .await
-        .unwrap_or_else(|_| {
-            let peer = format!("{} at {}", identity.nqn, identity.address).into();
-            Err(InitiatorError::Timeout {
-                peer,
-                what: what.into(),
-                limit,
-            })
-        })
+    tokio::time::timeout(limit, action).await.unwrap_or_else(|_| {
+        let peer = format!("{} at {}", identity.nqn, identity.address).into();
+        Err(InitiatorError::Timeout { peer, what: what.into(), limit })
+    })
 }

@@ -55,10 +55,7 @@ impl Background {
             tasks.spawn(keep_alive(controller.clone(), timeout));
         }
         tasks.spawn(listen(controller.clone(), events.clone()));
-        Self {
-            events,
-            _tasks: tasks,
-        }
+        Self { events, _tasks: tasks }
     }
 }
 
@@ -69,11 +66,7 @@ async fn keep_alive(controller: Arc<Controller>, timeout: Duration) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        if let Err(error) = controller
-            .admin
-            .submit(Command::keep_alive(), Payload::None)
-            .await
-        {
+        if let Err(error) = controller.admin.submit(Command::keep_alive(), Payload::None).await {
             tracing::warn!(peer = %controller.peer, %error, "keep alive failed");
             return controller.fate.end(error);
         }
@@ -94,28 +87,15 @@ async fn try_listen(controller: &Controller, events: &broadcast::Sender<AsyncEve
     const ASYNC_EVENT_CONFIGURATION: u8 = 0x0B;
     let admin = &controller.admin;
     if controller.identity.async_events & NAMESPACE_NOTICES != 0 {
-        admin
-            .submit(
-                Command::set_features(ASYNC_EVENT_CONFIGURATION, NAMESPACE_NOTICES),
-                Payload::None,
-            )
-            .await?;
+        admin.submit(Command::set_features(ASYNC_EVENT_CONFIGURATION, NAMESPACE_NOTICES), Payload::None).await?;
     }
     loop {
-        let answer = admin
-            .submit_unlimited(Command::async_event_request())
-            .await?;
+        let answer = admin.submit_unlimited(Command::async_event_request()).await?;
         let event = match answer.result.to_le_bytes() {
             [kind, _, LOG_CHANGED_NAMESPACES, ..] if kind & 7 == 2 => {
-                AsyncEvent::NamespacesChanged {
-                    nsids: changed_namespaces(controller).await?,
-                }
+                AsyncEvent::NamespacesChanged { nsids: changed_namespaces(controller).await? }
             }
-            [kind, information, log_page, ..] => AsyncEvent::Other {
-                kind: kind & 7,
-                information,
-                log_page,
-            },
+            [kind, information, log_page, ..] => AsyncEvent::Other { kind: kind & 7, information, log_page },
         };
         tracing::info!(peer = %controller.peer, ?event, "asynchronous event");
         // Nobody may be listening.
@@ -128,14 +108,6 @@ async fn changed_namespaces(controller: &Controller) -> Result<Vec<u32>> {
     const LIST_BYTES: u32 = 4096;
     const TOO_MANY: u32 = u32::MAX;
     let command = Command::get_log_page(LOG_CHANGED_NAMESPACES, 0, LIST_BYTES);
-    let answer = controller
-        .admin
-        .submit(command, Payload::In(LIST_BYTES as usize))
-        .await?;
-    Ok(answer
-        .data
-        .chunks_exact(4)
-        .map(|entry| le32(entry, 0))
-        .take_while(|id| !matches!(*id, 0 | TOO_MANY))
-        .collect())
+    let answer = controller.admin.submit(command, Payload::In(LIST_BYTES as usize)).await?;
+    Ok(answer.data.chunks_exact(4).map(|entry| le32(entry, 0)).take_while(|id| !matches!(*id, 0 | TOO_MANY)).collect())
 }

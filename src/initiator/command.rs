@@ -102,11 +102,7 @@ impl Command {
 
     /// Fabrics Property Get.
     pub fn property_get(property: Property) -> Self {
-        let size_code = if property == Property::Capabilities {
-            1
-        } else {
-            0
-        };
+        let size_code = if property == Property::Capabilities { 1 } else { 0 };
         Self::fabrics("Property Get", wire::FABRICS_PROPERTY_GET)
             .put(40, &[size_code])
             .put(44, &(property as u32).to_le_bytes())
@@ -141,18 +137,12 @@ impl Command {
 
     /// Set Features.
     pub fn set_features(feature: u8, value: u32) -> Self {
-        Self::new("Set Features", wire::ADMIN_SET_FEATURES, 0)
-            .dword(10, u32::from(feature))
-            .dword(11, value)
+        Self::new("Set Features", wire::ADMIN_SET_FEATURES, 0).dword(10, u32::from(feature)).dword(11, value)
     }
 
     /// Asynchronous Event Request; it completes when there is something to tell.
     pub fn async_event_request() -> Self {
-        Self::new(
-            "Asynchronous Event Request",
-            wire::ADMIN_ASYNC_EVENT_REQUEST,
-            0,
-        )
+        Self::new("Asynchronous Event Request", wire::ADMIN_ASYNC_EVENT_REQUEST, 0)
     }
 
     /// Keep Alive.
@@ -189,8 +179,7 @@ impl Command {
     }
 
     fn range(self, first_block: u64, blocks: u32) -> Self {
-        self.put(40, &first_block.to_le_bytes())
-            .dword(12, blocks.saturating_sub(1) & 0xFFFF)
+        self.put(40, &first_block.to_le_bytes()).dword(12, blocks.saturating_sub(1) & 0xFFFF)
     }
 
     /// The command's name in the specification.
@@ -249,19 +238,11 @@ pub struct Completion {
 impl Completion {
     /// Reads an entry.
     pub fn decode(entry: &[u8; 16]) -> Self {
-        Self {
-            command_id: le16(entry, 12),
-            result: le64(entry, 0),
-            status: Status::from_wire(le16(entry, 14)),
-        }
+        Self { command_id: le16(entry, 12), result: le64(entry, 0), status: Status::from_wire(le16(entry, 14)) }
     }
 
     /// The completion that C2HData with the SUCCESS flag stands for.
     pub fn implied_success(command_id: u16) -> Self {
-        Self {
-            command_id,
-            result: 0,
-            status: Status::from_wire(0),
-        }
+        Self { command_id, result: 0, status: Status::from_wire(0) }
     }
 }

@@ -127,42 +127,20 @@ impl Connection {
         self.submit_until(command, Payload::None, None).await
     }
 
-    async fn submit_until(
-        &self,
-        command: Command,
-        payload: Payload,
-        deadline: Option<Instant>,
-    ) -> Result<Answer> {
+    async fn submit_until(&self, command: Command, payload: Payload, deadline: Option<Instant>) -> Result<Answer> {
         // Both waits end: commands in flight complete or reach their deadline, and then the queue is gone.
-        let place = self
-            .places
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| self.shared.why_gone())?;
-        let permit = self
-            .outgoing
-            .reserve()
-            .await
-            .map_err(|_| self.shared.why_gone())?;
+        let place = self.places.clone().acquire_owned().await.map_err(|_| self.shared.why_gone())?;
+        let permit = self.outgoing.reserve().await.map_err(|_| self.shared.why_gone())?;
 
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter {
-            name: command.name(),
-            deadline,
-            reply,
-            _place: place,
-        };
+        let waiter = Waiter { name: command.name(), deadline, reply, _place: place };
         let (capsule, on_request, room) = self.split(&command, payload);
         let transfer = match (capsule.len(), on_request.len().max(room)) {
             (0, transported) => Transfer::Transport(transported as u32),
             (in_capsule, _) => Transfer::InCapsule(in_capsule as u32),
         };
         let command_id = self.shared.insert(waiter, on_request, room)?;
-        permit.send(Outgoing::Command {
-            entry: command.entry(command_id, transfer),
-            data: capsule,
-        });
+        permit.send(Outgoing::Command { entry: command.entry(command_id, transfer), data: capsule });
         answer.await.unwrap_or_else(|_| Err(self.shared.why_gone()))
     }
 
@@ -172,9 +150,7 @@ impl Connection {
         match payload {
             Payload::None => (nothing(), nothing(), 0),
             Payload::In(room) => (nothing(), nothing(), room),
-            Payload::Out(data) if command.is_fabrics() || data.len() <= self.in_capsule_bytes => {
-                (data, nothing(), 0)
-            }
+            Payload::Out(data) if command.is_fabrics() || data.len() <= self.in_capsule_bytes => (data, nothing(), 0),
             Payload::Out(data) => (nothing(), data, 0),
         }
     }
@@ -187,17 +163,11 @@ impl Connection {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<InFlight<Waiter>>> {
-        self.in_flight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn why_gone(&self) -> InitiatorError {
-        self.fate
-            .reason()
-            .unwrap_or_else(|| InitiatorError::Disconnected {
-                peer: self.peer.clone(),
-            })
+        self.fate.reason().unwrap_or_else(|| InitiatorError::Disconnected { peer: self.peer.clone() })
     }
 
     fn insert(&self, waiter: Waiter, out: Bytes, room: usize) -> Result<u16> {
@@ -212,15 +182,10 @@ impl Shared {
     /// Answers a command's caller.
     fn reply(&self, waiter: Waiter, completion: Completion, data: Vec<u8>) {
         let answer = match completion.status.is_success() {
-            true => Ok(Answer {
-                result: completion.result,
-                data,
-            }),
-            false => Err(InitiatorError::Status {
-                peer: self.peer.clone(),
-                command: waiter.name,
-                status: completion.status,
-            }),
+            true => Ok(Answer { result: completion.result, data }),
+            false => {
+                Err(InitiatorError::Status { peer: self.peer.clone(), command: waiter.name, status: completion.status })
+            }
         };
         // A caller who went away does not want the answer.
         let _ = waiter.reply.send(answer);
@@ -228,11 +193,7 @@ impl Shared {
 
     /// Ends the queue: whoever waits learns why.
     fn fail(&self, error: &InitiatorError) {
-        let waiters = self
-            .lock()
-            .take()
-            .map(|mut in_flight| in_flight.drain())
-            .unwrap_or_default();
+        let waiters = self.lock().take().map(|mut in_flight| in_flight.drain()).unwrap_or_default();
         for waiter in waiters {
             let _ = waiter.reply.send(Err(error.clone()));
         }
@@ -240,34 +201,23 @@ impl Shared {
 
     /// Returns when a command has been in flight for too long.
     async fn watch_deadlines(&self) -> InitiatorError {
-        let tick =
-            (self.command_timeout / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let tick = (self.command_timeout / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             tokio::time::sleep(tick).await;
             let now = Instant::now();
             let late = self.lock().as_ref().and_then(|in_flight| {
-                in_flight
-                    .owners()
-                    .find(|waiter| waiter.deadline.is_some_and(|deadline| deadline < now))
-                    .map(|w| w.name)
+                in_flight.owners().find(|waiter| waiter.deadline.is_some_and(|deadline| deadline < now)).map(|w| w.name)
             });
             if let Some(name) = late {
                 let peer = self.peer.clone();
-                return InitiatorError::Timeout {
-                    peer,
-                    what: name.into(),
-                    limit: self.command_timeout,
-                };
+                return InitiatorError::Timeout { peer, what: name.into(), limit: self.command_timeout };
             }
         }
     }
 }
 
 async fn connect(address: SocketAddr, peer: &PeerName) -> Result<TcpStream> {
-    let refused = |error: std::io::Error| InitiatorError::Refused {
-        peer: peer.clone(),
-        problem: error.to_string(),
-    };
+    let refused = |error: std::io::Error| InitiatorError::Refused { peer: peer.clone(), problem: error.to_string() };
     let stream = TcpStream::connect(address).await.map_err(refused)?;
     stream.set_nodelay(true).map_err(refused)?;
     Ok(stream)

@@ -87,8 +87,7 @@ impl Controller {
     pub async fn for_io(identity: &Identity, options: &Options) -> Result<Self> {
         let (mut controller, capabilities, id) = Self::admin_only(identity, options).await?;
         let queues = controller.request_queues(options.io_queues.max(1)).await?;
-        let entries =
-            u32::from(options.queue_size).clamp(2, capabilities.max_entries.max(2)) as u16;
+        let entries = u32::from(options.queue_size).clamp(2, capabilities.max_entries.max(2)) as u16;
         for queue in 1..=queues {
             let parameters = Parameters {
                 address: identity.address,
@@ -97,15 +96,8 @@ impl Controller {
                 in_capsule_bytes: controller.identity.in_capsule_bytes,
                 command_timeout: options.command_timeout,
             };
-            let connection =
-                Connection::open(&parameters, &controller.peer, &controller.fate).await?;
-            fabrics_connect(
-                &connection,
-                identity,
-                id,
-                Command::connect(queue, entries, 0),
-            )
-            .await?;
+            let connection = Connection::open(&parameters, &controller.peer, &controller.fate).await?;
+            fabrics_connect(&connection, identity, id, Command::connect(queue, entries, 0)).await?;
             controller.io.push(connection);
         }
         Ok(controller)
@@ -116,10 +108,7 @@ impl Controller {
         Ok(Self::admin_only(identity, options).await?.0)
     }
 
-    async fn admin_only(
-        identity: &Identity,
-        options: &Options,
-    ) -> Result<(Self, Capabilities, u16)> {
+    async fn admin_only(identity: &Identity, options: &Options) -> Result<(Self, Capabilities, u16)> {
         let peer: PeerName = format!("{} at {}", identity.nqn, identity.address).into();
         let fate = Arc::new(Fate::new());
         let parameters = Parameters {
@@ -130,16 +119,11 @@ impl Controller {
             command_timeout: options.command_timeout,
         };
         let admin = Connection::open(&parameters, &peer, &fate).await?;
-        let keep_alive_ms = options
-            .keep_alive_timeout
-            .map_or(0, |timeout| timeout.as_millis() as u32);
+        let keep_alive_ms = options.keep_alive_timeout.map_or(0, |timeout| timeout.as_millis() as u32);
         let connect = Command::connect(0, ADMIN_ENTRIES, keep_alive_ms);
         let id = fabrics_connect(&admin, identity, ANY_CONTROLLER, connect).await?;
 
-        let raw = admin
-            .submit(Command::property_get(Property::Capabilities), Payload::None)
-            .await?
-            .result;
+        let raw = admin.submit(Command::property_get(Property::Capabilities), Payload::None).await?.result;
         let capabilities = Capabilities {
             max_entries: (raw & 0xFFFF) as u32 + 1,
             smallest_page: PAGE_UNIT_BYTES << (raw >> 48 & 0xF),
@@ -147,20 +131,9 @@ impl Controller {
         enable(&admin, &peer).await?;
         let page = identify(&admin, &peer, Identify::Controller, 0).await?;
         let about = ControllerIdentity::parse(&page);
-        let max_transfer = transfer_limit(
-            about.transfer_exponent,
-            capabilities,
-            options.max_transfer_bytes,
-        );
-        let controller = Self {
-            peer,
-            admin,
-            identity: about,
-            max_transfer,
-            fate,
-            io: Vec::new(),
-            next: AtomicUsize::new(0),
-        };
+        let max_transfer = transfer_limit(about.transfer_exponent, capabilities, options.max_transfer_bytes);
+        let controller =
+            Self { peer, admin, identity: about, max_transfer, fate, io: Vec::new(), next: AtomicUsize::new(0) };
         Ok((controller, capabilities, id))
     }
 
@@ -189,9 +162,7 @@ impl Controller {
     pub async fn shut_down(&self) -> Result<()> {
         let shut_down = Command::property_set(Property::Configuration, register::SHUT_DOWN);
         self.admin.submit(shut_down, Payload::None).await?;
-        while read_status(&self.admin).await? & register::STATUS_SHUTDOWN
-            != register::STATUS_SHUTDOWN_DONE
-        {
+        while read_status(&self.admin).await? & register::STATUS_SHUTDOWN != register::STATUS_SHUTDOWN_DONE {
             tokio::time::sleep(STATUS_POLL).await;
         }
         Ok(())
@@ -199,9 +170,7 @@ impl Controller {
 
     /// Ends all queues and waits until their sockets are closed.
     pub async fn close(&self) {
-        self.fate.end(InitiatorError::Disconnected {
-            peer: self.peer.clone(),
-        });
+        self.fate.end(InitiatorError::Disconnected { peer: self.peer.clone() });
         for queue in std::iter::once(&self.admin).chain(&self.io) {
             queue.closed().await;
         }
@@ -209,27 +178,18 @@ impl Controller {
 }
 
 /// Connects a queue to the controller `id` and gives the controller's number.
-async fn fabrics_connect(
-    queue: &Connection,
-    identity: &Identity,
-    id: u16,
-    command: Command,
-) -> Result<u16> {
+async fn fabrics_connect(queue: &Connection, identity: &Identity, id: u16, command: Command) -> Result<u16> {
     /// AUTHREQ: bits that ask for authentication.
     const AUTHENTICATION_REQUIRED: u64 = 3 << 16;
     // The host identifier must be the same whenever this host connects, so it derives from the host's name.
     let host_id = Uuid::new_v5(&Uuid::NAMESPACE_OID, identity.host_nqn.as_bytes());
     let data = connect_data(host_id.into_bytes(), id, &identity.nqn, &identity.host_nqn);
-    let answer = queue
-        .submit(command, Payload::Out(Bytes::from(data)))
-        .await
-        .map_err(|error| match error {
-            InitiatorError::Status { peer, status, .. } => InitiatorError::Refused {
-                peer,
-                problem: format!("host {}: {status}", identity.host_nqn),
-            },
-            other => other,
-        })?;
+    let answer = queue.submit(command, Payload::Out(Bytes::from(data))).await.map_err(|error| match error {
+        InitiatorError::Status { peer, status, .. } => {
+            InitiatorError::Refused { peer, problem: format!("host {}: {status}", identity.host_nqn) }
+        }
+        other => other,
+    })?;
     if answer.result & AUTHENTICATION_REQUIRED != 0 {
         let problem = "it asks for in-band authentication, which is not supported".into();
         let peer = format!("{} at {}", identity.nqn, identity.address).into();
@@ -239,21 +199,12 @@ async fn fabrics_connect(
 }
 
 async fn enable(admin: &Connection, peer: &PeerName) -> Result<()> {
-    admin
-        .submit(
-            Command::property_set(Property::Configuration, register::ENABLE),
-            Payload::None,
-        )
-        .await?;
+    admin.submit(Command::property_set(Property::Configuration, register::ENABLE), Payload::None).await?;
     loop {
         let status = read_status(admin).await?;
         if status & register::STATUS_FATAL != 0 {
-            let problem =
-                "its controller has the fatal status (CSTS.CFS) after being enabled".into();
-            return Err(InitiatorError::Unsupported {
-                peer: peer.clone(),
-                problem,
-            });
+            let problem = "its controller has the fatal status (CSTS.CFS) after being enabled".into();
+            return Err(InitiatorError::Unsupported { peer: peer.clone(), problem });
         }
         if status & register::STATUS_READY != 0 {
             return Ok(());
@@ -263,27 +214,15 @@ async fn enable(admin: &Connection, peer: &PeerName) -> Result<()> {
 }
 
 async fn read_status(admin: &Connection) -> Result<u32> {
-    let answer = admin
-        .submit(Command::property_get(Property::Status), Payload::None)
-        .await?;
+    let answer = admin.submit(Command::property_get(Property::Status), Payload::None).await?;
     Ok(le32(&answer.result.to_le_bytes(), 0))
 }
 
-async fn identify(
-    admin: &Connection,
-    peer: &PeerName,
-    what: Identify,
-    nsid: u32,
-) -> Result<Box<[u8; IDENTIFY_BYTES]>> {
-    let answer = admin
-        .submit(Command::identify(what, nsid), Payload::In(IDENTIFY_BYTES))
-        .await?;
+async fn identify(admin: &Connection, peer: &PeerName, what: Identify, nsid: u32) -> Result<Box<[u8; IDENTIFY_BYTES]>> {
+    let answer = admin.submit(Command::identify(what, nsid), Payload::In(IDENTIFY_BYTES)).await?;
     let length = answer.data.len();
     answer.data.try_into().map_err(|_| {
-        InitiatorError::protocol(
-            peer,
-            Violation::new("Identify", "data", format!("{length} bytes of data")),
-        )
+        InitiatorError::protocol(peer, Violation::new("Identify", "data", format!("{length} bytes of data")))
     })
 }
 
@@ -291,9 +230,7 @@ async fn identify(
 fn transfer_limit(exponent: u8, capabilities: Capabilities, ours: u64) -> u64 {
     let theirs = match exponent {
         0 => u64::MAX,
-        exponent => capabilities
-            .smallest_page
-            .saturating_mul(1 << exponent.min(32)),
+        exponent => capabilities.smallest_page.saturating_mul(1 << exponent.min(32)),
     };
     // One command transfers at most 4 GiB - 1, the SGL's length field.
     theirs.min(ours).clamp(PAGE_UNIT_BYTES, 1 << 31)

@@ -54,10 +54,7 @@ impl DiscoveryEntry {
 
 /// A text padded with NULs or blanks.
 fn text(field: &[u8]) -> String {
-    let end = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(field.len());
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).trim_end().into()
 }
 
@@ -74,12 +71,8 @@ pub(super) async fn read(controller: &Controller) -> Result<Vec<DiscoveryEntry>>
             return Ok(entries);
         }
     }
-    let problem =
-        format!("its discovery log changed during each of {ATTEMPTS} attempts to read it");
-    Err(InitiatorError::Unsupported {
-        peer: controller.peer.clone(),
-        problem,
-    })
+    let problem = format!("its discovery log changed during each of {ATTEMPTS} attempts to read it");
+    Err(InitiatorError::Unsupported { peer: controller.peer.clone(), problem })
 }
 
 /// GENCTR and NUMREC.
@@ -87,11 +80,8 @@ async fn header(controller: &Controller) -> Result<(u64, u64)> {
     let header = page(controller, 0).await?;
     let records = le64(&header, 8);
     if records > RECORD_LIMIT {
-        let violation = Violation::new(
-            "Discovery Log Page",
-            "NUMREC",
-            format!("{records}, at most {RECORD_LIMIT} are read"),
-        );
+        let violation =
+            Violation::new("Discovery Log Page", "NUMREC", format!("{records}, at most {RECORD_LIMIT} are read"));
         return Err(InitiatorError::protocol(&controller.peer, violation));
     }
     Ok((le64(&header, 0), records))
@@ -99,9 +89,5 @@ async fn header(controller: &Controller) -> Result<(u64, u64)> {
 
 async fn page(controller: &Controller, offset: u64) -> Result<Vec<u8>> {
     let command = Command::get_log_page(LOG_DISCOVERY, offset, RECORD_BYTES as u32);
-    Ok(controller
-        .admin
-        .submit(command, Payload::In(RECORD_BYTES))
-        .await?
-        .data)
+    Ok(controller.admin.submit(command, Payload::In(RECORD_BYTES)).await?.data)
 }

@@ -91,24 +91,15 @@ pub type Result<T> = std::result::Result<T, InitiatorError>;
 
 impl InitiatorError {
     pub(super) fn argument(field: &'static str, problem: impl Into<String>) -> Self {
-        Self::Argument {
-            field,
-            problem: problem.into(),
-        }
+        Self::Argument { field, problem: problem.into() }
     }
 
     pub(super) fn protocol(peer: &PeerName, violation: Violation) -> Self {
-        Self::Protocol {
-            peer: peer.clone(),
-            violation,
-        }
+        Self::Protocol { peer: peer.clone(), violation }
     }
 
     pub(super) fn closed(peer: &PeerName, problem: impl ToString) -> Self {
-        Self::PeerClosed {
-            peer: peer.clone(),
-            problem: problem.to_string(),
-        }
+        Self::PeerClosed { peer: peer.clone(), problem: problem.to_string() }
     }
 
     /// The NVMe status, if the target completed a command with an error.
@@ -125,18 +116,11 @@ impl From<InitiatorError> for crate::error::Error {
         let problem = error.to_string();
         match error {
             InitiatorError::Argument { field, problem } => Self::InvalidArgument { field, problem },
-            InitiatorError::Timeout { peer, what, limit } => Self::Timeout {
-                what: format!("{what} of target {peer}"),
-                limit,
-            },
-            InitiatorError::Status {
-                peer,
-                command,
-                status,
-            } => of_status(&peer, command, status),
-            InitiatorError::Disconnected { peer } => Self::Canceled {
-                what: format!("I/O to target {peer}"),
-            },
+            InitiatorError::Timeout { peer, what, limit } => {
+                Self::Timeout { what: format!("{what} of target {peer}"), limit }
+            }
+            InitiatorError::Status { peer, command, status } => of_status(&peer, command, status),
+            InitiatorError::Disconnected { peer } => Self::Canceled { what: format!("I/O to target {peer}") },
             InitiatorError::Refused { peer, .. }
             | InitiatorError::PeerClosed { peer, .. }
             | InitiatorError::Terminated { peer, .. }
@@ -151,10 +135,7 @@ fn of_status(peer: &PeerName, command: &'static str, status: Status) -> crate::e
     let object = format!("target {peer}");
     let problem = format!("{command} failed: {status}");
     match (status.kind, status.code) {
-        (0, 0x80) => Error::InvalidArgument {
-            field: "offset",
-            problem: format!("{object}: {problem}"),
-        },
+        (0, 0x80) => Error::InvalidArgument { field: "offset", problem: format!("{object}: {problem}") },
         (0, 0x81) => Error::NoSpace { object, problem },
         (0, 0x20) => Error::Precondition { object, problem },
         (0, 0x06) | (2, _) => Error::Medium { object, problem },

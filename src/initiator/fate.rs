@@ -13,9 +13,7 @@ pub struct Fate {
 impl Fate {
     /// Alive.
     pub fn new() -> Self {
-        Self {
-            reason: watch::Sender::new(None),
-        }
+        Self { reason: watch::Sender::new(None) }
     }
 
     /// Ends it; only the first reason counts.
@@ -37,11 +35,7 @@ impl Fate {
     /// Waits for the end.
     pub async fn ended(&self) -> InitiatorError {
         let mut reasons = self.reason.subscribe();
-        match reasons
-            .wait_for(Option::is_some)
-            .await
-            .map(|reason| reason.clone())
-        {
+        match reasons.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
             Ok(Some(error)) => error,
             _ => unreachable!("the sender lives in self, and the value waited for is a reason"),
         }

@@ -8,8 +8,8 @@ use tokio::{
 use super::{
     error::{InitiatorError, PeerName, Result},
     pdu::{
-        Digests, FORMAT_VERSION, InitializeRequest, InitializeResponse, Layout, PREAMBLE_BYTES,
-        Pdu, Preamble, Violation,
+        Digests, FORMAT_VERSION, InitializeRequest, InitializeResponse, Layout, PREAMBLE_BYTES, Pdu, Preamble,
+        Violation,
     },
 };
 
@@ -23,36 +23,18 @@ pub struct Agreed {
 }
 
 /// Sends ICReq and reads ICResp.
-pub async fn initialize(
-    stream: &mut TcpStream,
-    digests: Digests,
-    peer: &PeerName,
-) -> Result<Agreed> {
-    let request = InitializeRequest {
-        version: FORMAT_VERSION,
-        alignment: 0,
-        digests,
-        max_r2t: 0,
-    };
+pub async fn initialize(stream: &mut TcpStream, digests: Digests, peer: &PeerName) -> Result<Agreed> {
+    let request = InitializeRequest { version: FORMAT_VERSION, alignment: 0, digests, max_r2t: 0 };
     let bytes = Pdu::IcReq(request).encode(&Layout::INITIAL);
-    stream
-        .write_all(&bytes)
-        .await
-        .map_err(|error| InitiatorError::closed(peer, error))?;
+    stream.write_all(&bytes).await.map_err(|error| InitiatorError::closed(peer, error))?;
     match read_header(stream, Layout::INITIAL.digests, peer).await?.1 {
         Pdu::IcResp(response) => {
             agree(digests, response).map_err(|violation| InitiatorError::protocol(peer, violation))
         }
-        Pdu::C2HTermReq(term) => Err(InitiatorError::Terminated {
-            peer: peer.clone(),
-            problem: term.text(),
-        }),
+        Pdu::C2HTermReq(term) => Err(InitiatorError::Terminated { peer: peer.clone(), problem: term.text() }),
         other => {
-            let violation = Violation::new(
-                "common header",
-                "PDU-Type",
-                format!("{} instead of ICResp", other.kind().name()),
-            );
+            let violation =
+                Violation::new("common header", "PDU-Type", format!("{} instead of ICResp", other.kind().name()));
             Err(InitiatorError::protocol(peer, violation))
         }
     }
@@ -63,37 +45,19 @@ fn agree(asked: Digests, response: InitializeResponse) -> std::result::Result<Ag
     const SMALLEST_H2C_DATA: u32 = 4096;
     let wrong = |field, problem| Err(Violation::new("ICResp", field, problem));
     if response.version != FORMAT_VERSION {
-        return wrong(
-            "PFV",
-            format!(
-                "version {}, only {FORMAT_VERSION} is spoken",
-                response.version
-            ),
-        );
+        return wrong("PFV", format!("version {}, only {FORMAT_VERSION} is spoken", response.version));
     }
     if response.alignment > 31 {
-        return wrong(
-            "CPDA",
-            format!("{}, at most 31 is allowed", response.alignment),
-        );
+        return wrong("CPDA", format!("{}, at most 31 is allowed", response.alignment));
     }
     let granted = response.digests;
     if granted.header && !asked.header || granted.data && !asked.data {
         return wrong("DGST", "a digest that was not asked for".into());
     }
     if response.max_h2c_data < SMALLEST_H2C_DATA {
-        return wrong(
-            "MAXH2CDATA",
-            format!(
-                "{}, at least {SMALLEST_H2C_DATA} is required",
-                response.max_h2c_data
-            ),
-        );
+        return wrong("MAXH2CDATA", format!("{}, at least {SMALLEST_H2C_DATA} is required", response.max_h2c_data));
     }
-    Ok(Agreed {
-        layout: Layout::new(granted, response.alignment),
-        max_h2c_data: response.max_h2c_data as usize,
-    })
+    Ok(Agreed { layout: Layout::new(granted, response.alignment), max_h2c_data: response.max_h2c_data as usize })
 }
 
 /// Reads one PDU's header; its data are the next bytes of the socket.
@@ -103,9 +67,7 @@ pub async fn read_header(
     peer: &PeerName,
 ) -> Result<(Preamble, Pdu)> {
     let closed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => {
-            InitiatorError::closed(peer, "it closed the connection")
-        }
+        std::io::ErrorKind::UnexpectedEof => InitiatorError::closed(peer, "it closed the connection"),
         _ => InitiatorError::closed(peer, error),
     };
     let protocol = |violation| InitiatorError::protocol(peer, violation);

@@ -42,11 +42,7 @@ impl ControllerIdentity {
             async_events: le32(page, 92),
             deallocates: optional & 1 << 2 != 0,
             writes_zeroes: optional & 1 << 3 != 0,
-            in_capsule_bytes: if data_offset == 0 {
-                in_capsule as usize
-            } else {
-                0
-            },
+            in_capsule_bytes: if data_offset == 0 { in_capsule as usize } else { 0 },
         }
     }
 }
@@ -73,19 +69,12 @@ impl NamespaceInfo {
     }
 
     /// Reads an Identify Namespace structure.
-    pub fn parse(
-        nsid: u32,
-        page: &[u8; IDENTIFY_BYTES],
-        uuid: Option<Uuid>,
-    ) -> Result<Self, Violation> {
+    pub fn parse(nsid: u32, page: &[u8; IDENTIFY_BYTES], uuid: Option<Uuid>) -> Result<Self, Violation> {
         let wrong = |field, problem| Err(Violation::new("Identify Namespace", field, problem));
         let block_count = le64(page, 0);
         let (formats, format) = (page[25].min(15), page[26] & 0xF);
         if format > formats {
-            return wrong(
-                "FLBAS",
-                format!("format {format}, the last one is {formats}"),
-            );
+            return wrong("FLBAS", format!("format {format}, the last one is {formats}"));
         }
         let at = 128 + usize::from(format) * 4;
         let (metadata, exponent) = (le16(page, at), page[at + 2]);
@@ -96,38 +85,20 @@ impl NamespaceInfo {
             );
         }
         if !(9..=16).contains(&exponent) {
-            return wrong(
-                "LBAF.LBADS",
-                format!("blocks of 2^{exponent} bytes; supported are 2^9 to 2^16"),
-            );
+            return wrong("LBAF.LBADS", format!("blocks of 2^{exponent} bytes; supported are 2^9 to 2^16"));
         }
-        if block_count
-            .checked_shl(exponent.into())
-            .is_none_or(|bytes| bytes >> exponent != block_count)
-        {
-            return wrong(
-                "NSZE",
-                format!("{block_count} blocks of 2^{exponent} bytes are more than 2^64 bytes"),
-            );
+        if block_count.checked_shl(exponent.into()).is_none_or(|bytes| bytes >> exponent != block_count) {
+            return wrong("NSZE", format!("{block_count} blocks of 2^{exponent} bytes are more than 2^64 bytes"));
         }
         let mut nguid = [0; 16];
         nguid.copy_from_slice(&page[104..120]);
-        Ok(Self {
-            nsid,
-            block_size: 1 << exponent,
-            block_count,
-            nguid,
-            uuid,
-        })
+        Ok(Self { nsid, block_size: 1 << exponent, block_count, nguid, uuid })
     }
 }
 
 /// The active namespaces of a list, ascending.
 pub fn active_namespaces(page: &[u8; IDENTIFY_BYTES]) -> Vec<u32> {
-    page.chunks_exact(4)
-        .map(|entry| le32(entry, 0))
-        .take_while(|nsid| *nsid != 0)
-        .collect()
+    page.chunks_exact(4).map(|entry| le32(entry, 0)).take_while(|nsid| *nsid != 0).collect()
 }
 
 /// The UUID among a namespace's identification descriptors.
@@ -140,9 +111,7 @@ pub fn descriptor_uuid(page: &[u8; IDENTIFY_BYTES]) -> Option<Uuid> {
             break;
         }
         if *kind == KIND_UUID {
-            return body
-                .get(..length)
-                .and_then(|bytes| Uuid::from_slice(bytes).ok());
+            return body.get(..length).and_then(|bytes| Uuid::from_slice(bytes).ok());
         }
         rest = body.get(length..).unwrap_or_default();
     }

@@ -67,10 +67,7 @@ pub struct InFlight<Owner> {
 impl<Owner> InFlight<Owner> {
     /// A queue for at most `depth` commands.
     pub fn new(depth: u16) -> Self {
-        Self {
-            slots: (0..depth).map(|_| None).collect(),
-            free: (0..depth).collect(),
-        }
+        Self { slots: (0..depth).map(|_| None).collect(), free: (0..depth).collect() }
     }
 
     /// Takes a command in and gives it its identifier, or gives `owner` back when the queue is full. `out` are the
@@ -79,14 +76,7 @@ impl<Owner> InFlight<Owner> {
         let Some(command_id) = self.free.pop_front() else {
             return Err(owner);
         };
-        let slot = Slot {
-            owner,
-            out,
-            requested: 0,
-            answering: None,
-            room: vec![0; room],
-            received: 0,
-        };
+        let slot = Slot { owner, out, requested: 0, answering: None, room: vec![0; room], received: 0 };
         self.slots[usize::from(command_id)] = Some(slot);
         Ok(command_id)
     }
@@ -98,62 +88,34 @@ impl<Owner> InFlight<Owner> {
 
     /// Takes every command out.
     pub fn drain(&mut self) -> Vec<Owner> {
-        self.slots
-            .iter_mut()
-            .filter_map(Option::take)
-            .map(|slot| slot.owner)
-            .collect()
+        self.slots.iter_mut().filter_map(Option::take).map(|slot| slot.owner).collect()
     }
 
     fn slot(&mut self, pdu: &'static str, command_id: u16) -> Result<&mut Slot<Owner>, Violation> {
         self.slots
             .get_mut(usize::from(command_id))
             .and_then(Option::as_mut)
-            .ok_or_else(|| {
-                Violation::new(
-                    pdu,
-                    "CCCID",
-                    format!("{command_id}, no such command is in flight"),
-                )
-            })
+            .ok_or_else(|| Violation::new(pdu, "CCCID", format!("{command_id}, no such command is in flight")))
     }
 
     /// The controller asks for data.
-    pub fn ready_to_transfer(
-        &mut self,
-        request: ReadyToTransfer,
-    ) -> Result<HostTransfer, Violation> {
+    pub fn ready_to_transfer(&mut self, request: ReadyToTransfer) -> Result<HostTransfer, Violation> {
         let slot = self.slot("R2T", request.command_id)?;
         let wrong = |field, problem| Err(Violation::new("R2T", field, problem));
         if let Some(tag) = slot.answering {
-            return wrong(
-                "TTAG",
-                format!(
-                    "{}, but R2T {tag} of the same command is outstanding",
-                    request.tag
-                ),
-            );
+            return wrong("TTAG", format!("{}, but R2T {tag} of the same command is outstanding", request.tag));
         }
         if request.offset != slot.requested {
-            return wrong(
-                "R2TO",
-                format!("{}, must be {}", request.offset, slot.requested),
-            );
+            return wrong("R2TO", format!("{}, must be {}", request.offset, slot.requested));
         }
         let left = slot.out.len() - slot.requested as usize;
         if request.length == 0 || request.length as usize > left {
-            return wrong(
-                "R2TL",
-                format!("{} bytes, {left} are left to send", request.length),
-            );
+            return wrong("R2TL", format!("{} bytes, {left} are left to send", request.length));
         }
         let start = request.offset as usize;
         slot.requested += request.length;
         slot.answering = Some(request.tag);
-        Ok(HostTransfer {
-            request,
-            data: slot.out.slice(start..start + request.length as usize),
-        })
+        Ok(HostTransfer { request, data: slot.out.slice(start..start + request.length as usize) })
     }
 
     /// All data that `request` asked for are sent.
@@ -171,17 +133,11 @@ impl<Owner> InFlight<Owner> {
         let slot = self.slot("C2HData", header.command_id)?;
         let wrong = |field, problem| Err(Violation::new("C2HData", field, problem));
         if header.offset as usize != slot.received {
-            return wrong(
-                "DATAO",
-                format!("{}, must be {}", header.offset, slot.received),
-            );
+            return wrong("DATAO", format!("{}, must be {}", header.offset, slot.received));
         }
         let left = slot.room.len() - slot.received;
         if header.length as usize > left {
-            return wrong(
-                "DATAL",
-                format!("{} bytes, the command expects {left} more", header.length),
-            );
+            return wrong("DATAL", format!("{} bytes, the command expects {left} more", header.length));
         }
         if header.success && !header.last {
             return wrong("FLAGS.SUCCESS", "set without LAST_PDU".into());
@@ -190,18 +146,12 @@ impl<Owner> InFlight<Owner> {
     }
 
     /// The data of `header` are in `room`. With the SUCCESS flag the command ends.
-    pub fn data_received(
-        &mut self,
-        header: &DataHeader,
-        room: Vec<u8>,
-    ) -> Result<Option<Finished<Owner>>, Violation> {
+    pub fn data_received(&mut self, header: &DataHeader, room: Vec<u8>) -> Result<Option<Finished<Owner>>, Violation> {
         let slot = self.slot("C2HData", header.command_id)?;
         slot.room = room;
         slot.received += header.length as usize;
         match header.success {
-            true => self
-                .finish("C2HData", Completion::implied_success(header.command_id))
-                .map(Some),
+            true => self.finish("C2HData", Completion::implied_success(header.command_id)).map(Some),
             false => Ok(None),
         }
     }
@@ -211,18 +161,12 @@ impl<Owner> InFlight<Owner> {
         self.finish("CapsuleResp", completion)
     }
 
-    fn finish(
-        &mut self,
-        pdu: &'static str,
-        completion: Completion,
-    ) -> Result<Finished<Owner>, Violation> {
+    fn finish(&mut self, pdu: &'static str, completion: Completion) -> Result<Finished<Owner>, Violation> {
         let slot = self.slot(pdu, completion.command_id)?;
         if completion.status.is_success() {
             let (asked, all) = (slot.requested as usize, slot.out.len());
             if asked != all || slot.answering.is_some() {
-                let problem = format!(
-                    "success, but only {asked} of {all} bytes were asked for, or not all were sent"
-                );
+                let problem = format!("success, but only {asked} of {all} bytes were asked for, or not all were sent");
                 return Err(Violation::new(pdu, "Status", problem));
             }
             let (received, all) = (slot.received, slot.room.len());
@@ -232,15 +176,9 @@ impl<Owner> InFlight<Owner> {
             }
         }
         let index = usize::from(completion.command_id);
-        let slot = self.slots[index]
-            .take()
-            .expect("the slot was just found occupied");
+        let slot = self.slots[index].take().expect("the slot was just found occupied");
         self.free.push_back(completion.command_id);
-        Ok(Finished {
-            owner: slot.owner,
-            completion,
-            data: slot.room,
-        })
+        Ok(Finished { owner: slot.owner, completion, data: slot.room })
     }
 }
 

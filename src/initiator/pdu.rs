@@ -26,11 +26,7 @@ pub struct Violation {
 impl Violation {
     /// A field with an impossible value.
     pub fn new(pdu: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
-        Self {
-            pdu,
-            field,
-            problem: problem.into(),
-        }
+        Self { pdu, field, problem: problem.into() }
     }
 }
 
@@ -151,10 +147,7 @@ impl Termination {
             0x06 => "unsupported parameter",
             _ => "unknown fatal error",
         };
-        format!(
-            "{words} (status {:#04x}, information {:#x})",
-            self.status, self.information
-        )
+        format!("{words} (status {:#04x}, information {:#x})", self.status, self.information)
     }
 }
 
@@ -231,10 +224,7 @@ impl PduKind {
 
     /// Initialisation comes before digests are agreed on, termination goes without.
     fn carries_digests(self) -> bool {
-        !matches!(
-            self,
-            Self::IcReq | Self::IcResp | Self::H2CTermReq | Self::C2HTermReq
-        )
+        !matches!(self, Self::IcReq | Self::IcResp | Self::H2CTermReq | Self::C2HTermReq)
     }
 
     fn is_data(self) -> bool {

@@ -18,11 +18,7 @@ pub struct Status {
 impl Status {
     /// Reads the status field of a completion queue entry; its lowest bit is the phase, which fabrics don't use.
     pub fn from_wire(field: u16) -> Self {
-        Self {
-            kind: (field >> 9 & 0x7) as u8,
-            code: (field >> 1 & 0xFF) as u8,
-            do_not_retry: field & 0x8000 != 0,
-        }
+        Self { kind: (field >> 9 & 0x7) as u8, code: (field >> 1 & 0xFF) as u8, do_not_retry: field & 0x8000 != 0 }
     }
 
     /// Whether the command succeeded.
@@ -81,12 +77,6 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (type {}, code {:#04x})",
-            self.words(),
-            self.kind,
-            self.code
-        )
+        write!(f, "{} (type {}, code {:#04x})", self.words(), self.kind, self.code)
     }
 }

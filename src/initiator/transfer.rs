@@ -37,14 +37,10 @@ impl Run {
             return Err(InitiatorError::argument("length", problem));
         }
         if offset.checked_add(length).is_none_or(|end| end > size) {
-            let problem =
-                format!("{length} bytes at {offset} end beyond the namespace's {size} bytes");
+            let problem = format!("{length} bytes at {offset} end beyond the namespace's {size} bytes");
             return Err(InitiatorError::argument("length", problem));
         }
-        Ok(Self {
-            first: offset / block,
-            blocks: length / block,
-        })
+        Ok(Self { first: offset / block, blocks: length / block })
     }
 
     /// The run in pieces of at most `limit` blocks.
@@ -52,10 +48,7 @@ impl Run {
         let end = self.first + self.blocks;
         let mut next = self.first;
         std::iter::from_fn(move || {
-            let piece = Self {
-                first: next,
-                blocks: limit.min(end - next),
-            };
+            let piece = Self { first: next, blocks: limit.min(end - next) };
             next += piece.blocks;
             (piece.blocks > 0).then_some(piece)
         })
@@ -74,11 +67,7 @@ impl Initiator {
             let (piece, part) = pieces.next()?;
             let command = Command::read(namespace.nsid, piece.first, piece.blocks as u32);
             Some(async move {
-                let answer = self
-                    .controller
-                    .queue()
-                    .submit(command, Payload::In(part.len()))
-                    .await?;
+                let answer = self.controller.queue().submit(command, Payload::In(part.len())).await?;
                 part.copy_from_slice(&answer.data);
                 Ok(())
             })
@@ -104,8 +93,7 @@ impl Initiator {
 
     /// Makes what was written before durable.
     pub async fn flush(&self) -> Result<()> {
-        self.run(Command::flush(self.namespace().nsid), Payload::None)
-            .await
+        self.run(Command::flush(self.namespace().nsid), Payload::None).await
     }
 
     /// Makes the range read as zeroes. Both numbers are in bytes, multiples of the block size.
@@ -136,20 +124,14 @@ impl Initiator {
         self.run_all(|| {
             let piece = pieces.next()?;
             let range = deallocate_range(piece.first, piece.blocks as u32);
-            Some(self.run(
-                Command::deallocate(namespace.nsid, 1),
-                Payload::Out(Bytes::copy_from_slice(&range)),
-            ))
+            Some(self.run(Command::deallocate(namespace.nsid, 1), Payload::Out(Bytes::copy_from_slice(&range))))
         })
         .await
     }
 
     fn lacks(&self, command: &str) -> InitiatorError {
         let problem = format!("it does not support {command}");
-        InitiatorError::Unsupported {
-            peer: self.controller.peer.clone(),
-            problem,
-        }
+        InitiatorError::Unsupported { peer: self.controller.peer.clone(), problem }
     }
 
     /// How many blocks a read or write command may transfer; at least one.
@@ -158,11 +140,7 @@ impl Initiator {
     }
 
     async fn run(&self, command: Command, payload: Payload) -> Result<()> {
-        self.controller
-            .queue()
-            .submit(command, payload)
-            .await
-            .map(drop)
+        self.controller.queue().submit(command, payload).await.map(drop)
     }
 
     /// Runs the commands that `next` gives, so many at a time. After the first error no more are begun, and those
@@ -193,58 +171,25 @@ impl Initiator {
 mod tests {
     use super::{NamespaceInfo, Run};
 
-    const NAMESPACE: NamespaceInfo = NamespaceInfo {
-        nsid: 1,
-        block_size: 4096,
-        block_count: 10,
-        nguid: [0; 16],
-        uuid: None,
-    };
+    const NAMESPACE: NamespaceInfo =
+        NamespaceInfo { nsid: 1, block_size: 4096, block_count: 10, nguid: [0; 16], uuid: None };
 
     #[test]
     fn only_whole_blocks_that_exist() {
-        assert_eq!(
-            Run::of(&NAMESPACE, 4096, 8192).unwrap(),
-            Run {
-                first: 1,
-                blocks: 2
-            }
-        );
+        assert_eq!(Run::of(&NAMESPACE, 4096, 8192).unwrap(), Run { first: 1, blocks: 2 });
         assert!(Run::of(&NAMESPACE, 0, 40960).is_ok());
-        for (offset, length) in [
-            (512, 4096),
-            (0, 4095),
-            (0, 45056),
-            (40960, 4096),
-            (u64::MAX - 4095, 4096),
-        ] {
+        for (offset, length) in [(512, 4096), (0, 4095), (0, 45056), (40960, 4096), (u64::MAX - 4095, 4096)] {
             let error = Run::of(&NAMESPACE, offset, length).unwrap_err();
             let error = crate::error::Error::from(error);
-            assert!(
-                matches!(error, crate::error::Error::InvalidArgument { .. }),
-                "{offset}+{length}: {error}"
-            );
+            assert!(matches!(error, crate::error::Error::InvalidArgument { .. }), "{offset}+{length}: {error}");
         }
     }
 
     #[test]
     fn pieces_cover_the_run_once() {
-        let pieces: Vec<_> = Run {
-            first: 3,
-            blocks: 7,
-        }
-        .pieces(3)
-        .collect();
+        let pieces: Vec<_> = Run { first: 3, blocks: 7 }.pieces(3).collect();
         let expected = [(3, 3), (6, 3), (9, 1)].map(|(first, blocks)| Run { first, blocks });
         assert_eq!(pieces, expected);
-        assert_eq!(
-            Run {
-                first: 3,
-                blocks: 0
-            }
-            .pieces(3)
-            .count(),
-            0
-        );
+        assert_eq!(Run { first: 3, blocks: 0 }.pieces(3).count(), 0);
     }
 }

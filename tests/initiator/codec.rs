@@ -1,8 +1,8 @@
 //! The PDU codec: what is written is read back, and nothing that a peer sends makes it panic.
 
 use corriente::initiator::pdu::{
-    DataHeader, Digests, InitializeRequest, InitializeResponse, Layout, PREAMBLE_BYTES, Pdu,
-    Preamble, ReadyToTransfer, Termination, Violation,
+    DataHeader, Digests, InitializeRequest, InitializeResponse, Layout, PREAMBLE_BYTES, Pdu, Preamble, ReadyToTransfer,
+    Termination, Violation,
 };
 use proptest::prelude::*;
 
@@ -30,44 +30,22 @@ prop_compose! {
 
 fn pdus() -> impl Strategy<Value = Pdu> {
     prop_oneof![
-        (any::<(u16, u8, u32)>(), digests()).prop_map(
-            |((version, alignment, max_r2t), digests)| {
-                Pdu::IcReq(InitializeRequest {
-                    version,
-                    alignment,
-                    digests,
-                    max_r2t,
-                })
-            }
-        ),
-        (any::<(u16, u8, u32)>(), digests()).prop_map(
-            |((version, alignment, max_h2c_data), digests)| {
-                Pdu::IcResp(InitializeResponse {
-                    version,
-                    alignment,
-                    digests,
-                    max_h2c_data,
-                })
-            }
-        ),
+        (any::<(u16, u8, u32)>(), digests()).prop_map(|((version, alignment, max_r2t), digests)| {
+            Pdu::IcReq(InitializeRequest { version, alignment, digests, max_r2t })
+        }),
+        (any::<(u16, u8, u32)>(), digests()).prop_map(|((version, alignment, max_h2c_data), digests)| {
+            Pdu::IcResp(InitializeResponse { version, alignment, digests, max_h2c_data })
+        }),
         terminations().prop_map(Pdu::H2CTermReq),
         terminations().prop_map(Pdu::C2HTermReq),
         (any::<[[u8; 32]; 2]>(), 0..1u32 << 30).prop_map(|(halves, data_length)| {
-            Pdu::CapsuleCmd {
-                entry: halves.concat().try_into().unwrap(),
-                data_length,
-            }
+            Pdu::CapsuleCmd { entry: halves.concat().try_into().unwrap(), data_length }
         }),
         any::<[u8; 16]>().prop_map(|entry| Pdu::CapsuleResp { entry }),
         data_headers().prop_map(Pdu::H2CData),
         data_headers().prop_map(Pdu::C2HData),
         any::<(u16, u16, u32, u32)>().prop_map(|(command_id, tag, offset, length)| {
-            Pdu::R2T(ReadyToTransfer {
-                command_id,
-                tag,
-                offset,
-                length,
-            })
+            Pdu::R2T(ReadyToTransfer { command_id, tag, offset, length })
         }),
     ]
 }
@@ -79,9 +57,7 @@ fn decode(bytes: &[u8], digests: Digests) -> Result<Option<(Pdu, usize)>, Violat
     };
     let preamble = Preamble::decode(*raw, digests)?;
     match rest.get(..preamble.rest()) {
-        Some(rest) => preamble
-            .finish(rest)
-            .map(|pdu| Some((pdu, PREAMBLE_BYTES + rest.len()))),
+        Some(rest) => preamble.finish(rest).map(|pdu| Some((pdu, PREAMBLE_BYTES + rest.len()))),
         None => Ok(None),
     }
 }
@@ -144,18 +120,11 @@ proptest! {
 #[test]
 fn refusals_name_the_field() {
     let good = Pdu::CapsuleResp { entry: [0; 16] }.encode(&Layout::INITIAL);
-    let cases: [(usize, u8, &str); 4] = [
-        (0, 0x08, "PDU-Type"),
-        (2, 23, "HLEN"),
-        (4, 25, "PLEN"),
-        (1, 1, "FLAGS.HDGSTF"),
-    ];
+    let cases: [(usize, u8, &str); 4] =
+        [(0, 0x08, "PDU-Type"), (2, 23, "HLEN"), (4, 25, "PLEN"), (1, 1, "FLAGS.HDGSTF")];
     for (at, value, field) in cases {
         let mut bytes = good.clone();
         bytes[at] = value;
-        assert_eq!(
-            decode(&bytes, Layout::INITIAL.digests).unwrap_err().field,
-            field
-        );
+        assert_eq!(decode(&bytes, Layout::INITIAL.digests).unwrap_err().field, field);
     }
 }

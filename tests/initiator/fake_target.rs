@@ -10,8 +10,7 @@ use std::{
 };
 
 use corriente::initiator::pdu::{
-    DataHeader, Digests, InitializeResponse, Layout, PREAMBLE_BYTES, Pdu, Preamble,
-    ReadyToTransfer, digest::crc32c,
+    DataHeader, Digests, InitializeResponse, Layout, PREAMBLE_BYTES, Pdu, Preamble, ReadyToTransfer, digest::crc32c,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -103,11 +102,7 @@ impl Target {
 }
 
 pub fn state(blocks: usize) -> State {
-    State {
-        disk: Mutex::new(vec![0; blocks * BLOCK]),
-        in_capsule_bytes: 4096,
-        ..State::default()
-    }
+    State { disk: Mutex::new(vec![0; blocks * BLOCK]), in_capsule_bytes: 4096, ..State::default() }
 }
 
 /// A write whose data come on request.
@@ -129,14 +124,7 @@ struct Queue {
 impl Queue {
     fn new(stream: TcpStream, state: Arc<State>) -> Self {
         let (writes, event_requests) = (HashMap::new(), VecDeque::new());
-        Self {
-            stream,
-            state,
-            layout: Layout::INITIAL,
-            admin: true,
-            writes,
-            event_requests,
-        }
+        Self { stream, state, layout: Layout::INITIAL, admin: true, writes, event_requests }
     }
 
     /// Until the host goes away or something is not as it should be.
@@ -163,21 +151,12 @@ impl Queue {
             let mut data = vec![0; pdu.data_length() as usize];
             self.stream.read_exact(&mut data).await.ok()?;
             if preamble.data_digest() {
-                assert_eq!(
-                    self.stream.read_u32_le().await.ok()?,
-                    crc32c(&data),
-                    "data digest of the host"
-                );
+                assert_eq!(self.stream.read_u32_le().await.ok()?, crc32c(&data), "data digest of the host");
             }
             match pdu {
                 Pdu::IcReq(request) => {
                     let digests = request.digests;
-                    let response = InitializeResponse {
-                        version: 0,
-                        alignment: 0,
-                        digests,
-                        max_h2c_data: MAX_H2C_DATA,
-                    };
+                    let response = InitializeResponse { version: 0, alignment: 0, digests, max_h2c_data: MAX_H2C_DATA };
                     self.send(Pdu::IcResp(response), &[]).await?;
                     self.layout = Layout::new(digests, 0);
                 }
@@ -196,9 +175,7 @@ impl Queue {
             opcode => {
                 let fault = self.state.faults.lock().unwrap().get(&opcode).cloned();
                 match fault {
-                    Some(fault) if !matches!(fault, Fault::BadDigest) => {
-                        self.misbehave(fault, id).await
-                    }
+                    Some(fault) if !matches!(fault, Fault::BadDigest) => self.misbehave(fault, id).await,
                     fault => self.io(opcode, entry, id, data, fault.is_some()).await,
                 }
             }
@@ -301,14 +278,7 @@ impl Queue {
         page
     }
 
-    async fn io(
-        &mut self,
-        opcode: u8,
-        entry: &[u8; 64],
-        id: u16,
-        data: Vec<u8>,
-        bad_digest: bool,
-    ) -> Option<()> {
+    async fn io(&mut self, opcode: u8, entry: &[u8; 64], id: u16, data: Vec<u8>, bad_digest: bool) -> Option<()> {
         let start = u64::from_le_bytes(entry[40..48].try_into().unwrap()) as usize * BLOCK;
         let length = (usize::from(u16::from_le_bytes([entry[48], entry[49]])) + 1) * BLOCK;
         match opcode {
@@ -317,14 +287,7 @@ impl Queue {
                 return self.give(id, &data, bad_digest).await;
             }
             OPCODE_WRITE if data.is_empty() => {
-                self.writes.insert(
-                    id,
-                    Write {
-                        start,
-                        data: vec![0; length],
-                        received: 0,
-                    },
-                );
+                self.writes.insert(id, Write { start, data: vec![0; length], received: 0 });
                 return self.ask(id).await;
             }
             OPCODE_WRITE => {
@@ -348,12 +311,7 @@ impl Queue {
         self.state.requests.fetch_add(1, Ordering::SeqCst);
         let write = &self.writes[&id];
         let length = R2T_BYTES.min(write.data.len() - write.received) as u32;
-        let request = ReadyToTransfer {
-            command_id: id,
-            tag: id ^ 0x5555,
-            offset: write.received as u32,
-            length,
-        };
+        let request = ReadyToTransfer { command_id: id, tag: id ^ 0x5555, offset: write.received as u32, length };
         self.send(Pdu::R2T(request), &[]).await
     }
 
@@ -372,8 +330,7 @@ impl Queue {
             return self.ask(id).await;
         }
         let write = self.writes.remove(&id).unwrap();
-        self.state.disk.lock().unwrap()[write.start..write.start + write.data.len()]
-            .copy_from_slice(&write.data);
+        self.state.disk.lock().unwrap()[write.start..write.start + write.data.len()].copy_from_slice(&write.data);
         self.complete(id, 0, 0).await
     }
 
@@ -383,14 +340,8 @@ impl Queue {
         let (first, second) = data.split_at(data.len() / 2);
         for (offset, part, last) in [(0, first, false), (first.len(), second, true)] {
             let length = part.len() as u32;
-            let header = DataHeader {
-                command_id: id,
-                tag: 0,
-                offset: offset as u32,
-                length,
-                last,
-                success: last && success,
-            };
+            let header =
+                DataHeader { command_id: id, tag: 0, offset: offset as u32, length, last, success: last && success };
             let mut bytes = Pdu::C2HData(header).encode(&self.layout);
             bytes.extend_from_slice(part);
             if self.layout.digests.data {
@@ -398,21 +349,11 @@ impl Queue {
             }
             self.stream.write_all(&bytes).await.ok()?;
         }
-        if success {
-            Some(())
-        } else {
-            self.complete(id, 0, 0).await
-        }
+        if success { Some(()) } else { self.complete(id, 0, 0).await }
     }
 
     async fn complete(&mut self, id: u16, result: u64, status: u16) -> Option<()> {
-        self.send(
-            Pdu::CapsuleResp {
-                entry: completion(id, result, status),
-            },
-            &[],
-        )
-        .await
+        self.send(Pdu::CapsuleResp { entry: completion(id, result, status) }, &[]).await
     }
 
     async fn send(&mut self, pdu: Pdu, data: &[u8]) -> Option<()> {
@@ -445,11 +386,5 @@ fn discovery_page(entry: &[u8; 64]) -> Vec<u8> {
     log[offset..offset + length].to_vec()
 }
 
-pub const NO_DIGESTS: Digests = Digests {
-    header: false,
-    data: false,
-};
-pub const ALL_DIGESTS: Digests = Digests {
-    header: true,
-    data: true,
-};
+pub const NO_DIGESTS: Digests = Digests { header: false, data: false };
+pub const ALL_DIGESTS: Digests = Digests { header: true, data: true };

@@ -24,11 +24,7 @@ pub(super) async fn run(
     shared: &Shared,
     outgoing: &mpsc::WeakSender<Outgoing>,
 ) -> InitiatorError {
-    let mut receiver = Receiver {
-        socket: BufReader::with_capacity(BUFFER_BYTES, socket),
-        shared,
-        outgoing,
-    };
+    let mut receiver = Receiver { socket: BufReader::with_capacity(BUFFER_BYTES, socket), shared, outgoing };
     loop {
         if let Err(error) = receiver.one().await {
             return error;
@@ -45,21 +41,16 @@ struct Receiver<'a> {
 impl Receiver<'_> {
     async fn one(&mut self) -> Result<()> {
         let peer = &self.shared.peer;
-        let (preamble, pdu) =
-            read_header(&mut self.socket, self.shared.agreed.layout.digests, peer).await?;
+        let (preamble, pdu) = read_header(&mut self.socket, self.shared.agreed.layout.digests, peer).await?;
         match pdu {
             Pdu::CapsuleResp { entry } => {
-                let finished =
-                    self.with_queue(|queue| queue.complete(Completion::decode(&entry)))?;
+                let finished = self.with_queue(|queue| queue.complete(Completion::decode(&entry)))?;
                 self.reply(finished);
                 Ok(())
             }
             Pdu::C2HData(header) => self.data(header, preamble.data_digest()).await,
             Pdu::R2T(request) => self.ready_to_transfer(request),
-            Pdu::C2HTermReq(term) => Err(InitiatorError::Terminated {
-                peer: peer.clone(),
-                problem: term.text(),
-            }),
+            Pdu::C2HTermReq(term) => Err(InitiatorError::Terminated { peer: peer.clone(), problem: term.text() }),
             other => {
                 let violation = Violation::new(
                     "common header",
@@ -78,16 +69,9 @@ impl Receiver<'_> {
         let part = &mut room[start..start + header.length as usize];
         self.socket.read_exact(part).await.map_err(closed)?;
         if digest {
-            let (found, computed) = (
-                self.socket.read_u32_le().await.map_err(closed)?,
-                crc32c(part),
-            );
+            let (found, computed) = (self.socket.read_u32_le().await.map_err(closed)?, crc32c(part));
             if found != computed {
-                let violation = Violation::new(
-                    "C2HData",
-                    "DDGST",
-                    format!("{found:#010x}, computed {computed:#010x}"),
-                );
+                let violation = Violation::new("C2HData", "DDGST", format!("{found:#010x}, computed {computed:#010x}"));
                 return Err(InitiatorError::protocol(&self.shared.peer, violation));
             }
         }
@@ -105,11 +89,7 @@ impl Receiver<'_> {
         // Never a wait here: a receiver that waits for its sender, which waits for the peer, which waits for the
         // receiver, would stand still.
         outgoing.try_send(Outgoing::Data(transfer)).map_err(|_| {
-            let violation = Violation::new(
-                "R2T",
-                "TTAG",
-                "more requests at once than there are commands",
-            );
+            let violation = Violation::new("R2T", "TTAG", "more requests at once than there are commands");
             InitiatorError::protocol(&self.shared.peer, violation)
         })
     }
@@ -119,14 +99,12 @@ impl Receiver<'_> {
         act: impl FnOnce(&mut super::InFlight<Waiter>) -> std::result::Result<T, Violation>,
     ) -> Result<T> {
         match self.shared.lock().as_mut() {
-            Some(queue) => act(queue)
-                .map_err(|violation| InitiatorError::protocol(&self.shared.peer, violation)),
+            Some(queue) => act(queue).map_err(|violation| InitiatorError::protocol(&self.shared.peer, violation)),
             None => Err(self.shared.why_gone()),
         }
     }
 
     fn reply(&self, finished: Finished<Waiter>) {
-        self.shared
-            .reply(finished.owner, finished.completion, finished.data);
+        self.shared.reply(finished.owner, finished.completion, finished.data);
     }
 }

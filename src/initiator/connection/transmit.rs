@@ -23,27 +23,19 @@ pub(super) async fn run(
     shared: &Shared,
     mut queue: mpsc::Receiver<Outgoing>,
 ) -> InitiatorError {
-    let mut sender = Sender {
-        socket,
-        gathered: Vec::with_capacity(GATHER_BYTES),
-        shared,
-    };
+    let mut sender = Sender { socket, gathered: Vec::with_capacity(GATHER_BYTES), shared };
     loop {
         let sent = match queue.try_recv() {
             Ok(outgoing) => sender.send(outgoing).await,
             Err(TryRecvError::Disconnected) => {
-                return InitiatorError::Disconnected {
-                    peer: shared.peer.clone(),
-                };
+                return InitiatorError::Disconnected { peer: shared.peer.clone() };
             }
             Err(TryRecvError::Empty) => match sender.flush().await {
                 Err(error) => Err(error),
                 Ok(()) => match queue.recv().await {
                     Some(outgoing) => sender.send(outgoing).await,
                     None => {
-                        return InitiatorError::Disconnected {
-                            peer: shared.peer.clone(),
-                        };
+                        return InitiatorError::Disconnected { peer: shared.peer.clone() };
                     }
                 },
             },
@@ -65,24 +57,14 @@ impl Sender<'_> {
     async fn send(&mut self, outgoing: Outgoing) -> std::io::Result<()> {
         match outgoing {
             Outgoing::Command { entry, data } => {
-                self.write(
-                    Pdu::CapsuleCmd {
-                        entry,
-                        data_length: data.len() as u32,
-                    },
-                    &data,
-                )
-                .await
+                self.write(Pdu::CapsuleCmd { entry, data_length: data.len() as u32 }, &data).await
             }
             Outgoing::Data(transfer) => self.transfer(transfer).await,
         }
     }
 
     /// Answers an R2T, in PDUs of at most MAXH2CDATA.
-    async fn transfer(
-        &mut self,
-        HostTransfer { request, data }: HostTransfer,
-    ) -> std::io::Result<()> {
+    async fn transfer(&mut self, HostTransfer { request, data }: HostTransfer) -> std::io::Result<()> {
         let limit = self.shared.agreed.max_h2c_data;
         let mut sent = 0;
         for part in data.chunks(limit) {

@@ -13,20 +13,11 @@ pub struct Layout {
 
 impl Layout {
     /// The layout before the connection is initialised.
-    pub const INITIAL: Self = Self {
-        digests: Digests {
-            header: false,
-            data: false,
-        },
-        alignment: 4,
-    };
+    pub const INITIAL: Self = Self { digests: Digests { header: false, data: false }, alignment: 4 };
 
     /// The layout for a receiver that announced `alignment` (CPDA or HPDA: units of 4 bytes, zero based).
     pub fn new(digests: Digests, alignment: u8) -> Self {
-        Self {
-            digests,
-            alignment: (usize::from(alignment) + 1) * 4,
-        }
+        Self { digests, alignment: (usize::from(alignment) + 1) * 4 }
     }
 }
 
@@ -51,11 +42,7 @@ impl Pdu {
         bytes[0] = kind as u8;
         bytes[1] = self.flags() | digest_flags(header_digest, data_digest);
         bytes[2] = header_length as u8;
-        bytes[3] = if has_data && kind.carries_digests() {
-            data_offset as u8
-        } else {
-            0
-        };
+        bytes[3] = if has_data && kind.carries_digests() { data_offset as u8 } else { 0 };
         bytes[4..8].copy_from_slice(&total.to_le_bytes());
         self.encode_fields(&mut bytes);
         if header_digest {
