@@ -5,6 +5,7 @@ pub mod changes;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod initiator;
 pub mod mirror;
 pub mod name;
 pub mod ports;
