@@ -258,10 +258,10 @@ fn note(engine: &Engine, replica: &ReplicaName, problem: String) {
 
 async fn close_all(engine: &Engine, members: impl IntoIterator<Item = OpenedMember>) {
     for member in members {
-        let (replica, locality) = (member.open.replica.clone(), member.open.locality);
+        let open = member.open.clone();
         drop(member);
-        if locality == Locality::Remote {
-            attach::detach(&engine.context.control, &replica).await;
+        if open.locality == Locality::Remote {
+            attach::detach(&engine.context.control, &open.replica, open.address, false).await;
         }
     }
 }
@@ -281,11 +281,11 @@ impl MirrorHost for Host {
         })
     }
 
-    fn close(&self, member: OpenMember) -> BoxFuture<'static, ()> {
+    fn close(&self, member: OpenMember, failed: bool) -> BoxFuture<'static, ()> {
         let control = self.control.clone();
         Box::pin(async move {
             if member.locality == Locality::Remote {
-                attach::detach(&control, &member.replica).await;
+                attach::detach(&control, &member.replica, member.address, failed).await;
             }
         })
     }

@@ -10,9 +10,13 @@ use super::backend::Backend;
 use crate::error::{Error, Result};
 use crate::mirror::core::{Locality, OpenMember};
 use crate::mirror::{DiskFlush, MemberFlush, OpenedMember};
-use crate::name::{BdevName, NonEmpty, Nqn, ReplicaAddress, ReplicaName};
+use crate::name::{BdevName, LvolName, Nqn, ReplicaAddress, ReplicaName};
 use crate::spdk::bdev::{BdevEvent, OpenBdev};
+use crate::spdk::nvme::{self, Peer, TcpTarget};
 use crate::spdk::{Control, SpdkError};
+
+/// How long a peer that is asked whether it lives may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A replica's head on this node, ready to be opened.
 pub struct LocalHead {
@@ -46,7 +50,7 @@ pub async fn open(control: &Control, path: &ReplicaPath, limit: Duration) -> Res
             match open_bdev(control, name).await {
                 Ok(bdev) => Ok(member(path, Locality::Remote, bdev, MemberFlush::Bdev)),
                 Err(error) => {
-                    detach(control, &path.replica).await;
+                    detach(control, &path.replica, path.address, false).await;
                     Err(error)
                 }
             }
@@ -84,31 +88,19 @@ async fn open_bdev(control: &Control, name: BdevName) -> Result<Arc<OpenBdev>> {
 /// Attaches the replica's target and returns the one bdev it gave.
 async fn attach(control: &Control, path: &ReplicaPath, limit: Duration) -> Result<BdevName> {
     reachable(path, limit).await?;
-    let (replica, address) = (path.replica.clone(), path.address);
-    let attached = control.run(move |on| async move {
-        let target = crate::spdk::nvme::TcpTarget {
-            controller: controller_name(&replica),
-            address,
-            subsystem: Nqn::replica(&replica),
-            host: Nqn::internal_host(),
-        };
-        crate::spdk::nvme::attach_tcp(on, &target).await
-    });
-    let names: std::result::Result<NonEmpty<BdevName>, SpdkError> = match tokio::time::timeout(limit, attached).await {
-        Ok(names) => names,
-        Err(_) => {
-            let what = format!("attaching replica {} at {}", path.replica, path.address);
-            return Err(Error::Timeout { what, limit });
-        }
+    let controller = controller_name(&path.replica);
+    let target = TcpTarget {
+        address: path.address,
+        subsystem: Nqn::replica(&path.replica),
+        host: Nqn::internal_host(),
+        io_queues: IO_QUEUES,
     };
-    match names?.into_only() {
-        Ok(name) => Ok(name),
-        Err(several) => {
-            detach(control, &path.replica).await;
-            let problem = format!("its attach returned {} bdevs, exactly one is expected", several.count());
-            Err(Error::peer(format!("replica {} at {}", path.replica, path.address), problem))
-        }
-    }
+    let peer = format!("replica {} at {}", path.replica, path.address);
+    let attached = control.run(move |on| async move {
+        let names = nvme::attach_tcp(on, &controller, &target, limit).await?;
+        nvme::only(on, &controller, names, limit).await
+    });
+    attached.await.map_err(|error: SpdkError| Error::peer(peer, error.to_string()))
 }
 
 /// SPDK 20.07 connects on the reactor and waits for the kernel's own limit, so the address is tried from here first.
@@ -121,16 +113,28 @@ async fn reachable(path: &ReplicaPath, limit: Duration) -> Result<()> {
     }
 }
 
-/// Lets go of an attached replica; what cannot be detached is logged, as nobody could act on it here.
-pub async fn detach(control: &Control, replica: &ReplicaName) {
+/// Lets go of an attached replica. One that failed, or does not answer now, is told nothing and its I/O is aborted. What
+/// cannot be detached is logged, as nobody could act on it here.
+pub async fn detach(control: &Control, replica: &ReplicaName, address: ReplicaAddress, failed: bool) {
+    let answers = tokio::time::timeout(PROBE_LIMIT, tokio::net::TcpStream::connect(address.socket())).await;
+    let peer = if !failed && matches!(answers, Ok(Ok(_))) { Peer::Alive } else { Peer::Lost };
     let name = controller_name(replica);
-    let result = control.run(move |on| async move { crate::spdk::nvme::detach(on, &name).await }).await;
-    if let Err(error) = result {
+    let detached = control.run(move |on| async move {
+        if nvme::is_attached(on, &name) { nvme::detach(on, &name, peer, DETACH_LIMIT).await } else { Ok(()) }
+    });
+    if let Err(error) = detached.await {
         let error: SpdkError = error;
         tracing::warn!(%replica, %error, "a replica's controller could not be detached");
     }
 }
 
-fn controller_name(replica: &ReplicaName) -> crate::name::LvolName {
-    crate::name::LvolName::head(replica)
+/// Queues of a connection: one for the reactor of the mirror's channel, one to spare.
+const IO_QUEUES: u32 = 2;
+
+/// How long a controller may take to go.
+const DETACH_LIMIT: Duration = Duration::from_secs(10);
+
+/// The controller of a replica is named as the lvol it exposes; its bdev is what the attach returns.
+fn controller_name(replica: &ReplicaName) -> BdevName {
+    LvolName::head(replica).into()
 }

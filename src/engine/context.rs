@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::mirror::core::ReadPolicy;
 use crate::name::{ReplicaAddress, ReplicaName};
 use crate::ports::Ports;
-use crate::spdk::Control;
+use crate::spdk::{Capabilities, Control};
 
 /// A replica of this node: its control and its head.
 pub struct LocalReplica {
@@ -53,6 +53,8 @@ pub struct EngineLimits {
 pub struct EngineContext {
     /// The reactors.
     pub control: Control,
+    /// What the linked SPDK can do.
+    pub capabilities: Capabilities,
     /// This node's replicas.
     pub local: Arc<dyn LocalReplicas>,
     /// Other nodes.

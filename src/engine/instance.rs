@@ -11,6 +11,7 @@ use super::restore::job::RunningRestore;
 use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode};
 use super::target::Target;
 use crate::error::{Error, Result};
+use crate::mirror::core::ReadPolicy;
 use crate::mirror::{Mirror, MirrorStatus};
 use crate::name::{EngineName, ReplicaName, VolumeName};
 
@@ -237,6 +238,11 @@ impl Engine {
             })
         });
         futures::future::join_all(calls).await
+    }
+
+    /// Where reads of its mirror go.
+    pub fn read_policy(&self) -> ReadPolicy {
+        self.context.read_policy
     }
 
     /// Sets how many snapshots the volume may have; 0 for no limit.

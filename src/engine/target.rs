@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::name::{HostPort, Nguid, Nqn, spdk::volume_namespace_uuid};
 use crate::ports::PortRangeGuard;
 use crate::spdk::SpdkError;
-use crate::spdk::nvmf::{AllowedHosts, Export};
+use crate::spdk::nvmf::{self, Export, Hosts};
 
 /// An exported target. Its port is given back when this is dropped, after [`Engine::unexport`].
 pub(super) struct Target {
@@ -30,15 +30,15 @@ impl Engine {
             nqn: nqn.clone(),
             bdev: mirror.bdev().clone(),
             nguid: Nguid::volume(&self.volume),
-            uuid: Some(volume_namespace_uuid(&self.volume)),
-            hosts: AllowedHosts::Any,
+            uuid: volume_namespace_uuid(&self.volume),
+            hosts: Hosts::Any,
             listen: HostPort::new(self.context.data_ip, port.first())
                 .map_err(|error| Error::internal(self.object(), error.to_string()))?,
-            controller_id: controller_id(self.name.as_str()),
+            controller_id: Some(controller_id(self.name.as_str())),
+            ana: self.context.capabilities.ana,
         };
-        self.context.control.run(move |on| async move { crate::spdk::nvmf::export(on, &export).await }).await.map_err(
-            |error: SpdkError| Error::from(error),
-        )?;
+        let exported = self.context.control.run(move |on| async move { nvmf::export(on, &export).await });
+        exported.await.map_err(|error: SpdkError| Error::from(error))?;
         *target = Some(Target { nqn, port });
         Ok(())
     }
@@ -48,7 +48,7 @@ impl Engine {
         let mut target = self.target.lock().await;
         let Some(exported) = target.as_ref() else { return Ok(()) };
         let nqn = exported.nqn.clone();
-        let done = self.context.control.run(move |on| async move { crate::spdk::nvmf::unexport(on, &nqn).await });
+        let done = self.context.control.run(move |on| async move { nvmf::unexport(on, &nqn).await });
         done.await.map_err(|error: SpdkError| Error::from(error))?;
         *target = None;
         Ok(())
