@@ -5,8 +5,8 @@
 
 static cs_bdev_event_cb g_event_cb;
 
-static enum spdk_bdev_io_type
-to_spdk_type(enum cs_io_type type)
+enum spdk_bdev_io_type
+cs_spdk_io_type(enum cs_io_type type)
 {
 	switch (type) {
 	case CS_IO_READ:
@@ -56,6 +56,22 @@ cs_bdev_open(const char *name, bool write, void *arg, struct spdk_bdev_desc **ou
 	return spdk_bdev_open_ext(name, write, bdev_event, arg, out);
 }
 
+bool
+cs_bdev_is_claimed(const struct spdk_bdev *bdev)
+{
+#if CS_SPDK_SINCE(23, 5)
+	return bdev->internal.claim_type != SPDK_BDEV_CLAIM_NONE;
+#else
+	return bdev->internal.claim_module != NULL;
+#endif
+}
+
+bool
+cs_bdev_is_open(struct spdk_bdev *bdev)
+{
+	return !TAILQ_EMPTY(&bdev->internal.open_descs);
+}
+
 static void
 fill_info(struct spdk_bdev *bdev, struct cs_bdev_info *out)
 {
@@ -68,15 +84,11 @@ fill_info(struct spdk_bdev *bdev, struct cs_bdev_info *out)
 	out->write_unit_blocks = spdk_bdev_get_write_unit_size(bdev);
 	out->alignment = spdk_bdev_get_buf_align(bdev);
 	for (int type = CS_IO_READ; type <= CS_IO_WRITE_ZEROES; type++) {
-		if (spdk_bdev_io_type_supported(bdev, to_spdk_type(type))) {
+		if (spdk_bdev_io_type_supported(bdev, cs_spdk_io_type(type))) {
 			out->io_types |= 1u << type;
 		}
 	}
-#if CS_SPDK_SINCE(23, 5)
-	out->claimed = bdev->internal.claim_type != SPDK_BDEV_CLAIM_NONE;
-#else
-	out->claimed = bdev->internal.claim_module != NULL;
-#endif
+	out->claimed = cs_bdev_is_claimed(bdev);
 }
 
 void

@@ -214,4 +214,141 @@ void cs_vio_complete(struct spdk_bdev_io *io, bool success);
 /* Completes with a generic NVMe status, see the NVMe specification. */
 void cs_vio_complete_nvme(struct spdk_bdev_io *io, int sct, int sc);
 
+/* ------------------------------------------------------------------ basebdev.c: disks */
+
+enum cs_error_kind {
+	/* The I/O completes with an error. */
+	CS_ERROR_FAIL = 1,
+	/* The I/O never completes until the bdev is reset or deleted. */
+	CS_ERROR_HANG = 2,
+};
+
+/* `uuid` is 16 bytes or NULL for a random one. */
+int cs_malloc_create(const char *name, const uint8_t *uuid, uint64_t block_count, uint32_t block_size);
+int cs_null_create(const char *name, const uint8_t *uuid, uint64_t block_count, uint32_t block_size);
+/* A file or block device; its size must be a multiple of `block_size`. 20.07 ignores `uuid`. */
+int cs_aio_create(const char *name, const char *path, uint32_t block_size, const uint8_t *uuid);
+/* Puts the bdev "EE_<base>" over `base`. */
+int cs_error_create(const char *base);
+/*
+ * The next `count` I/Os of `type` (CS_IO_OTHER: of any) end as `kind` says; 0 takes the fault away.
+ * -EINVAL for resets and write-zeroes, which cannot be made to fail.
+ */
+int cs_error_inject(const char *name, enum cs_io_type type, enum cs_error_kind kind, uint32_t count);
+/* Puts `name` over `base`; each latency is the average, its 99th percentile the same. */
+int cs_delay_create(const char *base, const char *name, uint64_t read_us, uint64_t write_us);
+int cs_delay_set(const char *name, uint64_t read_us, uint64_t write_us);
+/*
+ * Deletes any bdev of this section by the function of its own module. -EBUSY while it is open
+ * or claimed, -ENOTSUP for a bdev of another kind.
+ */
+void cs_base_delete(const char *name, cs_done_cb cb, void *arg);
+
+/* ------------------------------------------------------------------ lvs.c: lvol stores */
+
+/* How clusters are made unreadable when they are given back. */
+enum cs_clear {
+	CS_CLEAR_NONE = 1,
+	CS_CLEAR_UNMAP = 2,
+	CS_CLEAR_WRITE_ZEROES = 3,
+};
+
+struct cs_lvs_info {
+	/* Both live until the store is renamed or unloaded; copy them at once. */
+	const char *name;
+	const char *base;
+	uint8_t uuid[16];
+	uint32_t cluster_size;
+	uint32_t block_size;
+	uint64_t total_clusters;
+	uint64_t free_clusters;
+};
+typedef void (*cs_lvs_info_cb)(void *arg, const struct cs_lvs_info *info);
+
+/* Formats `base`. -EBUSY when it is claimed or open for writing. */
+void cs_lvs_create(const char *base, const char *name, uint32_t cluster_size, enum cs_clear clear,
+		   cs_done_cb cb, void *arg);
+/*
+ * Loads the store that `base` carries. Success also when it is loaded already. -ENOENT when the
+ * first block has no blobstore's signature; -EILSEQ when it has, but the store did not load (it
+ * is damaged, or a store of the same name is loaded). -EBUSY while another load runs.
+ */
+void cs_lvs_load(const char *base, cs_done_cb cb, void *arg);
+/* Both: -EBUSY while one of its lvols is open, -ENODEV when there is none of this name. */
+void cs_lvs_unload(const char *name, cs_done_cb cb, void *arg);
+void cs_lvs_destroy(const char *name, cs_done_cb cb, void *arg);
+void cs_lvs_rename(const char *name, const char *new_name, cs_done_cb cb, void *arg);
+int cs_lvs_info(const char *name, cs_lvs_info_cb cb, void *arg);
+/* The store on this base bdev. */
+int cs_lvs_on(const char *base, cs_lvs_info_cb cb, void *arg);
+void cs_lvs_list(cs_lvs_info_cb cb, void *arg);
+
+/* ------------------------------------------------------------------ lvol.c: lvols */
+
+struct cs_lvol_info {
+	/* All live until the lvol is renamed or deleted; copy them at once. */
+	const char *name;
+	/* NULL for an lvol that could not be registered as a bdev. */
+	const char *bdev;
+	/* NULL for an lvol without parent. */
+	const char *parent;
+	uint8_t uuid[16];
+	uint64_t size;
+	uint64_t clusters;
+	/* Clusters of its own, without its parents'. */
+	uint64_t allocated_clusters;
+	uint64_t children;
+	bool thin;
+	/* Neither its data nor its size can change: it was made by a snapshot. */
+	bool read_only;
+	/* Somebody has its bdev open: an export, a mirror, a copy. */
+	bool open;
+};
+typedef void (*cs_lvol_info_cb)(void *arg, const struct cs_lvol_info *info);
+
+struct cs_xattr {
+	const char *name;
+	/* NULL removes the xattr; removing one that is not there is no error. */
+	const void *value;
+	uint16_t length;
+};
+
+/*
+ * An lvol is named by its store's name and its own. -ENODEV when there is none. Functions that
+ * change it answer -EBUSY while another such operation on it, its parent or its child runs.
+ */
+int cs_lvol_info(const char *lvs, const char *lvol, cs_lvol_info_cb cb, void *arg);
+int cs_lvol_list(const char *lvs, cs_lvol_info_cb cb, void *arg);
+int cs_lvol_children(const char *lvs, const char *lvol, cs_name_cb cb, void *arg);
+/* `bytes` is rounded up to clusters. */
+void cs_lvol_create(const char *lvs, const char *lvol, uint64_t bytes, bool thin, enum cs_clear clear,
+		    cs_done_cb cb, void *arg);
+/* `lvol` goes on as a clone of the new read-only `snapshot`; it keeps its xattrs, the snapshot gets none. */
+void cs_lvol_snapshot(const char *lvs, const char *lvol, const char *snapshot, cs_done_cb cb, void *arg);
+/* -EINVAL unless `snapshot` is read-only. The clone gets the snapshot's clear method, and no xattrs. */
+void cs_lvol_clone(const char *lvs, const char *snapshot, const char *clone, cs_done_cb cb, void *arg);
+void cs_lvol_rename(const char *lvs, const char *lvol, const char *new_name, cs_done_cb cb, void *arg);
+/* -EINVAL for a smaller size, -EPERM for a snapshot. */
+void cs_lvol_grow(const char *lvs, const char *lvol, uint64_t bytes, cs_done_cb cb, void *arg);
+/*
+ * A snapshot with one child is merged into it; with more: -ENOTEMPTY. -EBUSY while it is open.
+ */
+void cs_lvol_delete(const char *lvs, const char *lvol, cs_done_cb cb, void *arg);
+/* Copies all of its parents' clusters into it; it has no parent then and is thick. -EPERM for a snapshot. */
+void cs_lvol_inflate(const char *lvs, const char *lvol, cs_done_cb cb, void *arg);
+/* Copies its parent's own clusters into it; its grandparent is its parent then. -EPERM for a snapshot. */
+void cs_lvol_decouple(const char *lvs, const char *lvol, cs_done_cb cb, void *arg);
+/* Sets bit i of `bits` for each cluster i of its own; `size` is in bytes. -ENOSPC when that is too small. */
+int cs_lvol_cluster_map(const char *lvs, const char *lvol, uint8_t *bits, size_t size);
+/* Copies out. -ENOENT when it has none of this name, -ENOSPC when `size` is too small. */
+int cs_lvol_xattr_get(const char *lvs, const char *lvol, const char *name, void *buffer, size_t size,
+		      size_t *length);
+int cs_lvol_xattr_names(const char *lvs, const char *lvol, cs_name_cb cb, void *arg);
+/*
+ * All of `items` in one write of the metadata, on a snapshot too. The names "name" and "uuid" are
+ * the lvol module's own: -EINVAL. After an error the store holds either the old or the new values.
+ */
+void cs_lvol_xattr_apply(const char *lvs, const char *lvol, const struct cs_xattr *items, size_t count,
+			 cs_done_cb cb, void *arg);
+
 #endif

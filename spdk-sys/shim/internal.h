@@ -18,4 +18,11 @@
 
 #define CS_SPDK_SINCE(year, month) (SPDK_VERSION >= SPDK_VERSION_NUM(year, month, 0))
 
+/* bdev.c: SPDK's number of one of our I/O types. */
+enum spdk_bdev_io_type cs_spdk_io_type(enum cs_io_type type);
+/* bdev.c: whether anybody has the bdev open. */
+bool cs_bdev_is_open(struct spdk_bdev *bdev);
+/* bdev.c: whether a module has claimed the bdev. */
+bool cs_bdev_is_claimed(const struct spdk_bdev *bdev);
+
 #endif
