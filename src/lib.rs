@@ -1,7 +1,9 @@
 //! Corriente: a storage data-plane engine for one Linux node.
 
+pub mod backup;
 pub mod config;
 pub mod error;
+pub mod mirror;
 pub mod name;
 pub mod rpc;
 pub mod spdk;

@@ -35,7 +35,7 @@ add_pages() {
   local owner=$1 wanted promised=0 added=0 missing before
   wanted=$((($2 + HUGEPAGE_MIB - 1) / HUGEPAGE_MIB))
   [[ -d $HUGEPAGES_POOL ]] || die "this kernel offers no 2 MiB hugepages" \
-    "run nodes without them: memory = \"no-huge\" in the node's configuration"
+    "run nodes without them: memory.mode = \"no-huge\" in the node's configuration"
   drop_dead_owners
   mount_hugepages
   if [[ -f $HUGEPAGES_OWNERS/$owner ]]; then read -r promised added <"$HUGEPAGES_OWNERS/$owner"; fi
@@ -69,7 +69,7 @@ require_memory_for() {
   available=$(memory_available_mib)
   (($1 + MEMORY_LEFT_MIB <= available)) || die \
     "too little memory for hugepages: $1 MiB more are needed, $available MiB are available, $MEMORY_LEFT_MIB MiB of them stay free" \
-    "ask for less (scripts/setup --hugepages MIB), or run nodes without: memory = \"no-huge\" in the node's configuration"
+    "ask for less (scripts/setup --hugepages MIB), or run nodes without: memory.mode = \"no-huge\" in the node's configuration"
 }
 
 # grow_pool BEFORE MISSING: the kernel gives what it finds in one piece; compacting memory lets it find more.

@@ -11,6 +11,8 @@ require_spdk() {
     say "SPDK: $(spdk_version "$SPDK_DIR") from SPDK_DIR=$SPDK_DIR"
     return
   fi
+  # Cargo's build script reads it too, from another directory.
+  [[ $SPDK_CACHE == /* ]] || die "CORRIENTE_CACHE must be an absolute path, it is '$CORRIENTE_CACHE'"
   mkdir -p "$SPDK_CACHE"
   # One build at a time, whichever checkout asks; the others wait and then find it done.
   local lock
@@ -52,9 +54,9 @@ check_spdk_tree() {
     [[ -f $dir/$file ]] || die "SPDK_DIR=$dir is not an SPDK source tree: it has no $file" \
       "an installed prefix is not enough, internal headers are needed: see docs/setup.md"
   done
-  for file in include/spdk/config.h include/spdk/version.h build/lib/libspdk_bdev.a build/lib/libspdk_nvmf.a; do
-    [[ -f $dir/$file || -f $dir/build/$file ]] || die "SPDK_DIR=$dir is not configured and built: it has no $file" \
-      "configure and make it with static libraries: see docs/setup.md"
+  for file in include/spdk/version.h build/lib/libspdk_{bdev,nvmf,env_dpdk}.a dpdk/build/lib/librte_eal.a; do
+    [[ -f $dir/$file ]] || die "SPDK_DIR=$dir is not configured and built: it has no $file" \
+      "configure and make it, with static libraries and the DPDK of its own tree: see docs/setup.md"
   done
   spdk_version_accepted "$(spdk_version "$dir")" || die \
     "SPDK_DIR=$dir is SPDK $(spdk_version "$dir"); 20.07, or 24.09 and newer, are supported" \
@@ -62,12 +64,9 @@ check_spdk_tree() {
 }
 
 spdk_version() {
-  local header=$1/include/spdk/version.h
-  # Since 25.05 the header is generated.
-  [[ -f $header ]] || header=$1/build/include/spdk/version.h
   awk '$1 == "#define" && $2 == "SPDK_VERSION_MAJOR" { major = $3 }
     $1 == "#define" && $2 == "SPDK_VERSION_MINOR" { minor = $3 }
-    END { printf "%d.%02d", major, minor }' "$header"
+    END { printf "%d.%02d", major, minor }' "$1/include/spdk/version.h"
 }
 
 spdk_version_accepted() { [[ $1 == 20.07 ]] || version_at_least "$1" 24.09; }

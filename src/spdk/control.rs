@@ -24,6 +24,47 @@ impl OnThread {
     }
 }
 
+/// An answer that some other thread will give to a thread of ours; see [`OnThread::expect`].
+pub struct Reply<T: Send + 'static> {
+    reactor: Arc<ReactorShared>,
+    key: u64,
+    sent: bool,
+    answer: PhantomData<fn(T)>,
+}
+
+impl<T: Send + 'static> Reply<T> {
+    /// Gives the answer, from any thread.
+    pub fn send(mut self, value: T) {
+        self.sent = true;
+        self.reactor.answer(self.key, Box::new(Some(value)));
+    }
+}
+
+impl<T: Send + 'static> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if !self.sent {
+            self.reactor.answer(self.key, Box::new(None::<T>));
+        }
+    }
+}
+
+impl OnThread {
+    /// Keeps `then` on this thread until the returned reply is given, wherever that happens. `then` gets `None` when the
+    /// reply is dropped instead.
+    pub fn expect<T: Send + 'static>(self, then: impl FnOnce(Option<T>) + 'static) -> Reply<T> {
+        let (reactor, key) = super::reactor::keep(Box::new(move |value| {
+            // The key belongs to one reply of this type, so the downcast cannot fail.
+            then(value.downcast::<Option<T>>().ok().and_then(|value| *value));
+        }));
+        Reply { reactor, key, sent: false, answer: PhantomData }
+    }
+
+    /// Adds a future to this thread's own; it runs until it ends.
+    pub fn spawn(self, future: impl Future<Output = ()> + 'static) {
+        super::reactor::spawn(future);
+    }
+}
+
 impl OnControl {
     /// # Safety
     /// As [`OnThread::new`], and the thread is the application thread.

@@ -198,7 +198,7 @@ fn first_reactor(config: &EnvironmentConfig, report: &std::sync::mpsc::Sender<Re
     }
     let reactors = REACTORS.get().expect("set before this thread was made");
     for shared in &reactors[1..] {
-        let argument = Arc::as_ptr(shared).cast_mut().cast::<c_void>();
+        let argument = std::ptr::from_ref(shared).cast_mut().cast::<c_void>();
         // SAFETY: the core is one of the environment's, and the reactor's state is kept alive by REACTORS for ever.
         let rc = unsafe { sys::cs_env_launch(shared.core, Some(other_reactor), argument) };
         if let Err(errno) = Errno::check(rc) {
@@ -285,7 +285,7 @@ fn start_subsystems_when_running(config: &EnvironmentConfig, report: std::sync::
 
 unsafe extern "C" fn other_reactor(argument: *mut c_void) -> c_int {
     // SAFETY: the argument is the state that REACTORS keeps alive for ever.
-    reactor::run(unsafe { &*argument.cast::<ReactorShared>() });
+    reactor::run(unsafe { &*argument.cast::<Arc<ReactorShared>>() });
     0
 }
 

@@ -4,7 +4,10 @@
 //! nothing to do for a while naps: short at first, at most [`NAP_MAX`], never past the next timed poller, and woken by
 //! a post to its mailbox. The first work it finds puts it back to spinning.
 
+use std::any::Any;
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -57,6 +60,41 @@ pub struct Load {
     pub nap_ns: u64,
 }
 
+/// An answer on its way to a reactor: the key it is expected under, and the value.
+type Answer = (u64, Box<dyn Any + Send>);
+/// What a reactor does with an answer.
+type Continuation = Box<dyn FnOnce(Box<dyn Any + Send>)>;
+
+/// What only the reactor's own OS thread sees, reachable from the tokens.
+struct LocalState {
+    shared: Arc<ReactorShared>,
+    executor: Rc<Executor>,
+    expected: HashMap<u64, Continuation>,
+    next_key: u64,
+}
+
+thread_local! {
+    static LOCAL: RefCell<Option<LocalState>> = const { RefCell::new(None) };
+}
+
+/// Keeps a continuation on the calling reactor; its answer comes by [`ReactorShared::answer`] under the returned key.
+pub(super) fn keep(continuation: Continuation) -> (Arc<ReactorShared>, u64) {
+    LOCAL.with_borrow_mut(|local| {
+        let local = local.as_mut().expect("an OnThread token exists only on a reactor");
+        let key = local.next_key;
+        local.next_key += 1;
+        local.expected.insert(key, continuation);
+        (local.shared.clone(), key)
+    })
+}
+
+/// Adds a future to the calling reactor.
+pub(super) fn spawn(future: impl Future<Output = ()> + 'static) {
+    let executor =
+        LOCAL.with_borrow(|local| local.as_ref().expect("an OnThread token exists only on a reactor").executor.clone());
+    executor.spawn(future);
+}
+
 /// A pointer to an SPDK thread on its way to its reactor.
 struct ThreadPointer(*mut sys::spdk_thread);
 // SAFETY: spdk_thread is made to be handed to whichever OS thread polls it; only the receiving reactor uses the pointer.
@@ -67,6 +105,8 @@ pub(super) struct ReactorShared {
     pub(super) core: u32,
     mailbox: ArrayQueue<Job>,
     arrivals: SegQueue<ThreadPointer>,
+    /// Bounded by what the reactor itself expects.
+    answers: SegQueue<Answer>,
     os_thread: OnceLock<std::thread::Thread>,
     stopping: AtomicBool,
     stopped: AtomicBool,
@@ -82,6 +122,7 @@ impl ReactorShared {
             core,
             mailbox: ArrayQueue::new(MAILBOX_LIMIT),
             arrivals: SegQueue::new(),
+            answers: SegQueue::new(),
             os_thread: OnceLock::new(),
             stopping: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -108,6 +149,12 @@ impl ReactorShared {
         self.wake();
     }
 
+    /// Delivers what the reactor expects under `key`.
+    pub(super) fn answer(&self, key: u64, value: Box<dyn Any + Send>) {
+        self.answers.push((key, value));
+        self.wake();
+    }
+
     /// Asks the loop to end once its SPDK threads have exited.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -130,6 +177,10 @@ impl ReactorShared {
         }
     }
 
+    fn is_quiet(&self) -> bool {
+        self.mailbox.is_empty() && self.arrivals.is_empty() && self.answers.is_empty()
+    }
+
     fn wake(&self) {
         if let Some(thread) = self.os_thread.get() {
             thread.unpark();
@@ -140,28 +191,32 @@ impl ReactorShared {
 /// The loop's own state, on the reactor's OS thread.
 struct Loop<'a> {
     shared: &'a ReactorShared,
-    executor: Executor,
+    executor: Rc<Executor>,
     /// The first is the reactor's own: it runs the mailbox and the local futures.
     threads: RefCell<Vec<*mut sys::spdk_thread>>,
     ticks_per_us: u64,
 }
 
 /// Runs the calling OS thread, already pinned, as a reactor until [`ReactorShared::stop`].
-pub(super) fn run(shared: &ReactorShared) {
+pub(super) fn run(shared: &Arc<ReactorShared>) {
     let _ = shared.os_thread.set(std::thread::current());
+    let executor = Rc::new(Executor::new());
+    LOCAL.set(Some(LocalState {
+        shared: shared.clone(),
+        executor: executor.clone(),
+        expected: HashMap::new(),
+        next_key: 0,
+    }));
     shorten_timer_slack();
     // SAFETY: reads a constant that the environment set at its start.
     let ticks_hz = unsafe { sys::spdk_get_ticks_hz() };
-    let reactor = Loop {
-        shared,
-        executor: Executor::new(),
-        threads: RefCell::new(Vec::new()),
-        ticks_per_us: (ticks_hz / 1_000_000).max(1),
-    };
+    let reactor =
+        Loop { shared, executor, threads: RefCell::new(Vec::new()), ticks_per_us: (ticks_hz / 1_000_000).max(1) };
     reactor.run();
     shared.stopped.store(true, Ordering::Release);
     // Whoever still waits for an answer learns now that none will come.
     while shared.mailbox.pop().is_some() {}
+    LOCAL.set(None);
 }
 
 /// The kernel rounds a sleep up by 50 us by default, as much as the shortest nap itself.
@@ -202,6 +257,7 @@ impl Loop<'_> {
             // SAFETY: `own` is a live thread of this reactor, and nothing else sets the thread of this OS thread meanwhile.
             unsafe { sys::spdk_set_thread(own) };
             worked |= self.run_mailbox();
+            worked |= self.take_answers();
             worked |= self.executor.turn();
             // SAFETY: clears what was set above.
             unsafe { sys::spdk_set_thread(std::ptr::null_mut()) };
@@ -222,6 +278,19 @@ impl Loop<'_> {
             let Some(job) = self.shared.mailbox.pop() else { break };
             // SAFETY: `turn` has set this reactor's own SPDK thread.
             job(unsafe { OnThread::new() }, &Spawner(&self.executor));
+            worked = true;
+        }
+        worked
+    }
+
+    fn take_answers(&self) -> bool {
+        let mut worked = false;
+        while let Some((key, value)) = self.shared.answers.pop() {
+            let continuation =
+                LOCAL.with_borrow_mut(|local| local.as_mut().and_then(|local| local.expected.remove(&key)));
+            if let Some(continuation) = continuation {
+                continuation(value);
+            }
             worked = true;
         }
         worked
@@ -269,7 +338,7 @@ impl Loop<'_> {
                 length = length.min(Duration::from_micros(expiry.saturating_sub(now) / self.ticks_per_us));
             }
         }
-        if length < NAP_MIN / 2 || !self.shared.mailbox.is_empty() || !self.shared.arrivals.is_empty() {
+        if length < NAP_MIN / 2 || !self.shared.is_quiet() {
             return;
         }
         std::thread::park_timeout(length);

@@ -187,11 +187,56 @@ impl<V: Vdev> Fork<V> {
         }
     }
 
+    /// Counts a leg that is no I/O on a bdev (a disk's own flush, say); it ends by the pledge.
+    pub fn pledge(&mut self, leg: u8) -> Pledge<V> {
+        assert!((leg as usize) < MAX_LEGS);
+        let context = self.io.context;
+        // SAFETY: as in `submit`; the pledge owns the count.
+        unsafe { (*context.as_ptr()).outstanding += 1 };
+        Pledge { context, leg }
+    }
+
     /// All legs are on their way (or back already).
     pub fn finish(self) {
         let context = self.io.context.as_ptr();
         // SAFETY: the fork's own count is given back once, here, as `finish` consumes it.
         unsafe { release::<V>(context) };
+    }
+}
+
+/// A leg that ends by [`Pledge::redeem`], on the thread of its I/O. Dropping it ends it with an error.
+pub struct Pledge<V: Vdev> {
+    context: NonNull<Context<V>>,
+    leg: u8,
+}
+
+impl<V: Vdev> Pledge<V> {
+    /// Ends the leg.
+    pub fn redeem(self, result: Result<(), LegError>) {
+        let (context, leg) = (self.context.as_ptr(), self.leg);
+        std::mem::forget(self);
+        // SAFETY: the pledge owns one count of the I/O, so its context is alive; it is !Send, so this is its thread.
+        unsafe { note_leg::<V>(context, leg, result) };
+    }
+}
+
+impl<V: Vdev> Drop for Pledge<V> {
+    fn drop(&mut self) {
+        // SAFETY: as in `redeem`, which forgets the value before it could be dropped.
+        unsafe { note_leg::<V>(self.context.as_ptr(), self.leg, Err(LegError::Refused(Errno::EIO))) };
+    }
+}
+
+/// Tells the device of a leg's end and gives its count back.
+///
+/// # Safety
+/// The caller owns one count of the I/O, which is gone afterwards.
+unsafe fn note_leg<V: Vdev>(context: *mut Context<V>, leg: u8, result: Result<(), LegError>) {
+    // SAFETY: a counted leg keeps the parent I/O, thus context, device and channel, alive. `state` is borrowed by
+    // nobody: a Fork lends it only between submits, and a Vio does not exist while legs are out.
+    unsafe {
+        (*(*context).device).leg_done(&*(*context).channel, &mut (*context).state, leg, result);
+        release::<V>(context);
     }
 }
 
@@ -256,15 +301,14 @@ unsafe extern "C" fn leg_complete<V: Vdev>(io: *mut sys::spdk_bdev_io, success: 
 }
 
 /// # Safety
-/// The leg is outstanding; it is not afterwards.
+/// The leg is outstanding and holds a channel reference; both are gone afterwards.
 unsafe fn leg_over<V: Vdev>(context: *mut Context<V>, leg: u8, result: Result<(), LegError>) {
-    // SAFETY: an outstanding leg keeps the parent I/O, thus context, device and channel, alive. `state` is borrowed by
-    // nobody: a Fork lends it only between submits, and a Vio does not exist while legs are out.
+    // SAFETY: the leg's count keeps the context alive until note_leg has given it back; the reference is the one that
+    // Fork::submit stored.
     unsafe {
-        (*(*context).device).leg_done(&*(*context).channel, &mut (*context).state, leg, result);
         let channel = std::mem::replace(&mut (*context).legs[leg as usize], std::ptr::null());
+        note_leg::<V>(context, leg, result);
         drop(Rc::from_raw(channel));
-        release::<V>(context);
     }
 }
 

@@ -1,0 +1,17 @@
+//! RAID1: one block device over 1 to 8 members, each the head of a replica.
+//!
+//! - [`core`]: who the members are, what an acknowledgement needs, what happens when one fails. Sans-I/O: events and
+//!   answers in, actions out, so that `tests/sim.rs` can run it under virtual time with faults.
+//! - [`member`]: a member as the mirror has it open.
+//! - `device`: the bdev, the hot path: one [`core::ChannelState`] a reactor, one tracker an I/O.
+//! - `driver`: runs [`core::control::MirrorCore`] on the control thread.
+//! - [`handle`]: what the owner holds.
+
+pub mod core;
+mod device;
+mod driver;
+pub mod handle;
+pub mod member;
+
+pub use handle::{MemberStatus, Mirror, MirrorHost, MirrorParts, MirrorStatus, PauseGuard};
+pub use member::{DiskFlush, MemberFlush, OpenedMember};

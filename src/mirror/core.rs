@@ -1,0 +1,47 @@
+//! The mirror without its I/O: pure state machines, no clock, no allocation after construction.
+//!
+//! Two halves, joined by a small value, the [`IoView`]:
+//!
+//! - [`control`]: one [`MirrorCore`] per mirror on its control thread. It takes [`Event`]s (a member failed, a
+//!   generation is durable, all channels have the view) and returns [`Action`]s (publish a view, persist a
+//!   generation, close a member).
+//! - [`channel`]: one [`ChannelState`] per reactor: the view in force there, and what was counted and reported. Each
+//!   I/O carries a [`WriteTracker`] or [`ReadTracker`] inline, and asks nobody else while nothing fails.
+//!
+//! The rule that both serve (DESIGN §5): *a write that some member missed is acknowledged only after every survivor
+//! holds, durably, a generation that the member lacks, and after no channel reads from that member any more.*
+//!
+//! Around them: [`members`] (names and addresses by index), [`generation`] and [`assembly`] (who may take part after a
+//! restart), [`policy`] (where to read), [`deadline`] (who does not answer).
+//!
+//! What comes with resync has its place ready: a dirty-region log hooks in where a write starts
+//! ([`ChannelState::begin_write`]) and where a view excludes a member ([`MirrorCore`]'s drop); a member returning within
+//! its window joins like a new one, [`MemberMode::Wo`], with fewer regions to copy.
+
+#![forbid(unsafe_code)]
+
+pub mod assembly;
+pub mod channel;
+pub mod control;
+pub mod deadline;
+pub mod generation;
+pub mod mask;
+pub mod members;
+pub mod policy;
+pub mod read;
+pub mod view;
+pub mod write;
+
+pub use assembly::{Assembly, AssemblyError, Candidate, Found, Missing, assemble, salvage};
+pub use channel::{ChannelState, Unavailable};
+pub use control::{
+    Action, Actions, Event, Health, MemberMode, MirrorCore, Notice, OutReason, PauseId, Refusal, Status,
+};
+pub use deadline::{DeadlineWheel, Expiry, Ticket};
+pub use generation::{Generation, GenerationRecord, Incarnation};
+pub use mask::{MAX_MEMBERS, MemberIndex, MemberMask};
+pub use members::{Locality, Members, MembersError, OpenMember};
+pub use policy::ReadPolicy;
+pub use read::{ReadOutcome, ReadTracker};
+pub use view::{Epoch, FailureCause, IoView, MemberOp};
+pub use write::{WriteOutcome, WriteTracker};

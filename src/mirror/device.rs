@@ -1,0 +1,373 @@
+//! The mirror's bdev: the hot path. Each client I/O runs through the trackers of [`super::core`] on its own channel;
+//! what a channel learns about members goes to the driver as a report.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::channel::mpsc::UnboundedSender;
+
+use super::core::control::PauseId;
+use super::core::{
+    ChannelState, FailureCause, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome, ReadPolicy,
+    ReadTracker, WriteOutcome, WriteTracker,
+};
+use super::member::{MemberFlush, OpenedMember};
+use crate::spdk::bdev::{IoChannel, IoKind};
+use crate::spdk::vdev::{LegError, Vdev, Vio};
+use crate::spdk::{Errno, OnThread};
+
+/// What a channel tells the driver. Bounded: a member is reported once a view, a pause drains once.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Report {
+    /// I/O to a member failed.
+    MemberError { member: MemberIndex, op: MemberOp, cause: FailureCause },
+    /// The last client I/O of a pause has its answer.
+    Quiesced(PauseId),
+}
+
+/// What a new channel starts from.
+struct Shared {
+    view: IoView,
+    paused: bool,
+    members: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
+}
+
+/// The device, shared by all reactors.
+pub(super) struct MirrorDevice {
+    policy: ReadPolicy,
+    shared: Mutex<Shared>,
+    reports: UnboundedSender<Report>,
+    /// Channels with client I/O in flight in the pause that is on, plus one while it is being announced.
+    draining: AtomicI64,
+    pause: AtomicU32,
+    /// Unreadable ranges reported and not taken by the driver yet; bounded, as a client may read a bad block in a loop.
+    read_errors: AtomicU32,
+}
+
+/// Reports of unreadable ranges that wait for the driver at most; more are dropped, a log line each is enough.
+const READ_ERROR_LIMIT: u32 = 64;
+
+/// A member as one channel reaches it.
+struct MemberPath {
+    channel: IoChannel,
+    flush: MemberFlush,
+}
+
+/// One reactor's share of a mirror.
+pub(super) struct MirrorChannel {
+    on: OnThread,
+    state: RefCell<ChannelState>,
+    /// Mutably borrowed only when a view or a member changes, which never happens inside a submit.
+    paths: RefCell<[Option<MemberPath>; MAX_MEMBERS]>,
+    /// Writes that some member missed, until the survivors' generation is durable.
+    parked: RefCell<Vec<Vio<MirrorDevice>>>,
+    /// Client I/O that came during a pause. Bounded by the queue depths of the clients above.
+    held: RefCell<VecDeque<Vio<MirrorDevice>>>,
+}
+
+/// The state of one client I/O, inside its context.
+#[derive(Clone, Copy)]
+pub(super) enum MirrorIo {
+    Fresh,
+    Read { tracker: ReadTracker, outcome: ReadOutcome },
+    Write { tracker: WriteTracker, outcome: WriteOutcome },
+}
+
+impl MirrorDevice {
+    pub(super) fn new(
+        policy: ReadPolicy,
+        view: IoView,
+        members: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
+        reports: UnboundedSender<Report>,
+    ) -> Self {
+        Self {
+            policy,
+            shared: Mutex::new(Shared { view, paused: false, members }),
+            reports,
+            draining: AtomicI64::new(0),
+            pause: AtomicU32::new(0),
+            read_errors: AtomicU32::new(0),
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Channels that open from now on start with this view.
+    pub(super) fn set_view(&self, view: IoView) {
+        self.shared().view = view;
+    }
+
+    /// Channels that open from now on lack this member.
+    pub(super) fn forget_member(&self, member: MemberIndex) {
+        self.shared().members[member.get()] = None;
+    }
+
+    /// Begins to drain: channels that open from now on are paused. To be followed by [`MirrorChannel::pause`] on each
+    /// channel and [`Self::pause_announced`].
+    pub(super) fn begin_pause(&self, pause: PauseId) {
+        self.pause.store(pause.0, Ordering::Relaxed);
+        self.draining.store(1, Ordering::Release);
+        self.shared().paused = true;
+    }
+
+    /// All channels know of the pause.
+    pub(super) fn pause_announced(&self) {
+        self.channel_drained();
+    }
+
+    /// Channels that open from now on are not paused.
+    pub(super) fn end_pause(&self) {
+        self.shared().paused = false;
+    }
+
+    fn channel_drained(&self) {
+        if self.draining.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.report(Report::Quiesced(PauseId(self.pause.load(Ordering::Relaxed))));
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // The driver outlives the device; if it is gone, so is whoever could act on this.
+        let _ = self.reports.unbounded_send(report);
+    }
+
+    fn report_read_error(&self, member: MemberIndex) {
+        if self.read_errors.fetch_add(1, Ordering::Relaxed) < READ_ERROR_LIMIT {
+            self.report(Report::MemberError { member, op: MemberOp::Read, cause: FailureCause::Medium });
+        } else {
+            self.read_errors.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The driver has taken a report of an unreadable range.
+    pub(super) fn read_error_taken(&self) {
+        self.read_errors.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn blame(&self, channel: &MirrorChannel, members: MemberMask, op: MemberOp, cause: FailureCause) {
+        let fresh = channel.state.borrow_mut().blame(members);
+        for member in fresh.iter() {
+            self.report(Report::MemberError { member, op, cause });
+        }
+    }
+
+    fn read(&self, channel: &MirrorChannel, mut io: Vio<Self>) {
+        let tracker = channel.state.borrow_mut().begin_read();
+        match tracker {
+            Ok(tracker) => {
+                *io.state() = MirrorIo::Read { tracker, outcome: ReadOutcome::Wait };
+                self.read_leg(channel, io, tracker.target());
+            }
+            Err(_) => self.answer(channel, io, false),
+        }
+    }
+
+    fn read_leg(&self, channel: &MirrorChannel, io: Vio<Self>, member: MemberIndex) {
+        channel.state.borrow_mut().leg_submitted(member);
+        let mut fork = io.fork();
+        match &channel.paths.borrow()[member.get()] {
+            Some(path) => fork.submit(member.get() as u8, &path.channel),
+            None => fork.pledge(member.get() as u8).redeem(Err(LegError::Refused(Errno::ENODEV))),
+        }
+        fork.finish();
+    }
+
+    fn write(&self, channel: &MirrorChannel, mut io: Vio<Self>) {
+        let tracker = channel.state.borrow().begin_write();
+        let Ok(tracker) = tracker else {
+            self.answer(channel, io, false);
+            return;
+        };
+        *io.state() = MirrorIo::Write { tracker, outcome: WriteOutcome::Wait };
+        let flush = io.kind() == IoKind::Flush;
+        let mut fork = io.fork();
+        for member in tracker.targets().iter() {
+            channel.state.borrow_mut().leg_submitted(member);
+            let leg = member.get() as u8;
+            match &channel.paths.borrow()[member.get()] {
+                Some(MemberPath { flush: MemberFlush::Disk(disk), .. }) if flush => {
+                    let pledge = fork.pledge(leg);
+                    let reply = channel.on.expect(move |done: Option<bool>| {
+                        let failed = LegError::Refused(Errno::EIO);
+                        pledge.redeem(if done == Some(true) { Ok(()) } else { Err(failed) });
+                    });
+                    disk.flush(reply);
+                }
+                Some(path) => fork.submit(leg, &path.channel),
+                None => fork.pledge(leg).redeem(Err(LegError::Refused(Errno::ENODEV))),
+            }
+        }
+        fork.finish();
+    }
+
+    /// Answers the client and counts its I/O out.
+    fn answer(&self, channel: &MirrorChannel, io: Vio<Self>, success: bool) {
+        let drained = channel.state.borrow_mut().retire();
+        if success {
+            io.succeed()
+        } else {
+            io.fail()
+        }
+        if drained {
+            self.channel_drained();
+        }
+    }
+
+    fn write_over(&self, channel: &MirrorChannel, io: Vio<Self>, outcome: WriteOutcome) {
+        match outcome {
+            WriteOutcome::Complete => self.answer(channel, io, true),
+            WriteOutcome::Fail(_) => self.answer(channel, io, false),
+            WriteOutcome::Park(missed) => {
+                self.blame(channel, missed, MemberOp::Write, FailureCause::Medium);
+                channel.parked.borrow_mut().push(io);
+            }
+            WriteOutcome::Wait => unreachable!("all legs of a write are back, so its tracker has decided"),
+        }
+    }
+}
+
+fn cause_of(error: LegError) -> FailureCause {
+    /// NVMe status code types: generic, media and data integrity, path related.
+    const GENERIC: i32 = 0;
+    const PATH: i32 = 3;
+    /// Generic codes that mean the queue went away under the command: aborts and a deleted submission queue.
+    const ABORTED: std::ops::RangeInclusive<i32> = 7..=8;
+    match error {
+        LegError::Refused(Errno::ENODEV) => FailureCause::Gone,
+        LegError::Refused(_) => FailureCause::Medium,
+        LegError::Status { sct: PATH, .. } => FailureCause::Gone,
+        LegError::Status { sct: GENERIC, sc } if ABORTED.contains(&sc) => FailureCause::Gone,
+        LegError::Status { .. } => FailureCause::Medium,
+    }
+}
+
+impl Vdev for MirrorDevice {
+    type Channel = MirrorChannel;
+    type Io = MirrorIo;
+    const PRODUCT: &'static CStr = c"Corriente mirror";
+
+    fn supports(&self, kind: IoKind) -> bool {
+        kind != IoKind::Reset
+    }
+
+    fn open_channel(&self, on: OnThread) -> Result<MirrorChannel, Errno> {
+        let shared = self.shared();
+        let mut state = ChannelState::new(shared.view, self.policy);
+        if shared.paused {
+            let _ = state.pause();
+        }
+        let mut paths: [Option<MemberPath>; MAX_MEMBERS] = Default::default();
+        for (path, member) in paths.iter_mut().zip(&shared.members) {
+            if let Some(member) = member {
+                *path = Some(MemberPath::open(on, member)?);
+            }
+        }
+        Ok(MirrorChannel {
+            on,
+            state: RefCell::new(state),
+            paths: RefCell::new(paths),
+            parked: RefCell::new(Vec::new()),
+            held: RefCell::new(VecDeque::new()),
+        })
+    }
+
+    fn new_io(&self) -> MirrorIo {
+        MirrorIo::Fresh
+    }
+
+    #[inline]
+    fn submit(&self, channel: &MirrorChannel, io: Vio<Self>) {
+        if !channel.state.borrow_mut().admit() {
+            channel.held.borrow_mut().push_back(io);
+            return;
+        }
+        if io.kind() == IoKind::Read { self.read(channel, io) } else { self.write(channel, io) }
+    }
+
+    #[inline]
+    fn leg_done(&self, channel: &MirrorChannel, state: &mut MirrorIo, leg: u8, result: Result<(), LegError>) {
+        let member = MemberIndex::new(leg as usize).expect("legs are numbered by members");
+        channel.state.borrow_mut().leg_returned(member);
+        let result = result.map_err(cause_of);
+        match state {
+            MirrorIo::Read { tracker, outcome } => {
+                *outcome = tracker.leg_done(member, result, &mut channel.state.borrow_mut());
+                if let Err(cause) = result {
+                    if cause == FailureCause::Medium {
+                        self.report_read_error(member);
+                    } else {
+                        self.blame(channel, MemberMask::of(member), MemberOp::Read, cause);
+                    }
+                }
+            }
+            MirrorIo::Write { tracker, outcome } => {
+                let view = *channel.state.borrow().view();
+                *outcome = tracker.leg_done(member, result, &view);
+                if let Err(cause) = result {
+                    self.blame(channel, MemberMask::of(member), MemberOp::Write, cause);
+                }
+            }
+            MirrorIo::Fresh => unreachable!("an I/O has its tracker before its first leg"),
+        }
+    }
+
+    #[inline]
+    fn legs_done(&self, channel: &MirrorChannel, mut io: Vio<Self>) {
+        match *io.state() {
+            MirrorIo::Read { outcome: ReadOutcome::Complete { .. }, .. } => self.answer(channel, io, true),
+            MirrorIo::Read { outcome: ReadOutcome::Retry { member, .. }, .. } => self.read_leg(channel, io, member),
+            MirrorIo::Write { outcome, .. } => self.write_over(channel, io, outcome),
+            MirrorIo::Read { .. } | MirrorIo::Fresh => self.answer(channel, io, false),
+        }
+    }
+}
+
+impl MemberPath {
+    fn open(on: OnThread, member: &OpenedMember) -> Result<Self, Errno> {
+        let channel = member.bdev.channel(on).map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
+        Ok(Self { channel, flush: member.flush.clone() })
+    }
+}
+
+impl MirrorChannel {
+    /// Puts a view in force and decides about the parked writes anew.
+    pub(super) fn apply(&self, device: &MirrorDevice, view: IoView) {
+        self.state.borrow_mut().apply(view);
+        for mut io in self.parked.take() {
+            let outcome = match io.state() {
+                MirrorIo::Write { tracker, .. } => tracker.resolve(&view),
+                _ => unreachable!("only writes are parked"),
+            };
+            device.write_over(self, io, outcome);
+        }
+    }
+
+    /// Lets go of a member that no view has any more.
+    pub(super) fn close_member(&self, member: MemberIndex) {
+        // Bound outside the borrow: the last reference may run SPDK's channel teardown.
+        let path = self.paths.borrow_mut()[member.get()].take();
+        drop(path);
+    }
+
+    /// Stops admitting client I/O.
+    pub(super) fn pause(&self, device: &MirrorDevice) {
+        let idle = self.state.borrow_mut().pause();
+        if !idle {
+            device.draining.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Admits client I/O again, first what was held, in order.
+    pub(super) fn resume(&self, device: &MirrorDevice) {
+        self.state.borrow_mut().resume();
+        let held = self.held.take();
+        for io in held {
+            device.submit(self, io);
+        }
+    }
+}

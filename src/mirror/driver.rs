@@ -1,0 +1,379 @@
+//! Runs one mirror's control core on the control thread: reports and commands in, its actions carried out in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::core::control::{Action, Actions, Event, MirrorCore, Notice, PauseId};
+use super::core::{
+    Assembly, FailureCause, Generation, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberOp, Members, ReadPolicy,
+};
+use super::device::{MirrorDevice, Report};
+use super::handle::{MirrorHost, MirrorStatus};
+use super::member::OpenedMember;
+use crate::error::{Error, Result};
+use crate::name::BdevName;
+use crate::spdk::OnControl;
+use crate::spdk::bdev::Geometry;
+use crate::spdk::vdev::VdevHandle;
+
+/// What the owner asks for.
+pub(super) enum Command {
+    Pause { limit: Duration, reply: oneshot::Sender<Result<PauseId>> },
+    Resume { pause: PauseId, reply: Option<oneshot::Sender<Result<()>>> },
+    RemoveMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
+    Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
+    Stop { reply: oneshot::Sender<Result<()>> },
+}
+
+/// Everything a mirror starts from.
+pub(super) struct Parts {
+    pub(super) name: BdevName,
+    pub(super) assembly: Assembly,
+    pub(super) opened: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
+    pub(super) policy: ReadPolicy,
+    pub(super) geometry: Geometry,
+    pub(super) host: Arc<dyn MirrorHost>,
+    pub(super) tokio: tokio::runtime::Handle,
+    pub(super) persist_limit: Duration,
+}
+
+/// A record on its way to a member, and the newest one that came meanwhile.
+#[derive(Default)]
+struct Persisting {
+    running: bool,
+    next: Option<(Generation, GenerationRecord)>,
+}
+
+pub(super) struct Driver {
+    on: OnControl,
+    name: BdevName,
+    core: MirrorCore,
+    actions: Actions,
+    members: Members,
+    opened: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
+    persisting: [Persisting; MAX_MEMBERS],
+    policy: ReadPolicy,
+    geometry: Geometry,
+    vdev: Option<VdevHandle<MirrorDevice>>,
+    host: Arc<dyn MirrorHost>,
+    tokio: tokio::runtime::Handle,
+    persist_limit: Duration,
+    reports: (UnboundedSender<Report>, UnboundedReceiver<Report>),
+    events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
+    status: watch::Sender<MirrorStatus>,
+    started: Option<oneshot::Sender<Result<()>>>,
+    pause_limit: Duration,
+    pausing: Option<oneshot::Sender<Result<PauseId>>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        on: OnControl,
+        parts: Parts,
+        status: watch::Sender<MirrorStatus>,
+        started: oneshot::Sender<Result<()>>,
+    ) -> Self {
+        let mut actions = Actions::new();
+        let core = MirrorCore::start(&parts.assembly, &mut actions);
+        Self {
+            on,
+            name: parts.name,
+            core,
+            actions,
+            members: parts.assembly.members,
+            opened: parts.opened,
+            persisting: Default::default(),
+            policy: parts.policy,
+            geometry: parts.geometry,
+            vdev: None,
+            host: parts.host,
+            tokio: parts.tokio,
+            persist_limit: parts.persist_limit,
+            reports: unbounded(),
+            events: unbounded(),
+            status,
+            started: Some(started),
+            pause_limit: Duration::ZERO,
+            pausing: None,
+        }
+    }
+
+    /// Serves until stopped.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.carry_out().await;
+        loop {
+            let stop = tokio::select! {
+                Some(report) = self.reports.1.next() => { self.report(report); None }
+                Some(event) = self.events.1.next() => { self.event(event); None }
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command).await,
+                    // The owner is gone without a stop, so nobody waits for the answer.
+                    None => Some(oneshot::channel().0),
+                },
+            };
+            self.carry_out().await;
+            if let Some(reply) = stop {
+                let result = self.stop().await;
+                let _ = reply.send(result);
+                return;
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::MemberError { member, op, cause } => {
+                if let (MemberOp::Read, FailureCause::Medium, Some(vdev)) = (op, cause, &self.vdev) {
+                    vdev.device().read_error_taken();
+                }
+                self.event(Event::MemberIoError { member, op, cause })
+            }
+            Report::Quiesced(pause) => self.event(Event::ChannelsQuiesced { pause }),
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        if let Event::FencePersisted { member, .. } | Event::FenceFailed { member, .. } = event {
+            self.persisting[member.get()].running = false;
+            self.persist_next(member);
+        }
+        if let Err(refusal) = self.core.handle(event, &mut self.actions) {
+            tracing::warn!(mirror = %self.name, ?event, %refusal, "an event came too late");
+        }
+    }
+
+    /// Returns the reply of a stop; everything else is answered here or by a later action.
+    async fn command(&mut self, command: Command) -> Option<oneshot::Sender<Result<()>>> {
+        match command {
+            Command::Pause { limit, reply } => match self.core.handle(Event::PauseRequested, &mut self.actions) {
+                Ok(()) => {
+                    self.pausing = Some(reply);
+                    self.pause_limit = limit;
+                }
+                Err(refusal) => {
+                    let _ = reply.send(Err(self.refused(refusal.to_string())));
+                }
+            },
+            Command::Resume { pause, reply } => {
+                let result = self.core.handle(Event::Resume { pause }, &mut self.actions);
+                if let Some(reply) = reply {
+                    let _ = reply.send(result.map_err(|refusal| self.refused(refusal.to_string())));
+                }
+            }
+            Command::RemoveMember { member, reply } => {
+                let result = self.core.handle(Event::RemoveMember { member }, &mut self.actions);
+                let _ = reply.send(result.map_err(|refusal| self.refused(refusal.to_string())));
+            }
+            Command::Resize { block_count, reply } => {
+                let result = match &self.vdev {
+                    Some(vdev) => vdev.resize(block_count).map_err(Error::from),
+                    None => Err(self.refused("the mirror has not started".into())),
+                };
+                if result.is_ok() {
+                    self.geometry.block_count = block_count;
+                }
+                let _ = reply.send(result);
+            }
+            Command::Stop { reply } => return Some(reply),
+        }
+        None
+    }
+
+    fn refused(&self, problem: String) -> Error {
+        Error::precondition(format!("mirror {}", self.name), problem)
+    }
+
+    async fn carry_out(&mut self) {
+        while !self.actions.is_empty() {
+            for action in self.actions.drain() {
+                self.act(action).await;
+            }
+        }
+        self.publish();
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::SetIoView(view) => {
+                if let Some(vdev) = &self.vdev {
+                    vdev.device().set_view(view);
+                    let device = vdev.device().clone();
+                    self.visited(vdev.for_each_channel(move |channel| channel.apply(&device, view)).await);
+                }
+                self.event(Event::ChannelsUpdated { epoch: view.epoch });
+            }
+            Action::PersistGeneration { member, generation, base, in_sync } => {
+                let record = self.members.record(generation, base, in_sync);
+                self.persisting[member.get()].next = Some((generation, record));
+                self.persist_next(member);
+            }
+            Action::CloseMember(member) => self.close(member).await,
+            Action::PauseChannels(pause) => {
+                if let Some(vdev) = &self.vdev {
+                    let device = vdev.device().clone();
+                    device.begin_pause(pause);
+                    let each = device.clone();
+                    self.visited(vdev.for_each_channel(move |channel| channel.pause(&each)).await);
+                    device.pause_announced();
+                }
+                self.expire_later(pause);
+            }
+            Action::PauseGranted(pause) => {
+                if let Some(reply) = self.pausing.take() {
+                    let _ = reply.send(Ok(pause));
+                }
+            }
+            Action::ResumeChannels(_) => {
+                if let Some(vdev) = &self.vdev {
+                    vdev.device().end_pause();
+                    let device = vdev.device().clone();
+                    self.visited(vdev.for_each_channel(move |channel| channel.resume(&device)).await);
+                }
+            }
+            Action::Notify(notice) => self.notice(notice),
+        }
+    }
+
+    /// A walk over channels fails only for want of memory for its own few bytes.
+    fn visited(&self, result: std::result::Result<(), crate::spdk::SpdkError>) {
+        if let Err(error) = result {
+            tracing::error!(mirror = %self.name, %error, "channels could not be visited");
+        }
+    }
+
+    fn persist_next(&mut self, member: MemberIndex) {
+        let slot = &mut self.persisting[member.get()];
+        let Some(open) = self.members.get(member) else { return };
+        if slot.running {
+            return;
+        }
+        let Some((generation, record)) = slot.next.take() else { return };
+        slot.running = true;
+        let persist = self.host.persist(open, record);
+        let (limit, events) = (self.persist_limit, self.events.0.clone());
+        let (mirror, replica) = (self.name.clone(), open.replica.clone());
+        self.tokio.spawn(async move {
+            let outcome = match tokio::time::timeout(limit, persist).await {
+                Ok(Ok(())) => Event::FencePersisted { member, generation },
+                Ok(Err(error)) => {
+                    tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
+                    Event::FenceFailed { member, generation }
+                }
+                Err(_) => {
+                    tracing::warn!(%mirror, %replica, ?limit, "the generation was not stored in time");
+                    Event::FenceFailed { member, generation }
+                }
+            };
+            let _ = events.unbounded_send(outcome);
+        });
+    }
+
+    async fn close(&mut self, member: MemberIndex) {
+        if let Some(vdev) = &self.vdev {
+            vdev.device().forget_member(member);
+            self.visited(vdev.for_each_channel(move |channel| channel.close_member(member)).await);
+        }
+        let open = self.opened[member.get()].take().map(|opened| opened.open.clone());
+        let events = self.events.0.clone();
+        let closing = open.map(|open| self.host.close(open));
+        self.tokio.spawn(async move {
+            if let Some(closing) = closing {
+                closing.await;
+            }
+            let _ = events.unbounded_send(Event::MemberClosed { member });
+        });
+    }
+
+    fn expire_later(&self, pause: PauseId) {
+        let (limit, events) = (self.pause_limit, self.events.0.clone());
+        self.tokio.spawn(async move {
+            tokio::time::sleep(limit).await;
+            let _ = events.unbounded_send(Event::PauseTimedOut { pause });
+        });
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        let replica = |member: MemberIndex| match self.members.get(member) {
+            Some(open) => open.replica.to_string(),
+            None => format!("place {}", member.get()),
+        };
+        let mirror = &self.name;
+        match notice {
+            Notice::Started(generation) => {
+                tracing::info!(%mirror, %generation, "mirror started");
+                self.register();
+            }
+            Notice::MemberOut(member, reason) => {
+                tracing::warn!(%mirror, replica = replica(member), ?reason, "a member is out of the mirror");
+            }
+            Notice::ReadError(member) => {
+                tracing::warn!(%mirror, replica = replica(member), "a read was served by another member");
+            }
+            Notice::LastMemberError(member) => {
+                tracing::error!(%mirror, replica = replica(member), "the last member failed an I/O; the client was told");
+            }
+            Notice::LastMemberLost(member, cause) => {
+                tracing::error!(%mirror, replica = replica(member), ?cause, "the last member cannot be reached");
+            }
+            Notice::FenceStuck(member) => {
+                tracing::error!(%mirror, replica = replica(member), "the last survivor could not store its generation");
+                if let Some(started) = self.started.take() {
+                    let _ = started.send(Err(self.refused("no member could store its generation".into())));
+                }
+            }
+            Notice::PauseExpired(pause) => {
+                tracing::warn!(%mirror, ?pause, limit = ?self.pause_limit, "a pause was broken by its limit");
+                if let Some(reply) = self.pausing.take() {
+                    let what = format!("draining the I/O of mirror {mirror}");
+                    let _ = reply.send(Err(Error::Timeout { what, limit: self.pause_limit }));
+                }
+            }
+            Notice::Freed(member) => {
+                let _ = self.members.remove(member);
+            }
+            other => tracing::info!(%mirror, notice = ?other, "mirror"),
+        }
+    }
+
+    /// The generation is durable: the mirror becomes a bdev.
+    fn register(&mut self) {
+        let device = MirrorDevice::new(self.policy, self.core.view(), self.opened.clone(), self.reports.0.clone());
+        let uuid = uuid::Uuid::new_v4();
+        let made = VdevHandle::create(self.on, &self.name, uuid, self.geometry, Arc::new(device));
+        let result = made.map(|vdev| self.vdev = Some(vdev)).map_err(Error::from);
+        if let Some(started) = self.started.take() {
+            let _ = started.send(result);
+        }
+    }
+
+    fn publish(&self) {
+        let status = MirrorStatus::of(&self.core.status(), &self.members);
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            if changed {
+                *old = status;
+            }
+            changed
+        });
+    }
+
+    async fn stop(mut self) -> Result<()> {
+        let result = match self.vdev.take() {
+            Some(vdev) => vdev.destroy().await.map_err(Error::from),
+            None => Ok(()),
+        };
+        let closing: Vec<_> = self
+            .opened
+            .iter_mut()
+            .filter_map(Option::take)
+            .map(|opened| self.host.close(opened.open.clone()))
+            .collect();
+        let closed = self.tokio.spawn(futures::future::join_all(closing));
+        let _ = closed.await;
+        result
+    }
+}

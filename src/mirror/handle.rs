@@ -1,0 +1,255 @@
+//! A running mirror as its owner holds it: commands to the driver, status from it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::core::control::{Health, MemberMode, PauseId, Status};
+use super::core::{
+    Assembly, Generation, GenerationRecord, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember, ReadPolicy,
+};
+use super::driver::{Command, Driver, Parts};
+use super::member::OpenedMember;
+use crate::error::{Error, Result};
+use crate::name::{BdevName, NonEmpty, ReplicaAddress, ReplicaName};
+use crate::spdk::Control;
+use crate::spdk::bdev::Geometry;
+
+/// Commands that wait for the driver at most.
+const COMMAND_LIMIT: usize = 32;
+
+/// What a mirror needs of its owner: things that take a network or a disk.
+pub trait MirrorHost: Send + Sync + 'static {
+    /// Stores the record durably with the member's replica. Limited by the caller.
+    fn persist(&self, member: &OpenMember, record: GenerationRecord) -> BoxFuture<'static, Result<()>>;
+    /// Lets go of what the attach made. The mirror holds no descriptor of the member any more.
+    fn close(&self, member: OpenMember) -> BoxFuture<'static, ()>;
+}
+
+/// A member, for status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its place in the mirror.
+    pub place: MemberIndex,
+    /// Which replica.
+    pub replica: ReplicaName,
+    /// Where it is exported.
+    pub address: ReplicaAddress,
+    /// The bdev that is (or was last) open.
+    pub bdev: BdevName,
+    /// Where its data is.
+    pub locality: Locality,
+    /// How it takes part.
+    pub mode: MemberMode,
+    /// The last one in sync, and out of reach.
+    pub lost: bool,
+}
+
+/// A mirror's state, as published after every step of its driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorStatus {
+    /// In one word.
+    pub health: Health,
+    /// What all members in sync hold durably.
+    pub generation: Generation,
+    /// Every member, also those that are out until they are removed.
+    pub members: Vec<MemberStatus>,
+}
+
+impl MirrorStatus {
+    pub(super) fn of(status: &Status, members: &Members) -> Self {
+        let members = members
+            .iter()
+            .filter_map(|(index, open)| {
+                Some(MemberStatus {
+                    place: index,
+                    replica: open.replica.clone(),
+                    address: open.address,
+                    bdev: open.bdev.clone(),
+                    locality: open.locality,
+                    mode: status.members[index.get()]?,
+                    lost: status.lost.contains(index),
+                })
+            })
+            .collect();
+        Self { health: status.health, generation: status.generation, members }
+    }
+
+    /// A member by its replica.
+    pub fn member(&self, replica: &ReplicaName) -> Option<&MemberStatus> {
+        self.members.iter().find(|member| member.replica == *replica)
+    }
+}
+
+/// What a mirror is started from.
+pub struct MirrorParts {
+    /// The name its bdev gets.
+    pub name: BdevName,
+    /// Who takes part.
+    pub assembly: Assembly,
+    /// The same members as the assembly's, opened.
+    pub opened: NonEmpty<OpenedMember>,
+    /// Where reads go.
+    pub policy: ReadPolicy,
+    /// Storage of generations and detaching.
+    pub host: Arc<dyn MirrorHost>,
+    /// Limit on storing one generation with one member.
+    pub persist_limit: Duration,
+}
+
+/// A running mirror. Dropping it stops it in the background; [`Mirror::stop`] waits.
+pub struct Mirror {
+    bdev: BdevName,
+    geometry: Geometry,
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<MirrorStatus>,
+}
+
+impl Mirror {
+    /// Raises the generation on all members, then registers the bdev. Must be called on a tokio runtime.
+    pub async fn start(control: &Control, parts: MirrorParts) -> Result<Self> {
+        let members = &parts.assembly.members;
+        let geometry = Geometry {
+            block_size: members.block_bytes(),
+            block_count: members.size_bytes() / u64::from(members.block_bytes()),
+        };
+        let opened = place(members, parts.opened)?;
+        let bdev = parts.name.clone();
+        let (status_sender, status) =
+            watch::channel(MirrorStatus { health: Health::Faulted, generation: Generation::NONE, members: Vec::new() });
+        let (commands, receiver) = mpsc::channel(COMMAND_LIMIT);
+        let (started_sender, started) = oneshot::channel();
+        let parts = Parts {
+            name: parts.name,
+            assembly: parts.assembly,
+            opened,
+            policy: parts.policy,
+            geometry,
+            host: parts.host,
+            tokio: tokio::runtime::Handle::current(),
+            persist_limit: parts.persist_limit,
+        };
+        control
+            .run::<_, Error, _, _>(move |on| async move {
+                on.thread().spawn(Driver::new(on, parts, status_sender, started_sender).run(receiver));
+                Ok(())
+            })
+            .await?;
+        let mirror = Self { bdev, geometry, commands, status };
+        match started.await {
+            Ok(Ok(())) => Ok(mirror),
+            Ok(Err(error)) => {
+                let _ = mirror.stop().await;
+                Err(error)
+            }
+            Err(_) => Err(Error::internal(format!("mirror {}", mirror.bdev), "its driver ended at start")),
+        }
+    }
+
+    /// The bdev.
+    pub fn bdev(&self) -> &BdevName {
+        &self.bdev
+    }
+
+    /// Its size at the start.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The state after the driver's last step.
+    pub fn status(&self) -> MirrorStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Changes of the state; a slow watcher sees the newest only.
+    pub fn watch(&self) -> watch::Receiver<MirrorStatus> {
+        self.status.clone()
+    }
+
+    /// Stops client I/O. It is let go on by the guard, or by itself after `limit`.
+    pub async fn pause(&self, limit: Duration) -> Result<PauseGuard> {
+        let (reply, answer) = oneshot::channel();
+        let pause = self.ask(Command::Pause { limit, reply }, answer).await?;
+        Ok(PauseGuard { pause: Some(pause), commands: self.commands.clone(), bdev: self.bdev.clone() })
+    }
+
+    /// Takes a member out. Refused for the last one in sync.
+    pub async fn remove_member(&self, replica: &ReplicaName) -> Result<()> {
+        let status = self.status();
+        let Some(member) = status.member(replica).map(|member| member.place) else {
+            return Err(Error::not_found("replica", replica));
+        };
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::RemoveMember { member, reply }, answer).await
+    }
+
+    /// Tells openers of a new size, once every member has it.
+    pub async fn resize(&self, block_count: u64) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Resize { block_count, reply }, answer).await
+    }
+
+    /// Takes the bdev down and lets all members go. Exports of it must be gone.
+    pub async fn stop(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Stop { reply }, answer).await
+    }
+
+    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+        let gone = || Error::precondition(format!("mirror {}", self.bdev), "it is stopped");
+        self.commands.send(command).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Client I/O is stopped while this lives.
+#[must_use = "dropping it lets client I/O go on without learning whether the pause held"]
+pub struct PauseGuard {
+    pause: Option<PauseId>,
+    commands: mpsc::Sender<Command>,
+    bdev: BdevName,
+}
+
+impl PauseGuard {
+    /// Lets client I/O go on. An error means that the pause had been broken by its limit: what was done under it was not at
+    /// one point in time.
+    pub async fn resume(mut self) -> Result<()> {
+        let gone = || Error::precondition(format!("mirror {}", self.bdev), "it is stopped");
+        let Some(pause) = self.pause else { return Ok(()) };
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Resume { pause, reply: Some(reply) }).await;
+        let result = match sent {
+            Ok(()) => answer.await.map_err(|_| gone())?,
+            Err(_) => Err(gone()),
+        };
+        self.pause = None;
+        result
+    }
+}
+
+impl Drop for PauseGuard {
+    fn drop(&mut self) {
+        if let Some(pause) = self.pause {
+            // A full queue leaves the pause to its own limit.
+            let _ = self.commands.try_send(Command::Resume { pause, reply: None });
+        }
+    }
+}
+
+/// Puts each opened member at the place that the assembly gave it.
+fn place(members: &Members, opened: NonEmpty<OpenedMember>) -> Result<[Option<Arc<OpenedMember>>; MAX_MEMBERS]> {
+    let mut places: [Option<Arc<OpenedMember>>; MAX_MEMBERS] = Default::default();
+    for member in opened.into_vec() {
+        if let Some(index) = members.find(&member.open.replica) {
+            places[index.get()] = Some(Arc::new(member));
+        }
+    }
+    match members.iter().find(|(index, _)| places[index.get()].is_none()) {
+        None => Ok(places),
+        Some((_, missing)) => {
+            Err(Error::internal("mirror", format!("member {} was assembled but not opened", missing.replica)))
+        }
+    }
+}
