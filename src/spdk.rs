@@ -7,20 +7,29 @@
 //! - [`completion`]: C callbacks as futures.
 //! - [`dma`], [`bdev`]: memory and I/O for consumers of bdevs.
 //! - [`vdev`]: bdevs written in safe Rust.
-//! - [`base`], [`lvstore`], [`lvol`], [`nvme`], [`nvmf`]: the kinds of things SPDK knows.
+//! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
+//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs.
 //!
 //! What is bound to an SPDK thread is `!Send`; a function that must run on a certain thread takes a token
 //! ([`OnThread`], [`OnControl`]) which exists only there.
 
+pub mod base;
 pub mod bdev;
+pub mod clustermap;
 pub mod completion;
 pub mod control;
 pub mod dma;
 pub mod env;
 pub mod errno;
 mod executor;
+pub mod lvol;
+pub mod lvstore;
+pub mod nvme;
+pub mod nvmf;
 pub mod reactor;
+mod text;
 pub mod vdev;
+pub mod xattr;
 
 pub use control::{Control, OnControl, OnThread};
 pub use dma::DmaBuffer;

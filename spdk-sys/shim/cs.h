@@ -351,4 +351,154 @@ int cs_lvol_xattr_names(const char *lvs, const char *lvol, cs_name_cb cb, void *
 void cs_lvol_xattr_apply(const char *lvs, const char *lvol, const struct cs_xattr *items, size_t count,
 			 cs_done_cb cb, void *arg);
 
+/* ------------------------------------------------------------------ nvme.c: initiator */
+
+struct cs_nvme_options {
+	/* Retries of a command by the driver; TCP has none. */
+	uint32_t retry_count;
+	/*
+	 * How often the admin queue is polled. On 20.07 also how often it tries to reset a lost controller,
+	 * each try connecting synchronously.
+	 */
+	uint64_t admin_poll_us;
+	/* These only on newer releases: */
+	uint32_t keep_alive_ms;
+	uint32_t controller_loss_s;
+	uint32_t reconnect_delay_s;
+	uint32_t fast_io_fail_s;
+};
+
+struct cs_nvme_target {
+	/* What the controller is to be called; its bdevs are "<name>n<nsid>". */
+	const char *name;
+	/* An IP address, or a PCI address when `pcie`. */
+	const char *address;
+	/* The next three are NULL when `pcie`. */
+	const char *port;
+	const char *subsystem_nqn;
+	const char *host_nqn;
+	bool pcie;
+	bool ipv6;
+	/* Queue pairs asked for, i.e. threads that may do I/O; 20.07 asks for its own number. */
+	uint32_t io_queues;
+};
+
+/* `names` live for the call. */
+typedef void (*cs_nvme_attach_cb)(void *arg, const char *const *names, size_t count, int rc);
+
+enum cs_fault_attach {
+	CS_FAULT_ATTACH_NONE = 0,
+	/* The next attach answers no bdev. */
+	CS_FAULT_ATTACH_NO_NAME = 1,
+	/* ... its bdev and a second one. */
+	CS_FAULT_ATTACH_TWO_NAMES = 2,
+	/* ... an empty name. */
+	CS_FAULT_ATTACH_EMPTY_NAME = 3,
+};
+
+/* Before the first attach. SPDK's own I/O timeout stays off: it can block a whole reactor. */
+int cs_nvme_configure(const struct cs_nvme_options *options);
+/*
+ * Connects and makes the namespaces bdevs. -ETIMEDOUT after `timeout_ms`; should it come to be after all,
+ * it is detached again at once. The connect itself blocks the calling thread on 20.07.
+ */
+void cs_nvme_attach(const struct cs_nvme_target *target, uint32_t timeout_ms, cs_nvme_attach_cb cb,
+		    void *arg);
+/*
+ * Takes the controller and its bdevs away and calls back when both are gone; users of the bdevs get an
+ * event and must close them, or it ends with -ETIMEDOUT, and goes on. -ENODEV when there is none.
+ * With `peer_lost` nothing more is sent to it: all I/O in flight fails at once, on every thread. Without,
+ * a peer that does not answer blocks the calling thread on 20.07.
+ */
+void cs_nvme_detach(const char *name, bool peer_lost, uint32_t timeout_ms, cs_done_cb cb, void *arg);
+bool cs_nvme_is_attached(const char *name);
+/* For tests: spoils the answer of the next successful attach. */
+void cs_fault_attach(enum cs_fault_attach fault);
+
+/* ------------------------------------------------------------------ nvmf.c: target */
+
+struct cs_nvmf_transport {
+	uint32_t max_queue_depth;
+	uint32_t max_queues;
+	uint32_t in_capsule_bytes;
+	uint32_t max_io_bytes;
+	/* Data buffers: size, how many in all (20.07), how many each thread keeps. */
+	uint32_t io_unit_bytes;
+	uint32_t shared_buffers;
+	uint32_t buffer_cache;
+};
+
+struct cs_nvmf_subsystem {
+	const char *nqn;
+	const char *serial;
+	const char *model;
+	bool any_host;
+	/* These only on newer releases: */
+	uint16_t min_cntlid;
+	uint16_t max_cntlid;
+	bool ana;
+};
+
+struct cs_nvmf_listener {
+	const char *address;
+	const char *port;
+	bool ipv6;
+};
+
+enum cs_nvmf_change {
+	CS_NVMF_START = 0,
+	CS_NVMF_STOP = 1,
+	CS_NVMF_PAUSE = 2,
+	CS_NVMF_RESUME = 3,
+};
+
+enum cs_nvmf_state {
+	CS_NVMF_INACTIVE = 0,
+	CS_NVMF_ACTIVE = 1,
+	CS_NVMF_PAUSED = 2,
+	CS_NVMF_CHANGING = 3,
+};
+
+struct cs_nvmf_info {
+	/* All live for the call. `bdev`, `address` and `port` are NULL when there is none. */
+	const char *nqn;
+	const char *bdev;
+	const char *address;
+	const char *port;
+	enum cs_nvmf_state state;
+	/* Controllers, i.e. connections of hosts. */
+	uint32_t connected;
+};
+typedef void (*cs_nvmf_info_cb)(void *arg, const struct cs_nvmf_info *info);
+
+/* Once, before the first listener. Success also when it is there already. */
+void cs_nvmf_start_tcp(const struct cs_nvmf_transport *transport, cs_done_cb cb, void *arg);
+/* Makes an inactive subsystem for one namespace. -EEXIST, or -ENOSPC when there are too many. */
+int cs_nvmf_create(const struct cs_nvmf_subsystem *subsystem);
+/* Of an inactive subsystem; waits until its hosts' controllers are gone. */
+void cs_nvmf_destroy(const char *nqn, uint32_t timeout_ms, cs_done_cb cb, void *arg);
+/*
+ * Of an inactive or paused subsystem, else -EAGAIN. The bdev becomes namespace 1 and is claimed: -EPERM
+ * when it is already.
+ */
+int cs_nvmf_add_namespace(const char *nqn, const char *bdev, const uint8_t *nguid, const uint8_t *uuid);
+int cs_nvmf_remove_namespace(const char *nqn);
+int cs_nvmf_allow_host(const char *nqn, const char *host_nqn);
+int cs_nvmf_refuse_host(const char *nqn, const char *host_nqn);
+/* Of an inactive or paused subsystem. */
+void cs_nvmf_listen(const char *nqn, const struct cs_nvmf_listener *listener, cs_done_cb cb, void *arg);
+int cs_nvmf_unlisten(const char *nqn, const struct cs_nvmf_listener *listener);
+/*
+ * Success at once when the subsystem is in the state asked for. While SPDK changes the state by itself (it
+ * pauses a subsystem whose namespace is resized), waits for its turn, up to `timeout_ms`, then -EBUSY.
+ * A change waits for the I/O in flight. -ETIMEDOUT when it has begun and is not over by then: it goes
+ * on, but a pause ends in a resume.
+ */
+void cs_nvmf_change(const char *nqn, enum cs_nvmf_change change, uint32_t timeout_ms, cs_done_cb cb,
+		    void *arg);
+/* -ENODEV when there is none. */
+int cs_nvmf_info(const char *nqn, cs_nvmf_info_cb cb, void *arg);
+/* All but the discovery subsystem. */
+void cs_nvmf_list(cs_nvmf_info_cb cb, void *arg);
+
 #endif

@@ -26,6 +26,14 @@ impl Errno {
     pub const ENOENT: Self = Self(libc::ENOENT);
     /// The operation is not offered.
     pub const ENOTSUP: Self = Self(libc::ENOTSUP);
+    /// A directory or, here, a snapshot has more than one thing in it.
+    pub const ENOTEMPTY: Self = Self(libc::ENOTEMPTY);
+    /// The operation is not permitted on this object.
+    pub const EPERM: Self = Self(libc::EPERM);
+    /// The address is not ours to listen on.
+    pub const EADDRNOTAVAIL: Self = Self(libc::EADDRNOTAVAIL);
+    /// Bytes that are not what they should be.
+    pub const EILSEQ: Self = Self(libc::EILSEQ);
     /// A wait ended.
     pub const ETIMEDOUT: Self = Self(libc::ETIMEDOUT);
 
@@ -58,6 +66,22 @@ pub enum SpdkError {
     /// No bdev has this name.
     #[error("bdev {0} does not exist")]
     NoSuchBdev(BdevName),
+    /// No other object of SPDK has this name.
+    #[error("{kind} {name} does not exist")]
+    NoSuch {
+        /// What kind of object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The object's state does not allow the operation.
+    #[error("{object}: {problem}")]
+    Refused {
+        /// The object's kind and name.
+        object: String,
+        /// What stands in the way, and what to do.
+        problem: String,
+    },
     /// An operation failed with an errno.
     #[error("{what} of {object} failed: {errno}")]
     Failed {
@@ -89,6 +113,16 @@ impl SpdkError {
         Self::Failed { what, object: object.to_string(), errno }
     }
 
+    /// There is no such object.
+    pub fn no_such(kind: &'static str, name: impl ToString) -> Self {
+        Self::NoSuch { kind, name: name.to_string() }
+    }
+
+    /// The object's state forbids it.
+    pub fn refused(object: impl ToString, problem: impl Into<String>) -> Self {
+        Self::Refused { object: object.to_string(), problem: problem.into() }
+    }
+
     /// SPDK's answer is impossible.
     pub fn answer(what: &'static str, object: impl ToString, problem: impl Into<String>) -> Self {
         Self::Answer { what, object: object.to_string(), problem: problem.into() }
@@ -107,6 +141,8 @@ impl From<SpdkError> for Error {
     fn from(error: SpdkError) -> Self {
         match error {
             SpdkError::NoSuchBdev(name) => Error::not_found("bdev", name),
+            SpdkError::NoSuch { kind, name } => Error::not_found(kind, name),
+            SpdkError::Refused { object, problem } => Error::precondition(object, problem),
             SpdkError::Failed { what, object, errno } => {
                 let problem = format!("{what} failed: {errno}");
                 match errno {
