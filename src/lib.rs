@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod changes;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod initiator;

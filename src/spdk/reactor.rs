@@ -65,11 +65,17 @@ type Answer = (u64, Box<dyn Any + Send>);
 /// What a reactor does with an answer.
 type Continuation = Box<dyn FnOnce(Box<dyn Any + Send>)>;
 
+/// A continuation, and the SPDK thread that it belongs to: a reactor carries several (the target has its own).
+struct Expected {
+    thread: *mut sys::spdk_thread,
+    then: Continuation,
+}
+
 /// What only the reactor's own OS thread sees, reachable from the tokens.
 struct LocalState {
     shared: Arc<ReactorShared>,
     executor: Rc<Executor>,
-    expected: HashMap<u64, Continuation>,
+    expected: HashMap<u64, Expected>,
     next_key: u64,
 }
 
@@ -83,7 +89,9 @@ pub(super) fn keep(continuation: Continuation) -> (Arc<ReactorShared>, u64) {
         let local = local.as_mut().expect("an OnThread token exists only on a reactor");
         let key = local.next_key;
         local.next_key += 1;
-        local.expected.insert(key, continuation);
+        // SAFETY: reads which SPDK thread runs on this OS thread now.
+        let thread = unsafe { sys::spdk_get_thread() };
+        local.expected.insert(key, Expected { thread, then: continuation });
         (local.shared.clone(), key)
     })
 }
@@ -286,10 +294,16 @@ impl Loop<'_> {
     fn take_answers(&self) -> bool {
         let mut worked = false;
         while let Some((key, value)) = self.shared.answers.pop() {
-            let continuation =
-                LOCAL.with_borrow_mut(|local| local.as_mut().and_then(|local| local.expected.remove(&key)));
-            if let Some(continuation) = continuation {
-                continuation(value);
+            let expected = LOCAL.with_borrow_mut(|local| local.as_mut().and_then(|local| local.expected.remove(&key)));
+            if let Some(Expected { thread, then }) = expected {
+                // SAFETY: `thread` lives on this reactor, for it has I/O or a future of ours open until `then` has run;
+                // no thread is being polled here, and the one of this turn is set again afterwards.
+                unsafe {
+                    let own = sys::spdk_get_thread();
+                    sys::spdk_set_thread(thread);
+                    then(value);
+                    sys::spdk_set_thread(own);
+                }
             }
             worked = true;
         }

@@ -1,0 +1,312 @@
+//! Disks of this node: a file, a block device or an NVMe controller, with an lvstore of the same name on it.
+//!
+//! - [`request`]: what a disk is asked to be, as types. [`info`]: a disk as it is shown. [`handle`]: a ready disk.
+//! - [`device`], [`signature`]: a path before SPDK opens it: is it free, is it large enough, whose data is on it.
+//! - [`bring_up`]: from a path to an lvstore. [`record`]: what brings a disk back after a restart.
+//! - [`flush`]: making written data durable, many callers by one flush.
+
+mod bring_up;
+mod device;
+mod flush;
+mod handle;
+pub mod info;
+mod record;
+pub mod request;
+mod signature;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use futures::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::changes::Changes;
+use crate::name::DiskName;
+use crate::spdk::Control;
+use crate::{Error, Result};
+
+use bring_up::{BringUp, blocking, host_path};
+use record::Records;
+
+pub use flush::FlushHandle;
+pub use handle::{Disk, DiskHold};
+pub use info::{DiskInfo, DiskState, StoreInfo};
+pub use request::{BlockSize, DiskDriver, DiskPath, DiskRequest};
+
+/// Who has to know of disks before anybody else: what lies on them.
+pub trait DiskObserver: Send + Sync + 'static {
+    /// A disk's lvstore is loaded; the disk is shown as ready when this has returned.
+    fn loaded(&self, disk: Disk) -> BoxFuture<'_, ()>;
+    /// Nobody uses the disk, and it is about to go away.
+    fn unloading(&self, disk: Disk) -> BoxFuture<'_, ()>;
+}
+
+/// All disks of the node. Cheap to clone.
+#[derive(Clone)]
+pub struct Disks(Arc<Shared>);
+
+struct Shared {
+    bring_up: BringUp,
+    records: Records,
+    changes: Changes,
+    observer: OnceLock<Arc<dyn DiskObserver>>,
+    entries: Mutex<BTreeMap<DiskName, Entry>>,
+    /// Bring-ups and take-downs go one at a time.
+    one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+enum Entry {
+    Creating(DiskRequest),
+    Ready(Disk),
+    Failed(DiskRequest, Error),
+    Deleting(Disk),
+}
+
+impl Entry {
+    fn request(&self) -> &DiskRequest {
+        match self {
+            Self::Creating(request) | Self::Failed(request, _) => request,
+            Self::Ready(disk) | Self::Deleting(disk) => &disk.inner().request,
+        }
+    }
+}
+
+impl Disks {
+    /// No disk yet; [`Self::load_all`] brings back those that the state directory knows.
+    pub fn new(control: Control, state_dir: &std::path::Path, host_prefix: Option<PathBuf>) -> Self {
+        Self(Arc::new(Shared {
+            bring_up: BringUp { control, host_prefix },
+            records: Records::new(state_dir),
+            changes: Changes::new(),
+            observer: OnceLock::new(),
+            entries: Mutex::default(),
+            one_at_a_time: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// Sets who is told of disks first. Once, before any disk is created.
+    pub fn observe(&self, observer: Arc<dyn DiskObserver>) {
+        if self.0.observer.set(observer).is_err() {
+            tracing::error!("the disks have an observer already");
+        }
+    }
+
+    /// Announces every change of a disk's state.
+    pub fn changes(&self) -> &Changes {
+        &self.0.changes
+    }
+
+    /// Brings back the disks of the last run; returns when each is ready or in state error.
+    pub async fn load_all(&self) -> Result<()> {
+        let records = self.0.records.clone();
+        let requests = blocking(move || records.read_all()).await?;
+        let bring_ups = requests.into_iter().filter_map(|request| {
+            let mut entries = self.entries();
+            if entries.contains_key(&request.name) {
+                return None;
+            }
+            entries.insert(request.name.clone(), Entry::Creating(request.clone()));
+            Some(self.clone().bring_up(request))
+        });
+        futures::future::join_all(bring_ups.collect::<Vec<_>>()).await;
+        Ok(())
+    }
+
+    /// Begins to create a disk and returns at once. The same request again is answered with the disk as it is.
+    pub async fn create(&self, request: DiskRequest) -> Result<DiskInfo> {
+        request.lvs_name()?;
+        let known = self.entries().get(&request.name).cloned();
+        if let Some(entry) = known {
+            return self.repeated(entry, &request).await;
+        }
+        if let DiskPath::File(path) = &request.path {
+            let path = host_path(self.0.bring_up.host_prefix.as_ref(), path);
+            blocking(move || device::check_path(&path)).await?;
+        }
+        let raced = {
+            let mut entries = self.entries();
+            let known = entries.get(&request.name).cloned();
+            if known.is_none() {
+                entries.insert(request.name.clone(), Entry::Creating(request.clone()));
+            }
+            known
+        };
+        if let Some(entry) = raced {
+            return self.repeated(entry, &request).await;
+        }
+        self.0.changes.announce();
+        tokio::spawn(self.clone().bring_up(request.clone()));
+        Ok(DiskInfo::creating(&request))
+    }
+
+    async fn repeated(&self, entry: Entry, request: &DiskRequest) -> Result<DiskInfo> {
+        let known = entry.request();
+        if known.path != request.path {
+            return Err(Error::AlreadyExists {
+                kind: "disk",
+                name: request.name.to_string(),
+                detail: format!(": its path is {}", known.path),
+            });
+        }
+        self.show(entry).await
+    }
+
+    /// A disk as it is now.
+    pub async fn get(&self, name: &DiskName) -> Result<DiskInfo> {
+        let entry = self.entries().get(name).cloned();
+        self.show(entry.ok_or_else(|| Error::not_found("disk", name))?).await
+    }
+
+    /// All disks by name.
+    pub async fn list(&self) -> Result<Vec<DiskInfo>> {
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        futures::future::try_join_all(entries.into_iter().map(|entry| self.show(entry))).await
+    }
+
+    /// A ready disk by its name.
+    pub fn ready(&self, name: &DiskName) -> Result<Disk> {
+        match self.entries().get(name) {
+            Some(Entry::Ready(disk)) => Ok(disk.clone()),
+            Some(Entry::Failed(_, error)) => {
+                Err(Error::precondition(format!("disk {name}"), format!("it is in state error: {error}")))
+            }
+            Some(_) => Err(Error::precondition(format!("disk {name}"), "it is not ready")),
+            None => Err(Error::not_found("disk", name)),
+        }
+    }
+
+    /// A ready disk by its lvstore's identity.
+    pub fn ready_by_uuid(&self, uuid: Uuid) -> Result<Disk> {
+        let entries = self.entries();
+        let found = entries.values().find_map(|entry| match entry {
+            Entry::Ready(disk) if disk.uuid() == uuid => Some(disk.clone()),
+            _ => None,
+        });
+        found.ok_or_else(|| Error::not_found("disk with lvstore", uuid))
+    }
+
+    /// Takes a disk away from the node; its data stays on it. An unknown disk is no error. Refused while something
+    /// uses the disk. With `uuid`, the disk of this name must have that lvstore.
+    pub async fn delete(&self, name: &DiskName, uuid: Option<Uuid>) -> Result<()> {
+        let disks = self.clone();
+        let (name, uuid) = (name.clone(), uuid);
+        // A caller that goes away must not leave the disk half deleted.
+        let deletion = tokio::spawn(async move { disks.delete_now(&name, uuid).await });
+        deletion.await.unwrap_or_else(|error| Err(Error::internal("deletion of a disk", error.to_string())))
+    }
+
+    async fn delete_now(&self, name: &DiskName, uuid: Option<Uuid>) -> Result<()> {
+        if let Some(uuid) = uuid {
+            self.check_identity(name, uuid)?;
+        }
+        let _one_at_a_time = self.0.one_at_a_time.lock().await;
+        let entry = self.entries().get(name).cloned();
+        match entry {
+            None => return Ok(()),
+            Some(Entry::Creating(_)) => {
+                return Err(Error::precondition(format!("disk {name}"), "it is being created; try again later"));
+            }
+            Some(Entry::Failed(..)) => {}
+            Some(Entry::Ready(disk) | Entry::Deleting(disk)) => self.take_down(disk).await?,
+        }
+        let (records, removed) = (self.0.records.clone(), name.clone());
+        blocking(move || records.remove(&removed)).await?;
+        self.entries().remove(name);
+        self.0.changes.announce();
+        tracing::info!(disk = %name, "disk deleted; its data is kept");
+        Ok(())
+    }
+
+    async fn take_down(&self, disk: Disk) -> Result<()> {
+        disk.close()?;
+        self.set(disk.name(), Entry::Deleting(disk.clone()));
+        if let Some(observer) = self.0.observer.get() {
+            observer.unloading(disk.clone()).await;
+        }
+        let down = bring_up::take_down(&disk).await;
+        if let Err(error) = &down {
+            tracing::error!(disk = %disk.name(), %error, "a disk could not be taken down");
+            disk.reopen();
+            if let Some(observer) = self.0.observer.get() {
+                observer.loaded(disk.clone()).await;
+            }
+            self.set(&disk.name().clone(), Entry::Ready(disk));
+        }
+        down
+    }
+
+    /// An lvstore that is another disk's, or a disk with another lvstore, is not what the caller means.
+    fn check_identity(&self, name: &DiskName, uuid: Uuid) -> Result<()> {
+        for (other, entry) in self.entries().iter() {
+            if let Entry::Ready(disk) | Entry::Deleting(disk) = entry
+                && (disk.uuid() == uuid) != (other == name)
+                && (other == name || disk.uuid() == uuid)
+            {
+                let problem = format!("disk {other} has lvstore {}", disk.uuid());
+                return Err(Error::invalid("disk_uuid", format!("{uuid} is not that of disk {name}: {problem}")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_up(self, request: DiskRequest) {
+        let _one_at_a_time = self.0.one_at_a_time.lock().await;
+        let others: Vec<_> = self.entries().values().filter_map(identity).collect();
+        let outcome = match self.0.bring_up.run(&request, &others).await {
+            Ok(disk) => self.publish(disk).await,
+            Err(error) => Err(error),
+        };
+        let entry = match outcome {
+            Ok(disk) => {
+                tracing::info!(disk = %request.name, path = %request.path, uuid = %disk.uuid(), "disk is ready");
+                Entry::Ready(disk)
+            }
+            Err(error) => {
+                tracing::error!(disk = %request.name, path = %request.path, %error, "disk could not be created");
+                Entry::Failed(request.clone(), error)
+            }
+        };
+        self.set(&request.name, entry);
+    }
+
+    /// Makes the disk durable knowledge of the node, and its content known.
+    async fn publish(&self, disk: Disk) -> Result<Disk> {
+        let (records, recorded) = (self.0.records.clone(), disk.clone());
+        if let Err(error) = blocking(move || records.write(&recorded.inner().request, recorded.uuid())).await {
+            bring_up::take_down(&disk).await?;
+            return Err(error);
+        }
+        if let Some(observer) = self.0.observer.get() {
+            observer.loaded(disk.clone()).await;
+        }
+        Ok(disk)
+    }
+
+    async fn show(&self, entry: Entry) -> Result<DiskInfo> {
+        match entry {
+            Entry::Creating(request) => Ok(DiskInfo::creating(&request)),
+            Entry::Failed(request, error) => Ok(DiskInfo::failed(&request, &error)),
+            Entry::Ready(disk) => DiskInfo::ready(&disk).await,
+            Entry::Deleting(disk) => Ok(DiskInfo::creating(&disk.inner().request)),
+        }
+    }
+
+    fn set(&self, name: &DiskName, entry: Entry) {
+        self.entries().insert(name.clone(), entry);
+        self.0.changes.announce();
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<DiskName, Entry>> {
+        // Nothing between two changes of the map can panic.
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn identity(entry: &Entry) -> Option<(String, String)> {
+    match entry {
+        Entry::Ready(disk) | Entry::Deleting(disk) => Some((disk.inner().id.clone(), disk.name().to_string())),
+        Entry::Creating(_) | Entry::Failed(..) => None,
+    }
+}
