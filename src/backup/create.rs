@@ -186,7 +186,7 @@ impl<S: BackupSource> BackupJob<S> {
     async fn transfer(&self, progress: &Arc<Progress>, cancel: &Cancel) -> Result<BackupReport> {
         let store = self.lock.store();
         let backup = &self.request.backup;
-        store.write_backup_config(backup, &self.stub()?).await?;
+        store.write_backup_config(backup, self.stub()?).await?;
         progress.begin(self.plan.read.len() as u64);
         let uploader = Arc::new(Uploader {
             store: store.clone(),
@@ -215,7 +215,8 @@ impl<S: BackupSource> BackupJob<S> {
         // Without the lock somebody may have deleted blocks that this list counts on.
         self.lock.ensure_held()?;
         let config = self.finished(blocks, totals.newly_uploaded_size, totals.re_uploaded_size);
-        store.write_backup_config(backup, &config).await?;
+        let blocks = config.blocks.as_slice().len() as u64;
+        store.write_backup_config(backup, config).await?;
         self.update_volume(totals.new_block_files).await?;
         Ok(BackupReport {
             url: BackupUrl {
@@ -224,7 +225,7 @@ impl<S: BackupSource> BackupJob<S> {
                 backup: Some(backup.clone()),
             },
             is_incremental: self.is_incremental,
-            blocks: config.blocks.as_slice().len() as u64,
+            blocks,
             new_block_files: totals.new_block_files,
             newly_uploaded_size: totals.newly_uploaded_size,
             re_uploaded_size: totals.re_uploaded_size,

@@ -59,7 +59,7 @@ pub struct RestoreReport {
     pub bytes_zeroed: u64,
 }
 
-/// Carries out `plan` on `sink` and flushes it.
+/// Carries out `plan` on `sink` and flushes it. `progress` must be new: it counts one run.
 ///
 /// The lock, taken before the plan was loaded, keeps the blocks in the store. After an error or a cancel the sink holds
 /// neither the old image nor the new one; [`Progress::written_below`] tells how far it got.
@@ -155,8 +155,9 @@ impl<S: RestoreSink> Shared<S> {
                 }
             };
             self.progress.add_stored(file.len() as u64);
-            let buffer = self.sink.buffer(block_size.length()).await?;
+            // The buffer last: device memory is scarce, so none waits for a worker.
             let _permit = permit(&self.workers).await?;
+            let buffer = self.sink.buffer(block_size.length()).await?;
             let (method, digest) = (self.fetcher.method(), block.digest);
             let worked = tokio::task::spawn_blocking(move || {
                 fetch::fill(method, &file, digest, block_size, buffer)

@@ -99,17 +99,15 @@ impl VolumeStore {
     pub(super) async fn write_backup_config(
         &self,
         backup: &BackupName,
-        config: &BackupConfig,
+        config: BackupConfig,
     ) -> Result<()> {
         let path = layout::backup_config(&self.volume, backup);
-        let written = self.target.write(&path, config.to_bytes().into()).await;
-        written.map_err(|error| {
-            error.blame(
-                &self.target,
-                "backup",
-                &format!("{backup} of volume {}", self.volume),
-            )
-        })
+        // Tens of megabytes for a large volume.
+        let bytes = tokio::task::spawn_blocking(move || config.to_bytes()).await;
+        let bytes = bytes.map_err(|error| Error::internal(&self.target, error.to_string()))?;
+        let name = format!("{backup} of volume {}", self.volume);
+        let written = self.target.write(&path, bytes.into()).await;
+        written.map_err(|error| error.blame(&self.target, "backup", &name))
     }
 
     async fn read(
@@ -167,7 +165,7 @@ pub async fn load_plan(
         store.volume.clone(),
         backup.clone(),
         &config,
-        volume.size,
+        &volume,
         base.as_ref(),
         fresh,
     )

@@ -30,10 +30,12 @@ impl Place {
             .join(layout::locks(self.store.volume()).as_str())
     }
 
+    /// The lock files; a refresh may be writing its temporary one at any time.
     fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory()).into_iter().flatten();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|name| name.ends_with(layout::LOCK_SUFFIX))
             .collect()
     }
 

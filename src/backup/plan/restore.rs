@@ -6,6 +6,7 @@ use crate::backup::format::FormatError;
 use crate::backup::format::backup_config::BackupConfig;
 use crate::backup::format::block::{BackupBlock, BlockList, BlockSize, ByteOffset};
 use crate::backup::format::compression::CompressionMethod;
+use crate::backup::format::volume_config::VolumeConfig;
 use crate::name::{BackupName, VolumeName};
 
 /// The longest range that one step makes zero, so that a cancel does not wait for terabytes. A whole number of blocks
@@ -68,6 +69,10 @@ pub struct RestorePlan {
     pub block_size: BlockSize,
     /// The size of the image, in bytes; the device must have at least that.
     pub volume_size: u64,
+    /// The image under the volume, which shows through where the backup has no block; empty if there is none. The
+    /// zeroes of this plan would hide it, so a device that has the image must be restored as
+    /// [`RestoreOnto::Fresh`].
+    pub backing_image_name: String,
     /// Only differences to what the device holds are written.
     pub is_incremental: bool,
     /// What to do.
@@ -75,7 +80,7 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// Plans the restore of `config`, the cfg of `backup`, to a device of `volume_size`, the size in `volume.cfg`.
+    /// Plans the restore of `config`, the cfg of `backup`, to the size in the volume's cfg.
     ///
     /// `base` is the image the device is known to hold; `None` means anything, unless `fresh` says zeroes. A base
     /// with blocks of another size, or one of a larger volume, cannot be compared, so then the whole image is
@@ -84,10 +89,11 @@ impl RestorePlan {
         volume: VolumeName,
         backup: BackupName,
         config: &BackupConfig,
-        volume_size: u64,
+        volume_config: &VolumeConfig,
         base: Option<&BlockList>,
         fresh: bool,
     ) -> Result<Self, FormatError> {
+        let volume_size = volume_config.size;
         let block_size = config.blocks.block_size();
         block_size.check_volume(volume_size)?;
         config.blocks.check_within(volume_size)?;
@@ -104,6 +110,7 @@ impl RestorePlan {
             method: config.compression_method,
             block_size,
             volume_size,
+            backing_image_name: volume_config.backing_image_name.clone(),
             is_incremental: base.is_some(),
             steps,
         })
@@ -225,6 +232,12 @@ mod tests {
         BlockList::new(BlockSize::DEFAULT, blocks.into()).unwrap()
     }
 
+    fn sized(size: u64) -> VolumeConfig {
+        let mut config = VolumeConfig::parse(b"{}").unwrap();
+        config.size = size;
+        config
+    }
+
     fn plan(
         blocks: &[BackupBlock],
         base: Option<&BlockList>,
@@ -235,7 +248,14 @@ mod tests {
         config.blocks = list(blocks);
         let volume_name = VolumeName::parse("vol-1").unwrap();
         let backup = BackupName::parse("backup-1").unwrap();
-        RestorePlan::new(volume_name, backup, &config, volume * BLOCK, base, fresh)
+        RestorePlan::new(
+            volume_name,
+            backup,
+            &config,
+            &sized(volume * BLOCK),
+            base,
+            fresh,
+        )
     }
 
     #[test]
@@ -311,7 +331,7 @@ mod tests {
         let config = BackupConfig::parse(b"{}").unwrap();
         let volume = VolumeName::parse("vol-1").unwrap();
         let backup = BackupName::parse("backup-1").unwrap();
-        let odd = RestorePlan::new(volume, backup, &config, BLOCK + 512, None, false);
+        let odd = RestorePlan::new(volume, backup, &config, &sized(BLOCK + 512), None, false);
         assert!(matches!(odd, Err(FormatError::VolumeSize { .. })));
     }
 

@@ -2,8 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use std::time::Duration;
+
 use super::*;
 use crate::backup::format::layout;
+use crate::backup::target::Target;
+use crate::backup::url::TargetUrl;
 use crate::name::VolumeName;
 
 fn place() -> (tempfile::TempDir, DirectoryTarget, StorePath) {
@@ -73,6 +77,32 @@ async fn an_endless_file_costs_no_memory() {
         target.read(&endless, 1 << 20).await,
         Err(TargetError::Failed { .. })
     ));
+}
+
+#[tokio::test]
+async fn a_pipe_in_place_of_a_file_holds_nobody() {
+    let (_root, target, path) = place();
+    target.write(&path, Bytes::new()).await.unwrap();
+    let pipe = layout::backups(&VolumeName::parse("vol-1").unwrap());
+    let made = std::process::Command::new("mkfifo")
+        .arg(target.root.join(pipe.as_str()))
+        .status();
+    assert!(made.unwrap().success());
+    assert!(matches!(
+        target.read(&pipe, 10).await,
+        Err(TargetError::Failed { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_answer_is_given_up() {
+    let (_root, directory, path) = place();
+    let url = TargetUrl::parse(&format!("vfs://{}", directory.root.display())).unwrap();
+    let target = Target::open(&url)
+        .unwrap()
+        .with_call_timeout(Duration::ZERO);
+    let error = target.read(&path, 10).await.unwrap_err();
+    assert!(error.to_string().contains("no answer within"), "{error}");
 }
 
 #[tokio::test]
