@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod config;
 pub mod error;
+pub mod initiator;
 pub mod mirror;
 pub mod name;
 pub mod rpc;
