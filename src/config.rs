@@ -163,22 +163,14 @@ impl Default for NodeConfig {
             state_dir: PathBuf::from("/var/lib/corriente"),
             host_prefix: OptionalPath::default(),
             read_policy: ReadPolicy::LocalFirst,
-            reactor: ReactorConfig {
-                cores: CoreList::one(0),
-                poll: Poll::Adaptive,
-            },
+            reactor: ReactorConfig { cores: CoreList::one(0), poll: Poll::Adaptive },
             memory: MemoryConfig {
                 mode: MemoryMode::Hugepages,
                 size: ByteSize::mib(512),
                 hugepage_dir: OptionalPath::default(),
             },
-            metrics: MetricsConfig {
-                listen: Listen::On(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9504)),
-            },
-            log: LogConfig {
-                filter: "info".into(),
-                format: LogFormat::Text,
-            },
+            metrics: MetricsConfig { listen: Listen::On(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9504)) },
+            log: LogConfig { filter: "info".into(), format: LogFormat::Text },
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
         }

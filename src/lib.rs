@@ -1,11 +1,13 @@
 //! Corriente: a storage data-plane engine for one Linux node.
 
 pub mod backup;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod initiator;
 pub mod mirror;
 pub mod name;
+pub mod node;
 pub mod rpc;
 pub mod spdk;
 pub mod telemetry;

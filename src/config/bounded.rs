@@ -31,9 +31,7 @@ impl<const MIN: u64, const MAX: u64> Value for Bounded<MIN, MAX> {
     const FORM: &'static str = "NUMBER";
 
     fn parse(text: &str) -> Result<Self, String> {
-        let number: u64 = text
-            .parse()
-            .map_err(|_| format!("{text:?} is not a whole number"))?;
+        let number: u64 = text.parse().map_err(|_| format!("{text:?} is not a whole number"))?;
         if (MIN..=MAX).contains(&number) {
             Ok(Self(number))
         } else {

@@ -94,9 +94,7 @@ impl Value for AdvertiseIp {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        host_ip(text)
-            .map(Self::Ip)
-            .map_err(|problem| format!("{problem}, nor \"auto\""))
+        host_ip(text).map(Self::Ip).map_err(|problem| format!("{problem}, nor \"auto\""))
     }
 
     fn show(&self) -> String {
@@ -130,9 +128,7 @@ impl Value for Listen {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Self::Off),
-            _ => SocketAddr::parse(text)
-                .map(Self::On)
-                .map_err(|problem| format!("{problem}, nor \"off\"")),
+            _ => SocketAddr::parse(text).map(Self::On).map_err(|problem| format!("{problem}, nor \"off\"")),
         }
     }
 

@@ -26,17 +26,9 @@ impl CoreList {
     fn from_mask(digits: &str) -> Result<BTreeSet<u32>, String> {
         let mut cores = BTreeSet::new();
         for (position, digit) in digits.chars().rev().enumerate() {
-            let bits = digit
-                .to_digit(16)
-                .ok_or_else(|| format!("{digit:?} is not a hexadecimal digit"))?;
-            let base = u32::try_from(position)
-                .unwrap_or(u32::MAX)
-                .saturating_mul(4);
-            cores.extend(
-                (0..4)
-                    .filter(|bit| bits >> bit & 1 == 1)
-                    .map(|bit| base.saturating_add(bit)),
-            );
+            let bits = digit.to_digit(16).ok_or_else(|| format!("{digit:?} is not a hexadecimal digit"))?;
+            let base = u32::try_from(position).unwrap_or(u32::MAX).saturating_mul(4);
+            cores.extend((0..4).filter(|bit| bits >> bit & 1 == 1).map(|bit| base.saturating_add(bit)));
         }
         Ok(cores)
     }
@@ -72,18 +64,12 @@ impl Value for CoreList {
         };
         match cores.last() {
             None => Err("names no core".into()),
-            Some(core) if *core > HIGHEST_CORE => {
-                Err(format!("core {core} is above {HIGHEST_CORE}"))
-            }
+            Some(core) if *core > HIGHEST_CORE => Err(format!("core {core} is above {HIGHEST_CORE}")),
             Some(_) => Ok(Self(cores.into_iter().collect())),
         }
     }
 
     fn show(&self) -> String {
-        self.0
-            .iter()
-            .map(u32::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
+        self.0.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
     }
 }

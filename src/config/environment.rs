@@ -21,45 +21,24 @@ const FOREIGN_PREFIXES: [&str; 3] = ["CORRIENTE_SERVICE_", "CORRIENTE_PORT", "CO
 
 /// Picks the settings out of the environment. A variable with our prefix that nobody reads is refused: it is a typing
 /// error that would otherwise change nothing in silence.
-pub fn parse(
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Vec<Given>, ConfigError> {
+pub fn parse(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<Given>, ConfigError> {
     let mut given = Vec::new();
     for (variable, value) in variables {
-        let Some(variable) = variable
-            .to_str()
-            .filter(|name| name.starts_with(VARIABLE_PREFIX))
-        else {
+        let Some(variable) = variable.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else {
             continue;
         };
-        let origin = Origin::Environment {
-            variable: variable.to_owned(),
-        };
-        let setting = SETTINGS
-            .iter()
-            .find(|setting| setting.variable() == variable);
+        let origin = Origin::Environment { variable: variable.to_owned() };
+        let setting = SETTINGS.iter().find(|setting| setting.variable() == variable);
         match (setting, value.into_string()) {
-            (Some(setting), Ok(text)) => given.push(Given {
-                setting,
-                text,
-                origin,
-            }),
+            (Some(setting), Ok(text)) => given.push(Given { setting, text, origin }),
             (Some(setting), Err(_)) => {
                 let problem = "is not UTF-8".into();
-                return Err(ConfigError {
-                    origin,
-                    key: Some(setting.key.into()),
-                    problem,
-                });
+                return Err(ConfigError { origin, key: Some(setting.key.into()), problem });
             }
             (None, _) if is_foreign(variable) => {}
             (None, _) => {
                 let problem = "is not a setting; `corriente serve --help` lists all of them".into();
-                return Err(ConfigError {
-                    origin,
-                    key: None,
-                    problem,
-                });
+                return Err(ConfigError { origin, key: None, problem });
             }
         }
     }
@@ -67,8 +46,5 @@ pub fn parse(
 }
 
 fn is_foreign(variable: &str) -> bool {
-    READ_ELSEWHERE.contains(&variable)
-        || FOREIGN_PREFIXES
-            .iter()
-            .any(|prefix| variable.starts_with(prefix))
+    READ_ELSEWHERE.contains(&variable) || FOREIGN_PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }

@@ -121,12 +121,7 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
     let mut config = NodeConfig::default();
     let mut origins = BTreeMap::new();
     // In ascending rank: a later value replaces an earlier one. All are parsed, so that a wrong one never hides.
-    for Given {
-        setting,
-        text,
-        origin,
-    } in given
-    {
+    for Given { setting, text, origin } in given {
         (setting.apply)(&mut config, &text).map_err(|problem| ConfigError {
             origin: origin.clone(),
             key: Some(setting.key.into()),
@@ -142,10 +137,7 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
 
 fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|error| ConfigError {
-        origin: Origin::File {
-            path: path.to_owned(),
-            line: 1,
-        },
+        origin: Origin::File { path: path.to_owned(), line: 1 },
         key: None,
         problem: format!("cannot be read: {error}"),
     })
@@ -153,26 +145,17 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 
 fn variable(environment: &[(OsString, OsString)], name: &str) -> Option<String> {
     let (_, value) = environment.iter().find(|(variable, _)| variable == name)?;
-    value
-        .to_str()
-        .filter(|value| !value.is_empty())
-        .map(str::to_owned)
+    value.to_str().filter(|value| !value.is_empty()).map(str::to_owned)
 }
 
 /// The data address: given, or `POD_IP`, or the one that gRPC listens on, or the machine's first. A machine that has
 /// only loopback serves itself.
-fn data_ip(
-    loaded: &Loaded,
-    pod_ip: Option<&str>,
-    first: Option<Ipv4Addr>,
-) -> Result<IpAddr, ConfigError> {
+fn data_ip(loaded: &Loaded, pod_ip: Option<&str>, first: Option<Ipv4Addr>) -> Result<IpAddr, ConfigError> {
     let listen = loaded.config.listen.ip();
     match (loaded.config.advertise_ip, pod_ip) {
         (AdvertiseIp::Ip(ip), _) => Ok(ip),
         (AdvertiseIp::Auto, Some(text)) => choice::host_ip(text).map_err(|problem| ConfigError {
-            origin: Origin::Environment {
-                variable: "POD_IP".into(),
-            },
+            origin: Origin::Environment { variable: "POD_IP".into() },
             key: Some("advertise_ip".into()),
             problem,
         }),
@@ -199,57 +182,31 @@ const HUGEPAGE_BYTES: u64 = 2 << 20;
 
 fn check(loaded: &Loaded) -> Result<(), ConfigError> {
     let config = &loaded.config;
-    let refuse = |key: &str, problem: String| {
-        Err(ConfigError {
-            origin: loaded.origin(key),
-            key: Some(key.into()),
-            problem,
-        })
-    };
+    let refuse =
+        |key: &str, problem: String| Err(ConfigError { origin: loaded.origin(key), key: Some(key.into()), problem });
     let listen = config.listen;
     if config.data_ports.contains(listen.port()) {
-        return refuse(
-            "data_ports",
-            format!("has the port of listen, {}", listen.port()),
-        );
+        return refuse("data_ports", format!("has the port of listen, {}", listen.port()));
     }
     if let Listen::On(metrics) = config.metrics.listen {
-        let same_host = metrics.ip() == listen.ip()
-            || metrics.ip().is_unspecified()
-            || listen.ip().is_unspecified();
+        let same_host = metrics.ip() == listen.ip() || metrics.ip().is_unspecified() || listen.ip().is_unspecified();
         if same_host && metrics.port() == listen.port() {
-            return refuse(
-                "metrics.listen",
-                format!("has the port of listen, {}", listen.port()),
-            );
+            return refuse("metrics.listen", format!("has the port of listen, {}", listen.port()));
         }
         if config.data_ports.contains(metrics.port()) {
-            return refuse(
-                "data_ports",
-                format!("has the port of metrics.listen, {}", metrics.port()),
-            );
+            return refuse("data_ports", format!("has the port of metrics.listen, {}", metrics.port()));
         }
     }
     let memory = config.memory.size;
     if memory < LEAST_MEMORY {
-        return refuse(
-            "memory.size",
-            format!("{memory} is less than {LEAST_MEMORY}"),
-        );
+        return refuse("memory.size", format!("{memory} is less than {LEAST_MEMORY}"));
     }
-    if config.memory.mode == MemoryMode::Hugepages && !memory.bytes().is_multiple_of(HUGEPAGE_BYTES)
-    {
-        return refuse(
-            "memory.size",
-            format!("{memory} is not a whole number of hugepages of 2MiB"),
-        );
+    if config.memory.mode == MemoryMode::Hugepages && !memory.bytes().is_multiple_of(HUGEPAGE_BYTES) {
+        return refuse("memory.size", format!("{memory} is not a whole number of hugepages of 2MiB"));
     }
     let message = config.limits.message_size;
     if !(LEAST_MESSAGE..=LARGEST_MESSAGE).contains(&message) {
-        return refuse(
-            "limits.message_size",
-            format!("{message} is not from {LEAST_MESSAGE} to {LARGEST_MESSAGE}"),
-        );
+        return refuse("limits.message_size", format!("{message} is not from {LEAST_MESSAGE} to {LARGEST_MESSAGE}"));
     }
     Ok(())
 }

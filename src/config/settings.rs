@@ -30,10 +30,7 @@ impl Setting {
 
     /// The environment's variable: `CORRIENTE_LIMITS_REPLICAS`.
     pub fn variable(&self) -> String {
-        format!(
-            "{VARIABLE_PREFIX}{}",
-            self.key.replace('.', "_").to_ascii_uppercase()
-        )
+        format!("{VARIABLE_PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
     }
 
     /// The default, as a user would write it.
@@ -69,104 +66,44 @@ macro_rules! setting {
 /// Every setting, those of one section next to each other, the top level first.
 pub static SETTINGS: &[Setting] = &[
     setting!("listen", listen, "Where gRPC listens"),
-    setting!(
-        "unix_socket",
-        unix_socket,
-        "A Unix socket that gRPC listens on as well; empty for none"
-    ),
+    setting!("unix_socket", unix_socket, "A Unix socket that gRPC listens on as well; empty for none"),
     setting!(
         "advertise_ip",
         advertise_ip,
         "Where the data of this node's replicas and engines answers; auto takes POD_IP, else the address of listen \
          when it is one host's, else the first IPv4 address that is not loopback"
     ),
-    setting!(
-        "data_ports",
-        data_ports,
-        "The ports that replicas and engines are exported on"
-    ),
-    setting!(
-        "peer_port",
-        peer_port,
-        "The port on which the gRPC of every other node answers"
-    ),
-    setting!(
-        "state_dir",
-        state_dir,
-        "Where the node keeps what must survive its restart"
-    ),
+    setting!("data_ports", data_ports, "The ports that replicas and engines are exported on"),
+    setting!("peer_port", peer_port, "The port on which the gRPC of every other node answers"),
+    setting!("state_dir", state_dir, "Where the node keeps what must survive its restart"),
     setting!(
         "host_prefix",
         host_prefix,
         "What is put in front of the path of a file or block device that becomes a disk, as /host in a container"
     ),
-    setting!(
-        "read_policy",
-        read_policy,
-        "Which replica answers a read: local-first, round-robin or least-pending"
-    ),
-    setting!(
-        "reactor.cores",
-        reactor.cores,
-        "The cores of the data path: a list like 0,2-3 or a mask like 0xd"
-    ),
-    setting!(
-        "reactor.poll",
-        reactor.poll,
-        "adaptive: an idle reactor naps until there is work; busy: it never sleeps"
-    ),
-    setting!(
-        "memory.mode",
-        memory.mode,
-        "hugepages, or no-huge for tests and small machines"
-    ),
-    setting!(
-        "memory.size",
-        memory.size,
-        "How much memory SPDK takes at start"
-    ),
+    setting!("read_policy", read_policy, "Which replica answers a read: local-first, round-robin or least-pending"),
+    setting!("reactor.cores", reactor.cores, "The cores of the data path: a list like 0,2-3 or a mask like 0xd"),
+    setting!("reactor.poll", reactor.poll, "adaptive: an idle reactor naps until there is work; busy: it never sleeps"),
+    setting!("memory.mode", memory.mode, "hugepages, or no-huge for tests and small machines"),
+    setting!("memory.size", memory.size, "How much memory SPDK takes at start"),
     setting!(
         "memory.hugepage_dir",
         memory.hugepage_dir,
         "Where hugepages are mounted; empty to take the first mount of the kernel's list"
     ),
-    setting!(
-        "metrics.listen",
-        metrics.listen,
-        "Where /metrics, /healthz and /readyz answer over HTTP, or off"
-    ),
-    setting!(
-        "log.filter",
-        log.filter,
-        "A level, or directives like info,corriente::mirror=debug"
-    ),
+    setting!("metrics.listen", metrics.listen, "Where /metrics, /healthz and /readyz answer over HTTP, or off"),
+    setting!("log.filter", log.filter, "A level, or directives like info,corriente::mirror=debug"),
     setting!("log.format", log.format, "text or json, on standard error"),
     setting!("limits.replicas", limits.replicas, "Replicas of one volume"),
-    setting!(
-        "limits.restores",
-        limits.restores,
-        "Restores that run at once; more are refused"
-    ),
-    setting!(
-        "limits.backups",
-        limits.backups,
-        "Backups that run at once; more are refused"
-    ),
+    setting!("limits.restores", limits.restores, "Restores that run at once; more are refused"),
+    setting!("limits.backups", limits.backups, "Backups that run at once; more are refused"),
     setting!(
         "limits.restore_workers",
         limits.restore_workers,
         "Threads that fetch, verify and decompress for one restore, or compress for one backup"
     ),
-    setting!(
-        "limits.restore_queue_depth",
-        limits.restore_queue_depth,
-        "Writes that one restore has under way at once"
-    ),
-    setting!(
-        "limits.reactor_queue_depth",
-        limits.reactor_queue_depth,
-        "Requests that may wait for one reactor"
-    ),
+    setting!("limits.restore_queue_depth", limits.restore_queue_depth, "Writes that one restore has under way at once"),
+    setting!("limits.reactor_queue_depth", limits.reactor_queue_depth, "Requests that may wait for one reactor"),
     setting!(
         "limits.member_queue_depth",
         limits.member_queue_depth,
@@ -182,41 +119,17 @@ pub static SETTINGS: &[Setting] = &[
         limits.calls_per_connection,
         "gRPC calls of one connection that are served at once"
     ),
-    setting!(
-        "limits.message_size",
-        limits.message_size,
-        "The largest gRPC message"
-    ),
+    setting!("limits.message_size", limits.message_size, "The largest gRPC message"),
     setting!(
         "timeouts.member_deadline",
         timeouts.member_deadline,
         "A replica that has not answered an I/O for this long leaves its mirror"
     ),
-    setting!(
-        "timeouts.attach",
-        timeouts.attach,
-        "Connecting to a replica, or opening a disk"
-    ),
-    setting!(
-        "timeouts.pause",
-        timeouts.pause,
-        "The longest pause of I/O, for a snapshot or a change of replicas"
-    ),
-    setting!(
-        "timeouts.peer_call",
-        timeouts.peer_call,
-        "A gRPC call to another node"
-    ),
-    setting!(
-        "timeouts.peer_connect",
-        timeouts.peer_connect,
-        "Connecting to another node's gRPC"
-    ),
-    setting!(
-        "timeouts.shutdown",
-        timeouts.shutdown,
-        "From the signal to the end of the process"
-    ),
+    setting!("timeouts.attach", timeouts.attach, "Connecting to a replica, or opening a disk"),
+    setting!("timeouts.pause", timeouts.pause, "The longest pause of I/O, for a snapshot or a change of replicas"),
+    setting!("timeouts.peer_call", timeouts.peer_call, "A gRPC call to another node"),
+    setting!("timeouts.peer_connect", timeouts.peer_connect, "Connecting to another node's gRPC"),
+    setting!("timeouts.shutdown", timeouts.shutdown, "From the signal to the end of the process"),
     setting!(
         "timeouts.restore_stall",
         timeouts.restore_stall,

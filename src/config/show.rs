@@ -17,12 +17,7 @@ pub fn show(loaded: &Loaded) -> String {
             let _ = write!(text, "\n[{section}]\n");
         }
         let value = toml::Value::String((setting.show)(&loaded.config));
-        let _ = writeln!(
-            text,
-            "{:<48}# {}",
-            format!("{name} = {value}"),
-            loaded.origin(setting.key)
-        );
+        let _ = writeln!(text, "{:<48}# {}", format!("{name} = {value}"), loaded.origin(setting.key));
     }
     let _ = write!(text, "\n# data address: {}\n", loaded.config.data_ip);
     text

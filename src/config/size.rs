@@ -7,12 +7,7 @@ use super::value::Value;
 pub struct ByteSize(u64);
 
 /// Largest first, so that the first that divides a size is the shortest way to write it.
-const UNITS: [(&str, u64); 4] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-];
+const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 impl ByteSize {
     /// That many MiB; a constant of the program.
@@ -32,9 +27,7 @@ impl Value for ByteSize {
     /// A whole number with a unit. A bare number is refused: whether it meant bytes or MiB would be a guess.
     fn parse(text: &str) -> Result<Self, String> {
         let form = || format!("{text:?} is not a size like 4096B, 64KiB, 512MiB, 2GiB or 1TiB");
-        let digits = text
-            .find(|character: char| !character.is_ascii_digit())
-            .ok_or_else(form)?;
+        let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(form)?;
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| form())?;
         let unit = unit.trim_start();
@@ -43,17 +36,11 @@ impl Value for ByteSize {
             None if unit == "B" => 1,
             None => return Err(form()),
         };
-        number
-            .checked_mul(factor)
-            .map(Self)
-            .ok_or_else(|| format!("{text} is more than 64 bits can hold"))
+        number.checked_mul(factor).map(Self).ok_or_else(|| format!("{text} is more than 64 bits can hold"))
     }
 
     fn show(&self) -> String {
-        match UNITS
-            .iter()
-            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor))
-        {
+        match UNITS.iter().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor)) {
             Some((name, factor)) => format!("{}{name}", self.0 / factor),
             None => format!("{}B", self.0),
         }

@@ -20,9 +20,8 @@ impl Value for SocketAddr {
     const FORM: &'static str = "IP:PORT";
 
     fn parse(text: &str) -> Result<Self, String> {
-        let address: SocketAddr = text
-            .parse()
-            .map_err(|_| format!("{text:?} is not an address of the form ip:port"))?;
+        let address: SocketAddr =
+            text.parse().map_err(|_| format!("{text:?} is not an address of the form ip:port"))?;
         if address.port() == 0 {
             return Err("port 0 is not a port that others could call".into());
         }
@@ -80,9 +79,7 @@ impl Value for Duration {
 
     fn parse(text: &str) -> Result<Self, String> {
         let form = || format!("{text:?} is not a duration like 500ms, 5s, 2m or 1h");
-        let digits = text
-            .find(|character: char| !character.is_ascii_digit())
-            .ok_or_else(form)?;
+        let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(form)?;
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| form())?;
         let unit_ms: u64 = match unit.trim_start() {
@@ -137,10 +134,7 @@ pub struct PortRange {
 
 impl PortRange {
     /// What Longhorn's instance manager uses (`engine-behaviour` §0).
-    pub const DEFAULT: Self = Self {
-        first: 20001,
-        last: 30000,
-    };
+    pub const DEFAULT: Self = Self { first: 20001, last: 30000 };
 
     /// The lowest port.
     pub fn first(&self) -> u16 {

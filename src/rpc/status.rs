@@ -45,25 +45,15 @@ pub fn from_peer(peer: &str, object: (&'static str, &str), status: &Status) -> E
     let message = status.message();
     match status.code() {
         Code::NotFound => Error::not_found(kind, format!("{name} on {peer}")),
-        Code::AlreadyExists => Error::AlreadyExists {
-            kind,
-            name: name.to_owned(),
-            detail: format!(": {peer} says {message}"),
-        },
-        Code::FailedPrecondition => {
-            Error::precondition(format!("{kind} {name} on {peer}"), message)
+        Code::AlreadyExists => {
+            Error::AlreadyExists { kind, name: name.to_owned(), detail: format!(": {peer} says {message}") }
         }
-        Code::ResourceExhausted => Error::Exhausted {
-            resource: "a resource of a peer",
-            problem: format!("{peer}: {message}"),
-        },
-        Code::DataLoss => Error::Corruption {
-            object: format!("{kind} {name} on {peer}"),
-            problem: message.to_owned(),
-        },
-        Code::InvalidArgument => {
-            Error::internal(format!("a call for {kind} {name} to {peer}"), message)
+        Code::FailedPrecondition => Error::precondition(format!("{kind} {name} on {peer}"), message),
+        Code::ResourceExhausted => {
+            Error::Exhausted { resource: "a resource of a peer", problem: format!("{peer}: {message}") }
         }
+        Code::DataLoss => Error::Corruption { object: format!("{kind} {name} on {peer}"), problem: message.to_owned() },
+        Code::InvalidArgument => Error::internal(format!("a call for {kind} {name} to {peer}"), message),
         code => Error::peer(peer, format!("{kind} {name}: {code:?}: {message}")),
     }
 }
@@ -71,7 +61,8 @@ pub fn from_peer(peer: &str, object: (&'static str, &str), status: &Status) -> E
 /// Cuts a text at the limit, at a character's boundary, and shows that it is cut.
 fn shorten(mut text: String) -> String {
     if text.len() > MESSAGE_LIMIT {
-        text.truncate(text.floor_char_boundary(MESSAGE_LIMIT));
+        let cut = (0..=MESSAGE_LIMIT).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(cut.unwrap_or(0));
         text.push('…');
     }
     text
@@ -87,59 +78,18 @@ mod tests {
     fn table() -> Vec<(Error, Code)> {
         let text = String::from;
         vec![
-            (
-                Error::invalid("name", "must not be empty"),
-                Code::InvalidArgument,
-            ),
+            (Error::invalid("name", "must not be empty"), Code::InvalidArgument),
             (Error::not_found("replica", "a"), Code::NotFound),
             (Error::exists("engine", "e"), Code::AlreadyExists),
-            (
-                Error::precondition("engine e", "is restoring"),
-                Code::FailedPrecondition,
-            ),
-            (
-                Error::Canceled {
-                    what: text("a restore"),
-                },
-                Code::Cancelled,
-            ),
-            (
-                Error::Unimplemented {
-                    what: "x",
-                    reason: "y",
-                },
-                Code::Unimplemented,
-            ),
-            (
-                Error::Exhausted {
-                    resource: "ports",
-                    problem: text("all in use"),
-                },
-                Code::ResourceExhausted,
-            ),
-            (
-                Error::NoSpace {
-                    object: text("disk d"),
-                    problem: text("0 free"),
-                },
-                Code::ResourceExhausted,
-            ),
+            (Error::precondition("engine e", "is restoring"), Code::FailedPrecondition),
+            (Error::Canceled { what: text("a restore") }, Code::Cancelled),
+            (Error::Unimplemented { what: "x", reason: "y" }, Code::Unimplemented),
+            (Error::Exhausted { resource: "ports", problem: text("all in use") }, Code::ResourceExhausted),
+            (Error::NoSpace { object: text("disk d"), problem: text("0 free") }, Code::ResourceExhausted),
             (Error::peer("10.0.0.1:8504", "is silent"), Code::Unavailable),
-            (
-                Error::Timeout {
-                    what: text("attach"),
-                    limit: Duration::from_secs(1),
-                },
-                Code::DeadlineExceeded,
-            ),
+            (Error::Timeout { what: text("attach"), limit: Duration::from_secs(1) }, Code::DeadlineExceeded),
             (Error::medium("disk d", "EIO"), Code::Internal),
-            (
-                Error::Corruption {
-                    object: text("block"),
-                    problem: text("checksum"),
-                },
-                Code::DataLoss,
-            ),
+            (Error::Corruption { object: text("block"), problem: text("checksum") }, Code::DataLoss),
             (Error::internal("mirror", "no members"), Code::Internal),
         ]
     }
@@ -155,29 +105,15 @@ mod tests {
 
     #[test]
     fn a_peers_code_survives_where_the_caller_can_act_on_it() {
-        for kept in [
-            Code::NotFound,
-            Code::AlreadyExists,
-            Code::FailedPrecondition,
-            Code::ResourceExhausted,
-            Code::DataLoss,
-        ] {
+        for kept in
+            [Code::NotFound, Code::AlreadyExists, Code::FailedPrecondition, Code::ResourceExhausted, Code::DataLoss]
+        {
             let error = from_peer("10.0.0.1:8504", ("replica", "r"), &Status::new(kept, "why"));
             assert_eq!(code(&error), kept);
             assert!(error.to_string().contains("10.0.0.1:8504"), "{error}");
         }
-        for failed in [
-            Code::Unavailable,
-            Code::Unknown,
-            Code::Unimplemented,
-            Code::DeadlineExceeded,
-            Code::Internal,
-        ] {
-            let error = from_peer(
-                "10.0.0.1:8504",
-                ("replica", "r"),
-                &Status::new(failed, "why"),
-            );
+        for failed in [Code::Unavailable, Code::Unknown, Code::Unimplemented, Code::DeadlineExceeded, Code::Internal] {
+            let error = from_peer("10.0.0.1:8504", ("replica", "r"), &Status::new(failed, "why"));
             assert_eq!(code(&error), Code::Unavailable);
             assert!(error.to_string().contains("why"), "{error}");
         }

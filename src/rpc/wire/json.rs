@@ -19,10 +19,7 @@ pub(crate) fn replica_mode<S: Serializer>(mode: &i32, serializer: S) -> Result<S
     serializer.serialize_str(&mode_name(*mode))
 }
 
-pub(crate) fn replica_modes<S: Serializer>(
-    modes: &BTreeMap<String, i32>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(crate) fn replica_modes<S: Serializer>(modes: &BTreeMap<String, i32>, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(modes.len()))?;
     for (replica, mode) in modes {
         map.serialize_entry(replica, &mode_name(*mode))?;
