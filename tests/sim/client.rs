@@ -255,7 +255,7 @@ impl World {
         let Some(engine) = &mut self.engine else {
             return;
         };
-        for member in engine.channels[channel].state.blame(failed).iter() {
+        for member in engine.channels[channel].state.blame(failed, cause).iter() {
             let delay = self.random.between(1, 50);
             self.time.after(
                 delay,

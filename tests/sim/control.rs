@@ -430,7 +430,7 @@ impl World {
                 },
             );
         }
-        if self.faulty && self.random.chance(15) {
+        if self.faulty && self.random.chance(40) {
             self.crash();
         }
     }
@@ -536,7 +536,9 @@ impl World {
                 _ => {}
             }
         }
-        requests.push(Event::PauseRequested);
+        if self.random.chance(300) {
+            requests.push(Event::PauseRequested);
+        }
         for request in requests {
             self.core(request);
         }

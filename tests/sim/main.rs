@@ -34,7 +34,12 @@ fn the_mirror_keeps_its_promises() {
     };
     for seed in seeds {
         if let (_, Some(violation)) = run(seed) {
-            panic!("CORRIENTE_SIM_SEED={seed}: {violation:?}");
+            let Violation {
+                checker,
+                at_us,
+                what,
+            } = violation;
+            panic!("CORRIENTE_SIM_SEED={seed}: {checker:?} at {at_us} us: {what}");
         }
     }
 }

@@ -9,7 +9,7 @@ struct Block {
     /// Values of later writes that are outstanding, failed, or cut off by a crash: each may or may not be there.
     open: BTreeSet<u64>,
     writing: bool,
-    /// A crash came while a write was outstanding, and none was acknowledged since: members may differ.
+    /// A crash came while a write was outstanding or had failed, and none was acknowledged since: members may differ.
     torn: bool,
 }
 
@@ -87,7 +87,7 @@ impl Oracle {
     pub fn crash(&mut self) {
         self.reads.clear();
         for block in &mut self.blocks {
-            block.torn |= block.writing;
+            block.torn |= !block.open.is_empty();
             block.writing = false;
         }
     }

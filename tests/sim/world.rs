@@ -407,7 +407,11 @@ impl World {
                 self.tally.caught_up += u64::from(!assembly.laggards.is_empty());
                 self.start(assembly);
             }
-            Err(AssemblyError::Unverified(_) | AssemblyError::NothingInSync) if !all_here => {
+            Err(
+                AssemblyError::Unverified(_)
+                | AssemblyError::Behind { .. }
+                | AssemblyError::NothingInSync,
+            ) if !all_here => {
                 self.time.after(10_000, Step::Restart);
             }
             Err(error) => self.violate(Checker::LastMember, format!("no mirror: {error}")),
