@@ -125,7 +125,7 @@ impl World {
                 wheels: vec![DeadlineWheel::new(DEADLINE_US, now); MAX_MEMBERS],
                 queue: VecDeque::new(),
                 applied: view.epoch,
-                quiesced: false,
+                quiesced: None,
                 pause: None,
                 next_delivery_us: now,
             });
@@ -152,9 +152,6 @@ impl World {
                 at += 5_000;
             }
             channel.next_delivery_us = at;
-            if matches!(message, Message::Pause(_)) {
-                channel.quiesced = false;
-            }
             self.time.at(
                 at,
                 Step::Deliver {
@@ -250,11 +247,12 @@ impl World {
         let Some(engine) = &mut self.engine else {
             return;
         };
-        if engine.channels[number].pause != Some(pause) {
-            return;
-        }
-        engine.channels[number].quiesced = true;
-        if engine.channels.iter().all(|channel| channel.quiesced) {
+        engine.channels[number].quiesced = Some(pause);
+        if engine
+            .channels
+            .iter()
+            .all(|channel| channel.quiesced == Some(pause))
+        {
             self.core(Event::ChannelsQuiesced { pause });
         }
     }
@@ -430,7 +428,7 @@ impl World {
                 },
             );
         }
-        if self.faulty && self.random.chance(40) {
+        if self.faulty && self.random.chance(100) {
             self.crash();
         }
     }

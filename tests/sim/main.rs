@@ -91,14 +91,14 @@ fn the_runs_visit_what_they_are_for() {
     for (count, least) in [
         (acknowledged, 50_000),
         (errors, 100),
-        (fences, 300),
+        (fences, 200),
         (crashes, 60),
-        (caught_up, 5),
-        (rebuilt, 200),
+        (caught_up, 2),
+        (rebuilt, 100),
         (pauses, 1_000),
         (broken_pauses, 10),
         (lost, 10),
-        (stuck, 3),
+        (stuck, 2),
         (retried_reads, 100),
         (abandoned, 50),
     ] {

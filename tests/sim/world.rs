@@ -168,7 +168,7 @@ pub struct Channel {
     pub wheels: Vec<DeadlineWheel>,
     pub queue: VecDeque<u64>,
     pub applied: Epoch,
-    pub quiesced: bool,
+    pub quiesced: Option<PauseId>,
     pub pause: Option<PauseId>,
     pub next_delivery_us: u64,
 }
@@ -404,7 +404,8 @@ impl World {
         let incarnation = Incarnation(self.random.next() as u32);
         match assemble(candidates, SIZE_BYTES, incarnation, Missing::Refuse) {
             Ok(assembly) => {
-                self.tally.caught_up += u64::from(!assembly.laggards.is_empty());
+                let cut_short = assembly.newest.incarnation() != incarnation;
+                self.tally.caught_up += u64::from(cut_short && !assembly.laggards.is_empty());
                 self.start(assembly);
             }
             Err(

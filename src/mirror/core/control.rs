@@ -13,6 +13,9 @@ mod membership;
 mod pause;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 pub use types::{
     Action, Actions, Event, Health, MemberMode, Notice, OutReason, PauseId, Refusal, Status,
 };

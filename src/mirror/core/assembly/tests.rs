@@ -57,8 +57,12 @@ fn names(assembly: &Assembly) -> Vec<ReplicaName> {
 fn new_replicas_make_a_new_mirror_only_when_all_answer() {
     let assembly = strict(vec![new(0), new(1)]).expect("starts");
     assert_eq!(
-        (names(&assembly), assembly.newest),
-        (vec![name(0), name(1)], Generation::NONE)
+        (names(&assembly), assembly.newest, assembly.laggards),
+        (
+            vec![name(0), name(1)],
+            generation(1, 99),
+            assembly.members.mask()
+        )
     );
     for candidates in [
         vec![new(0), down(1)],
@@ -119,9 +123,19 @@ fn a_raise_cut_short_makes_nobody_stale() {
 }
 
 #[test]
+fn a_first_start_cut_short_starts_again() {
+    let begun = holding(0, generation(1, 1), Generation::NONE, &[0, 1]);
+    let assembly = strict(vec![begun.clone(), new(1)]).expect("starts");
+    assert_eq!(names(&assembly), [name(0), name(1)]);
+    assert_eq!(assembly.laggards.count(), 1);
+    let foreign = strict(vec![begun, new(1), new(2)]).expect("starts");
+    assert_eq!(foreign.refused[0].reason, RefusedReason::NeverInSync);
+}
+
+#[test]
 fn an_emptied_replica_of_a_known_name_is_not_in_sync() {
     let found = vec![
-        holding(0, generation(1, 1), Generation::NONE, &[0, 1]),
+        holding(0, generation(2, 1), generation(1, 1), &[0, 1]),
         new(1),
     ];
     let refused = Err(AssemblyError::Unverified(vec![name(1)]));

@@ -100,7 +100,8 @@ pub enum Event {
     },
     /// Request: stop client I/O.
     PauseRequested,
-    /// No channel admits or has any client I/O.
+    /// No channel admits or has any client I/O. Channels answer for one pause by its id; an answer about an earlier one
+    /// does not count.
     ChannelsQuiesced {
         /// The pause of the action.
         pause: PauseId,
