@@ -59,27 +59,14 @@ impl MirrorCore {
     }
 
     fn persist(&mut self, awaiting: MemberMask, out: &mut Actions) {
-        self.fence = Fence::Raising {
-            awaiting,
-            epoch: self.epoch,
-        };
+        self.fence = Fence::Raising { awaiting, epoch: self.epoch };
         let in_sync = self.in_mode(MemberMode::Rw).or(self.promoting);
         for member in awaiting.iter() {
-            out.push(Action::PersistGeneration {
-                member,
-                generation: self.generation,
-                base: self.settled,
-                in_sync,
-            });
+            out.push(Action::PersistGeneration { member, generation: self.generation, base: self.settled, in_sync });
         }
     }
 
-    pub(super) fn persisted(
-        &mut self,
-        member: MemberIndex,
-        generation: Generation,
-        out: &mut Actions,
-    ) {
+    pub(super) fn persisted(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
         let slot = &mut self.slots[member.get()];
         if let SlotState::Joining { prepared } = &mut slot.state {
             if generation == Generation::NONE && !*prepared {
@@ -96,12 +83,7 @@ impl MirrorCore {
         }
     }
 
-    pub(super) fn persist_failed(
-        &mut self,
-        member: MemberIndex,
-        generation: Generation,
-        out: &mut Actions,
-    ) {
+    pub(super) fn persist_failed(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
         if let SlotState::Joining { .. } = self.slots[member.get()].state {
             if generation == Generation::NONE {
                 self.drop_member(member, OutReason::FenceFailed, out);
@@ -167,11 +149,7 @@ impl MirrorCore {
         let first = !self.started;
         self.started = true;
         self.publish(out);
-        out.notify(if first {
-            Notice::Started(self.generation)
-        } else {
-            Notice::Fenced(self.generation)
-        });
+        out.notify(if first { Notice::Started(self.generation) } else { Notice::Fenced(self.generation) });
         self.close_unused(out);
         self.free_closed(out);
     }
