@@ -44,18 +44,11 @@ pub trait BackupSource: Send + Sync + 'static {
     ///
     /// `None` when this snapshot does not descend from `base`, or when the source cannot say. Without a base that
     /// makes the whole volume the backup.
-    fn changed(
-        &self,
-        base: Option<&SnapshotName>,
-    ) -> impl Future<Output = Result<Option<ChangedMap>>> + Send;
+    fn changed(&self, base: Option<&SnapshotName>) -> impl Future<Output = Result<Option<ChangedMap>>> + Send;
 
     /// Reads a block; the first `length` bytes of the buffer are its content. Must end within the source's own
     /// deadline.
-    fn read(
-        &self,
-        offset: ByteOffset,
-        length: usize,
-    ) -> impl Future<Output = Result<Self::Buffer>> + Send;
+    fn read(&self, offset: ByteOffset, length: usize) -> impl Future<Output = Result<Self::Buffer>> + Send;
 }
 
 /// What to back up, and what to write about it.
@@ -122,15 +115,9 @@ impl<S: BackupSource> BackupJob<S> {
         let store = VolumeStore::new(target.clone(), request.volume.clone());
         let lock = VolumeLock::acquire(store, LockKind::CreateRestore, &settings.lock).await?;
         match Self::plan(lock.store(), &*source, &request).await {
-            Ok((method, plan, is_incremental)) => Ok(Self {
-                lock,
-                source,
-                request,
-                settings,
-                method,
-                plan,
-                is_incremental,
-            }),
+            Ok((method, plan, is_incremental)) => {
+                Ok(Self { lock, source, request, settings, method, plan, is_incremental })
+            }
             Err(error) => {
                 lock.release().await;
                 Err(error)
@@ -233,27 +220,16 @@ impl<S: BackupSource> BackupJob<S> {
     }
 
     fn merge(&self, read: Vec<BackupBlock>) -> Result<BlockList> {
-        let object = || {
-            format!(
-                "backup {} of volume {}",
-                self.request.backup, self.request.volume
-            )
-        };
-        let blocks = self
-            .plan
-            .merge(read)
-            .map_err(|error| Error::internal(object(), error.to_string()))?;
-        blocks
-            .check_within(self.source.size())
-            .map_err(|error| Error::internal(object(), error.to_string()))?;
+        let object = || format!("backup {} of volume {}", self.request.backup, self.request.volume);
+        let blocks = self.plan.merge(read).map_err(|error| Error::internal(object(), error.to_string()))?;
+        blocks.check_within(self.source.size()).map_err(|error| Error::internal(object(), error.to_string()))?;
         Ok(blocks)
     }
 
     /// What is written before the first block: the empty `CreatedTime` says that there is no image yet.
     fn stub(&self) -> Result<BackupConfig> {
         let blocks = BlockList::new(self.request.labels.parameters.block_size, Vec::new());
-        let blocks =
-            blocks.map_err(|error| Error::internal("empty block list", error.to_string()))?;
+        let blocks = blocks.map_err(|error| Error::internal("empty block list", error.to_string()))?;
         Ok(BackupConfig {
             name: self.request.backup.to_string(),
             volume_name: self.request.volume.to_string(),
@@ -273,12 +249,7 @@ impl<S: BackupSource> BackupJob<S> {
         })
     }
 
-    fn finished(
-        &self,
-        blocks: BlockList,
-        newly_uploaded_size: u64,
-        re_uploaded_size: u64,
-    ) -> BackupConfig {
+    fn finished(&self, blocks: BlockList, newly_uploaded_size: u64, re_uploaded_size: u64) -> BackupConfig {
         BackupConfig {
             name: self.request.backup.to_string(),
             volume_name: self.request.volume.to_string(),
@@ -292,11 +263,7 @@ impl<S: BackupSource> BackupJob<S> {
             compression_method: self.method,
             newly_uploaded_size,
             re_uploaded_size,
-            processing_blocks: if self.is_incremental {
-                ProcessingBlocks::Null
-            } else {
-                ProcessingBlocks::Empty
-            },
+            processing_blocks: if self.is_incremental { ProcessingBlocks::Null } else { ProcessingBlocks::Empty },
             blocks,
             single_file_path: String::new(),
         }
@@ -327,12 +294,7 @@ fn check_size(size: u64, request: &BackupRequest) -> Result<()> {
     if size == 0 {
         return Err(refused("a volume of 0 bytes cannot be backed up".into()));
     }
-    request
-        .labels
-        .parameters
-        .block_size
-        .check_volume(size)
-        .map_err(|error| refused(error.to_string()))
+    request.labels.parameters.block_size.check_volume(size).map_err(|error| refused(error.to_string()))
 }
 
 /// A finished backup of the same name must not lose its image; an unfinished one may be made anew.
@@ -359,12 +321,7 @@ async fn find_base(
         return Ok(Err(FullReason::NoLastBackup));
     };
     match store.backup_config(&last).await {
-        Ok(config) => Ok(choose_base(
-            config,
-            &request.snapshot,
-            request.labels.parameters,
-            size,
-        )),
+        Ok(config) => Ok(choose_base(config, &request.snapshot, request.labels.parameters, size)),
         Err(error @ (Error::NotFound { .. } | Error::Corruption { .. })) => {
             Ok(Err(FullReason::Unusable(error.to_string())))
         }

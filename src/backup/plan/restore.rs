@@ -97,9 +97,7 @@ impl RestorePlan {
         let block_size = config.blocks.block_size();
         block_size.check_volume(volume_size)?;
         config.blocks.check_within(volume_size)?;
-        let base = base.filter(|base| {
-            base.block_size() == block_size && base.check_within(volume_size).is_ok()
-        });
+        let base = base.filter(|base| base.block_size() == block_size && base.check_within(volume_size).is_ok());
         let steps = match base {
             Some(base) => differences(&config.blocks, base),
             None => whole(&config.blocks, volume_size, fresh),
@@ -118,10 +116,7 @@ impl RestorePlan {
 
     /// How many blocks will be fetched and written.
     pub fn blocks_to_write(&self) -> u64 {
-        self.steps
-            .iter()
-            .filter(|step| matches!(step, RestoreStep::Write(_)))
-            .count() as u64
+        self.steps.iter().filter(|step| matches!(step, RestoreStep::Write(_))).count() as u64
     }
 
     /// How many bytes will be made zero without a block.
@@ -136,8 +131,7 @@ impl RestorePlan {
     /// The rest of this plan when everything below `checkpoint` is durable already. A step that reaches over the
     /// checkpoint is done again.
     pub fn resume_from(mut self, checkpoint: ByteOffset) -> Self {
-        self.steps
-            .retain(|step| step.end(self.block_size) > checkpoint);
+        self.steps.retain(|step| step.end(self.block_size) > checkpoint);
         self
     }
 }
@@ -199,10 +193,7 @@ fn push_zero(steps: &mut Vec<RestoreStep>, mut start: u64, end: u64) {
     }
     while start < end {
         let length = (end - start).min(ZERO_LIMIT);
-        steps.push(RestoreStep::Zero {
-            offset: ByteOffset(start),
-            length,
-        });
+        steps.push(RestoreStep::Zero { offset: ByteOffset(start), length });
         start += length;
     }
 }
@@ -215,17 +206,11 @@ mod tests {
     const BLOCK: u64 = 2 << 20;
 
     fn block(index: u64, content: u8) -> BackupBlock {
-        BackupBlock {
-            offset: ByteOffset(index * BLOCK),
-            digest: Digest::of(&[content]),
-        }
+        BackupBlock { offset: ByteOffset(index * BLOCK), digest: Digest::of(&[content]) }
     }
 
     fn zero(index: u64, count: u64) -> RestoreStep {
-        RestoreStep::Zero {
-            offset: ByteOffset(index * BLOCK),
-            length: count * BLOCK,
-        }
+        RestoreStep::Zero { offset: ByteOffset(index * BLOCK), length: count * BLOCK }
     }
 
     fn list(blocks: &[BackupBlock]) -> BlockList {
@@ -263,17 +248,7 @@ mod tests {
         let blocks = [block(1, 1), block(2, 2), block(5, 3)];
         let over_anything = plan(&blocks, None, false, 8).unwrap();
         let writes = blocks.map(RestoreStep::Write);
-        assert_eq!(
-            over_anything.steps,
-            [
-                zero(0, 1),
-                writes[0],
-                writes[1],
-                zero(3, 2),
-                writes[2],
-                zero(6, 2)
-            ]
-        );
+        assert_eq!(over_anything.steps, [zero(0, 1), writes[0], writes[1], zero(3, 2), writes[2], zero(6, 2)]);
         assert_eq!(over_anything.bytes_to_zero(), 5 * BLOCK);
         assert_eq!(plan(&blocks, None, true, 8).unwrap().steps, writes);
         assert_eq!(plan(&[], None, false, 8).unwrap().steps, [zero(0, 8)]);
@@ -281,22 +256,11 @@ mod tests {
 
     #[test]
     fn an_incremental_restore_writes_what_differs_and_zeroes_what_vanished() {
-        let base = list(&[
-            block(0, 1),
-            block(1, 2),
-            block(3, 4),
-            block(4, 5),
-            block(7, 9),
-        ]);
+        let base = list(&[block(0, 1), block(1, 2), block(3, 4), block(4, 5), block(7, 9)]);
         let target = [block(1, 2), block(2, 7), block(3, 8)];
         let steps = plan(&target, Some(&base), false, 8).unwrap().steps;
-        let expected = [
-            zero(0, 1),
-            RestoreStep::Write(target[1]),
-            RestoreStep::Write(target[2]),
-            zero(4, 1),
-            zero(7, 1),
-        ];
+        let expected =
+            [zero(0, 1), RestoreStep::Write(target[1]), RestoreStep::Write(target[2]), zero(4, 1), zero(7, 1)];
         assert_eq!(steps, expected);
         let nothing = plan(&target, Some(&list(&target)), false, 8).unwrap();
         assert!(nothing.is_incremental && nothing.steps.is_empty());
@@ -313,21 +277,14 @@ mod tests {
     #[test]
     fn zero_ranges_are_merged_and_bounded() {
         let blocks_per_step = ZERO_LIMIT / BLOCK;
-        let all: Vec<_> = (0..blocks_per_step + 3)
-            .map(|index| block(index, 1))
-            .collect();
-        let steps = plan(&[], Some(&list(&all)), false, blocks_per_step + 3)
-            .unwrap()
-            .steps;
+        let all: Vec<_> = (0..blocks_per_step + 3).map(|index| block(index, 1)).collect();
+        let steps = plan(&[], Some(&list(&all)), false, blocks_per_step + 3).unwrap().steps;
         assert_eq!(steps, [zero(0, blocks_per_step), zero(blocks_per_step, 3)]);
     }
 
     #[test]
     fn what_does_not_fit_the_volume_is_refused() {
-        assert!(matches!(
-            plan(&[block(8, 1)], None, false, 8),
-            Err(FormatError::BeyondEnd { .. })
-        ));
+        assert!(matches!(plan(&[block(8, 1)], None, false, 8), Err(FormatError::BeyondEnd { .. })));
         let config = BackupConfig::parse(b"{}").unwrap();
         let volume = VolumeName::parse("vol-1").unwrap();
         let backup = BackupName::parse("backup-1").unwrap();
