@@ -67,7 +67,6 @@ impl MirrorCore {
     }
 
     fn persist(&mut self, awaiting: MemberMask, out: &mut Actions) {
-<<<<<<< HEAD
         self.fence = Fence::Raising {
             awaiting,
             newcomers: self.promoting,
@@ -85,16 +84,15 @@ impl MirrorCore {
                 base: self.settled,
                 in_sync,
             });
-=======
-        self.fence = Fence::Raising { awaiting, epoch: self.epoch };
-        let in_sync = self.in_mode(MemberMode::Rw).or(self.promoting);
-        for member in awaiting.iter() {
-            out.push(Action::PersistGeneration { member, generation: self.generation, base: self.settled, in_sync });
->>>>>>> spdkctl
         }
     }
 
-    pub(super) fn persisted(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
+    pub(super) fn persisted(
+        &mut self,
+        member: MemberIndex,
+        generation: Generation,
+        out: &mut Actions,
+    ) {
         let slot = &mut self.slots[member.get()];
         if let SlotState::Joining { prepared } = &mut slot.state {
             if generation == Generation::NONE && !*prepared {
@@ -111,7 +109,6 @@ impl MirrorCore {
         }
     }
 
-<<<<<<< HEAD
     /// After the survivors, the newcomers. True when nobody is left.
     fn all_persisted(&mut self, out: &mut Actions) -> bool {
         let Fence::Raising {
@@ -137,9 +134,6 @@ impl MirrorCore {
         generation: Generation,
         out: &mut Actions,
     ) {
-=======
-    pub(super) fn persist_failed(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
->>>>>>> spdkctl
         if let SlotState::Joining { .. } = self.slots[member.get()].state {
             if generation == Generation::NONE {
                 self.drop_member(member, OutReason::FenceFailed, out);
@@ -208,7 +202,11 @@ impl MirrorCore {
         let first = !self.started;
         self.started = true;
         self.publish(out);
-        out.notify(if first { Notice::Started(self.generation) } else { Notice::Fenced(self.generation) });
+        out.notify(if first {
+            Notice::Started(self.generation)
+        } else {
+            Notice::Fenced(self.generation)
+        });
         self.close_unused(out);
         self.free_closed(out);
     }
