@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     // Ordered maps and serde: the command line prints messages as JSON, the same bytes for the same answer.
     tonic_prost_build::configure()
         .btree_map(".")
+        // A call that no service writes answers Unimplemented, as the contract has it for the calls we don't offer.
         .generate_default_stubs(true)
         .type_attribute(".", "#[derive(serde::Serialize)]")
         .field_attribute(

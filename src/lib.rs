@@ -4,11 +4,14 @@ pub mod backup;
 pub mod changes;
 pub mod config;
 pub mod disk;
+pub mod engine;
 pub mod error;
+pub mod initiator;
 pub mod mirror;
 pub mod name;
 pub mod ports;
 pub mod rpc;
 pub mod spdk;
+pub mod telemetry;
 
 pub use error::{Error, Result};

@@ -5,7 +5,7 @@
 //! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle.
 //! - [`control`]: how the rest of the program (tokio) gets work done on a reactor.
 //! - [`completion`]: C callbacks as futures.
-//! - [`dma`], [`bdev`]: memory and I/O for consumers of bdevs.
+//! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio.
 //! - [`vdev`]: bdevs written in safe Rust.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
 //! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs.
@@ -15,6 +15,7 @@
 
 pub mod base;
 pub mod bdev;
+pub mod client;
 pub mod clustermap;
 pub mod completion;
 pub mod control;
@@ -31,6 +32,7 @@ mod text;
 pub mod vdev;
 pub mod xattr;
 
+pub use client::BdevClient;
 pub use control::{Control, OnControl, OnThread};
 pub use dma::DmaBuffer;
 pub use env::{Capabilities, Environment, EnvironmentConfig, Memory};

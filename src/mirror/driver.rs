@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::core::control::{Action, Actions, Event, MirrorCore, Notice, PauseId};
+use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
 use super::core::{
     Assembly, FailureCause, Generation, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberOp, Members, ReadPolicy,
 };
@@ -278,8 +278,10 @@ impl Driver {
             self.visited(vdev.for_each_channel(move |channel| channel.close_member(member)).await);
         }
         let open = self.opened[member.get()].take().map(|opened| opened.open.clone());
+        let mode = self.core.status().members[member.get()];
+        let failed = !matches!(mode, Some(MemberMode::Err(OutReason::Removed)));
         let events = self.events.0.clone();
-        let closing = open.map(|open| self.host.close(open));
+        let closing = open.map(|open| self.host.close(open, failed));
         self.tokio.spawn(async move {
             if let Some(closing) = closing {
                 closing.await;
@@ -370,7 +372,7 @@ impl Driver {
             .opened
             .iter_mut()
             .filter_map(Option::take)
-            .map(|opened| self.host.close(opened.open.clone()))
+            .map(|opened| self.host.close(opened.open.clone(), false))
             .collect();
         let closed = self.tokio.spawn(futures::future::join_all(closing));
         let _ = closed.await;

@@ -24,8 +24,9 @@ const COMMAND_LIMIT: usize = 32;
 pub trait MirrorHost: Send + Sync + 'static {
     /// Stores the record durably with the member's replica. Limited by the caller.
     fn persist(&self, member: &OpenMember, record: GenerationRecord) -> BoxFuture<'static, Result<()>>;
-    /// Lets go of what the attach made. The mirror holds no descriptor of the member any more.
-    fn close(&self, member: OpenMember) -> BoxFuture<'static, ()>;
+    /// Lets go of what the attach made. The mirror uses the member no more; I/O of a `failed` one may still hang and is
+    /// to be aborted.
+    fn close(&self, member: OpenMember, failed: bool) -> BoxFuture<'static, ()>;
 }
 
 /// A member, for status.

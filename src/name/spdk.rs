@@ -76,6 +76,13 @@ impl LvolAlias {
     }
 }
 
+impl From<LvolName> for BdevName {
+    /// What names an lvol can name a bdev: the rule is stricter and the limit lower.
+    fn from(name: LvolName) -> Self {
+        Self(name.0)
+    }
+}
+
 impl LvolName {
     /// Fits `text` into an lvol's name: unchanged when short enough, else its start and 16 hex
     /// digits of a digest of the whole, so that two long names stay two names. Who shortens keeps the full name

@@ -96,6 +96,16 @@ pub enum AssemblyError {
     /// Two engines went on from one state. Salvage chooses one.
     #[error("replicas {0:?} diverged: each has writes that the other lacks; salvage chooses one")]
     Diverged(Vec<ReplicaName>),
+    /// Every complete replica that answered is stale for sure: a void one tells that others had gone on.
+    #[error(
+        "replicas {holders:?} hold generation {newest} or newer and cannot be asked; all others are stale"
+    )]
+    Behind {
+        /// The generation the mirror is known to have reached.
+        newest: Generation,
+        /// Who has it.
+        holders: Vec<ReplicaName>,
+    },
     /// Replicas that may be newer did not answer.
     #[error("replicas {0:?} may be newer and cannot be asked")]
     Unverified(Vec<ReplicaName>),
@@ -136,6 +146,8 @@ pub struct Assembly {
 pub enum Loss {
     /// The replica's own acknowledged writes since the two went apart.
     Diverged(ReplicaName),
+    /// The acknowledged writes since the replica, which could not be asked, went on without the others.
+    Newer(ReplicaName),
     /// Whatever the replica, which could not be asked, may have on top.
     Unverified(ReplicaName),
 }
@@ -151,6 +163,13 @@ pub fn assemble(
     let rivals = rivals(&candidates, &newest);
     if !rivals.is_empty() {
         return Err(AssemblyError::Diverged(rivals));
+    }
+    if let Some(beyond) = beyond(&candidates, &newest) {
+        let GenerationRecord { base, in_sync, .. } = beyond.clone();
+        return Err(AssemblyError::Behind {
+            newest: base,
+            holders: in_sync,
+        });
     }
     let assembly = build(candidates, &newest, size_bytes, incarnation)?;
     if missing == Missing::Refuse && !assembly.unverified.is_empty() {
@@ -168,11 +187,13 @@ pub fn salvage(
 ) -> Result<(Assembly, Vec<Loss>), AssemblyError> {
     let newest = newest_records(&candidates);
     let diverged = rivals(&candidates, &newest);
+    let newer = beyond(&candidates, &newest).map_or_else(Vec::new, |record| record.in_sync.clone());
     let assembly = build(candidates, &newest, size_bytes, incarnation)?;
     let lost = diverged
         .into_iter()
         .filter(|replica| assembly.members.find(replica).is_none())
         .map(Loss::Diverged)
+        .chain(newer.into_iter().map(Loss::Newer))
         .chain(assembly.unverified.iter().cloned().map(Loss::Unverified))
         .collect();
     Ok((assembly, lost))
@@ -243,6 +264,22 @@ fn newest_records(candidates: &[Candidate]) -> Option<Newest> {
         }
     }
     Some(newest)
+}
+
+/// The void record that tells of the highest generation beyond all that were found.
+fn beyond<'a>(
+    candidates: &'a [Candidate],
+    newest: &Option<Newest>,
+) -> Option<&'a GenerationRecord> {
+    let newest = newest.as_ref()?;
+    candidates
+        .iter()
+        .filter_map(|candidate| match &candidate.found {
+            Found::Opened(_, Some(record)) if record.generation == Generation::NONE => Some(record),
+            _ => None,
+        })
+        .filter(|void| void.base > newest.generation)
+        .max_by_key(|void| void.base)
 }
 
 /// All that disagree with the newest, and the newest themselves; empty when nobody does.
@@ -326,11 +363,11 @@ fn build(
     })
 }
 
-/// Those the newest records name in sync whose own record was not seen.
+/// Those the newest records name in sync whose own record was not seen: not reached, or emptied since.
 fn unverified(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaName> {
     let seen = |replica: &ReplicaName| {
         candidates.iter().any(|candidate| {
-            candidate.replica == *replica && matches!(candidate.found, Found::Opened(..))
+            candidate.replica == *replica && matches!(candidate.found, Found::Opened(_, Some(_)))
         })
     };
     let named = newest.iter().flat_map(|newest| &newest.in_sync);

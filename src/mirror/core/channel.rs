@@ -3,7 +3,7 @@
 use super::mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 use super::policy::ReadPolicy;
 use super::read::ReadTracker;
-use super::view::IoView;
+use super::view::{FailureCause, IoView};
 use super::write::WriteTracker;
 
 /// There is no member the I/O could go to, or none that may be written: the client gets an error at once.
@@ -22,7 +22,8 @@ pub struct Unavailable;
 pub struct ChannelState {
     view: IoView,
     policy: ReadPolicy,
-    reported: MemberMask,
+    /// By cause: a member that stays, being the last, may fail again in another way.
+    reported: [MemberMask; 3],
     paused: bool,
     turn: u32,
     in_flight: u32,
@@ -35,7 +36,7 @@ impl ChannelState {
         Self {
             view,
             policy,
-            reported: MemberMask::EMPTY,
+            reported: [MemberMask::EMPTY; 3],
             paused: false,
             turn: 0,
             in_flight: 0,
@@ -116,11 +117,12 @@ impl ChannelState {
         self.pending[member.get()]
     }
 
-    /// Which of the `failed` members the core must be told of now: those in the view, once an epoch. The core answers a
-    /// report with a new view unless the member is the last one, so the number of reports is bounded.
-    pub fn blame(&mut self, failed: MemberMask) -> MemberMask {
-        let fresh = failed.and(self.view.written()).minus(self.reported);
-        self.reported = self.reported.or(fresh);
+    /// Which of the `failed` members the core must be told of now: those in the view, once an epoch for each cause. The
+    /// core answers a report with a new view unless the member is the last one, so the number of reports is bounded.
+    pub fn blame(&mut self, failed: MemberMask, cause: FailureCause) -> MemberMask {
+        let reported = &mut self.reported[cause as usize];
+        let fresh = failed.and(self.view.written()).minus(*reported);
+        *reported = reported.or(fresh);
         fresh
     }
 
@@ -128,7 +130,7 @@ impl ChannelState {
     pub fn apply(&mut self, view: IoView) {
         if view.epoch > self.view.epoch {
             self.view = view;
-            self.reported = MemberMask::EMPTY;
+            self.reported = [MemberMask::EMPTY; 3];
         }
     }
 

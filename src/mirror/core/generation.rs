@@ -75,8 +75,11 @@ pub struct GenerationRecord {
     pub generation: Generation,
     /// The generation all of `in_sync` held when this one was raised. One of them that is found at `base`, or between,
     /// was about to be raised too when the engine died: nothing was acknowledged that it lacks.
+    ///
+    /// With [`Generation::NONE`], the generation the mirror had reached when this replica's content was declared void: what
+    /// the replica knew is overwritten, that others went on is not forgotten.
     pub base: Generation,
-    /// The replicas that this generation declared in sync, this one included.
+    /// The replicas in sync by this generation, this one included; for a void one, those that went on.
     pub in_sync: Vec<ReplicaName>,
 }
 
@@ -92,15 +95,6 @@ pub enum RecordError {
 }
 
 impl GenerationRecord {
-    /// Of a replica that is to be rebuilt.
-    pub fn void() -> Self {
-        Self {
-            generation: Generation::NONE,
-            base: Generation::NONE,
-            in_sync: Vec::new(),
-        }
-    }
-
     /// The stored text: `1 <generation> <base> <name>,<name>…`, numbers in 16 hex digits. Eight of the longest names make
     /// 2,067 bytes, which fits an lvol's xattr (a metadata page of 4,096).
     pub fn encode(&self) -> String {
@@ -180,7 +174,11 @@ mod tests {
             "1 00000005deadbeef 0000000400000001 vol-r-1,vol-r-2"
         );
         assert_eq!(GenerationRecord::parse(&record.encode()), Ok(record));
-        let void = GenerationRecord::void();
+        let void = GenerationRecord {
+            generation: Generation::NONE,
+            base: Generation::NONE,
+            in_sync: vec![],
+        };
         assert_eq!(GenerationRecord::parse(&void.encode()), Ok(void));
     }
 

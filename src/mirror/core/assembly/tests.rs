@@ -120,13 +120,40 @@ fn a_raise_cut_short_makes_nobody_stale() {
 
 #[test]
 fn an_emptied_replica_of_a_known_name_is_not_in_sync() {
-    let assembly = strict(vec![
+    let found = vec![
         holding(0, generation(1, 1), Generation::NONE, &[0, 1]),
         new(1),
-    ])
-    .expect("starts");
+    ];
+    let refused = Err(AssemblyError::Unverified(vec![name(1)]));
+    assert_eq!(
+        strict(found.clone()).map(|_| ()),
+        refused,
+        "what it knew is gone"
+    );
+    let assembly = assemble(found, SIZE, NOW, Missing::Tolerate).expect("starts");
     assert_eq!(names(&assembly), [name(0)]);
     assert_eq!(assembly.refused[0].reason, RefusedReason::NeverInSync);
+}
+
+#[test]
+fn a_void_replica_tells_that_others_went_on() {
+    let (old, reached) = (generation(14, 1), generation(17, 1));
+    let stale = holding(1, old, generation(13, 1), &[0, 1]);
+    let void = |base| holding(0, Generation::NONE, base, &[2]);
+    let behind = AssemblyError::Behind {
+        newest: reached,
+        holders: vec![name(2)],
+    };
+    let found = vec![void(reached), stale.clone(), down(2)];
+    let tolerant = assemble(found.clone(), SIZE, NOW, Missing::Tolerate);
+    assert_eq!(
+        tolerant.map(|_| ()),
+        Err(behind),
+        "known to be stale, not only possibly"
+    );
+    let (_, lost) = salvage(found, SIZE, NOW).expect("starts");
+    assert_eq!(lost, [Loss::Newer(name(2))]);
+    assert!(strict(vec![void(old), stale]).is_ok());
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! One raise at a time. A member that fails while one is on is dropped, and a new raise, one higher, starts over the
 //! rest; so each generation stands for one membership. A raise is over when every survivor has it and every channel has
 //! the view without those who are out: from then on no read can start on them either.
+//!
+//! A rebuilt member's own record comes last, when every survivor's already names it. Otherwise it could, after a crash,
+//! be the only one to hold a generation that nobody else has heard of, and the others would go on without asking it.
 
 use super::super::generation::Generation;
 use super::super::mask::{MemberIndex, MemberMask};
@@ -16,8 +19,13 @@ use super::types::{Action, Actions, MemberMode, Notice, OutReason, Refusal};
 pub(super) enum Fence {
     /// All in sync hold the generation.
     Settled,
-    /// These have not said yet that they hold it; and all channels must have the view of that epoch.
-    Raising { awaiting: MemberMask, epoch: Epoch },
+    /// These have not said yet that they hold it, the newcomers come after them; and all channels must have the view of
+    /// that epoch.
+    Raising {
+        awaiting: MemberMask,
+        newcomers: MemberMask,
+        epoch: Epoch,
+    },
     /// The last survivor could not store it.
     Stuck,
 }
@@ -35,7 +43,7 @@ impl MirrorCore {
 
     /// Starts a raise, or starts it over with the survivors.
     pub(super) fn raise(&mut self, out: &mut Actions) {
-        let survivors = self.in_mode(MemberMode::Rw).or(self.promoting);
+        let survivors = self.in_mode(MemberMode::Rw);
         if self.readable().is_empty() {
             return self.stick(survivors, out);
         }
@@ -61,10 +69,15 @@ impl MirrorCore {
     fn persist(&mut self, awaiting: MemberMask, out: &mut Actions) {
         self.fence = Fence::Raising {
             awaiting,
+            newcomers: self.promoting,
             epoch: self.epoch,
         };
+        self.send_records(awaiting, out);
+    }
+
+    fn send_records(&self, to: MemberMask, out: &mut Actions) {
         let in_sync = self.in_mode(MemberMode::Rw).or(self.promoting);
-        for member in awaiting.iter() {
+        for member in to.iter() {
             out.push(Action::PersistGeneration {
                 member,
                 generation: self.generation,
@@ -94,6 +107,25 @@ impl MirrorCore {
             *awaiting = awaiting.without(member);
             self.settle(out);
         }
+    }
+
+    /// After the survivors, the newcomers. True when nobody is left.
+    fn all_persisted(&mut self, out: &mut Actions) -> bool {
+        let Fence::Raising {
+            awaiting,
+            newcomers,
+            ..
+        } = &mut self.fence
+        else {
+            return false;
+        };
+        if !awaiting.is_empty() {
+            return false;
+        }
+        let next = std::mem::take(newcomers);
+        *awaiting = next;
+        self.send_records(next, out);
+        next.is_empty()
     }
 
     pub(super) fn persist_failed(
@@ -148,8 +180,11 @@ impl MirrorCore {
 
     /// Ends the raise if nothing is awaited any more.
     pub(super) fn settle(&mut self, out: &mut Actions) {
+        if !self.all_persisted(out) {
+            return;
+        }
         match self.fence {
-            Fence::Raising { awaiting, epoch } if awaiting.is_empty() && self.updated >= epoch => {}
+            Fence::Raising { epoch, .. } if self.updated >= epoch => {}
             _ => return,
         }
         self.settled = self.generation;

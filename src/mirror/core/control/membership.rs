@@ -184,8 +184,8 @@ impl MirrorCore {
         out.push(Action::PersistGeneration {
             member,
             generation: Generation::NONE,
-            base: Generation::NONE,
-            in_sync: MemberMask::EMPTY,
+            base: self.settled,
+            in_sync: self.in_mode(MemberMode::Rw),
         });
         Ok(())
     }
@@ -244,6 +244,7 @@ impl MirrorCore {
         let slot = &mut self.slots[member.get()];
         if slot.closing == Closing::Asked {
             slot.closing = Closing::Closed;
+            self.persist_failed(member, self.generation, out);
             self.free_closed(out);
         }
     }

@@ -92,8 +92,8 @@ pub enum Event {
         /// Which member.
         member: MemberIndex,
     },
-    /// The member's descriptor and channels are closed: no lower layer holds an I/O of it, and no answer to a persist
-    /// of it is still to come.
+    /// The member's descriptor and channels are closed: no lower layer holds an I/O of it. A persist that it has not
+    /// answered has failed; no answer may come after this.
     MemberClosed {
         /// Which member.
         member: MemberIndex,
@@ -129,9 +129,10 @@ pub enum Action {
     PersistGeneration {
         /// Which member.
         member: MemberIndex,
-        /// The generation; [`Generation::NONE`] voids the content.
+        /// The generation; [`Generation::NONE`] voids the content: the replica's side takes it only while the record it
+        /// replaces is the one that was read when the member was opened.
         generation: Generation,
-        /// What all in `in_sync` held before.
+        /// What all in `in_sync` hold already.
         base: Generation,
         /// Who is in sync by it.
         in_sync: MemberMask,

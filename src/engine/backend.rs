@@ -1,0 +1,148 @@
+//! A replica as an engine controls it, on this node or on another: the same calls, the same typed answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::error::{Error, Result};
+use crate::name::{BackupName, ReplicaName, SnapshotName};
+
+/// Where a replica's chain hangs together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Child {
+    /// A snapshot.
+    Snapshot(SnapshotName),
+    /// The writable head.
+    Head,
+}
+
+/// One layer of a replica's chain: a snapshot or the head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The lvol's UUID as text; empty when the peer does not tell.
+    pub uuid: String,
+    /// Bytes it presents.
+    pub spec_size: u64,
+    /// Bytes allocated in it alone.
+    pub actual_size: u64,
+    /// The snapshot below, if any.
+    pub parent: Option<SnapshotName>,
+    /// What is directly above.
+    pub children: Vec<Child>,
+    /// When it was made, as the replica's node tells it.
+    pub creation_time: String,
+    /// Made by a user, not by the system.
+    pub user_created: bool,
+    /// The time the engine gave it, the same on all replicas.
+    pub timestamp: String,
+    /// Its stored checksum, decimal, or empty.
+    pub checksum: String,
+}
+
+/// A replica as its node describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaDescription {
+    /// Which.
+    pub name: ReplicaName,
+    /// Bytes it presents.
+    pub spec_size: u64,
+    /// `running` when it is exported.
+    pub state: String,
+    /// Why it is in state `error`.
+    pub error_message: String,
+    /// The writable end.
+    pub head: Option<Layer>,
+    /// All snapshots.
+    pub snapshots: BTreeMap<SnapshotName, Layer>,
+}
+
+impl ReplicaDescription {
+    /// Nothing was ever written to it and it has no history.
+    pub fn is_fresh(&self) -> bool {
+        self.snapshots.is_empty()
+            && self.head.as_ref().is_some_and(|head| head.actual_size == 0 && head.parent.is_none())
+    }
+}
+
+/// What a new snapshot carries.
+#[derive(Debug, Clone)]
+pub struct SnapshotOptions {
+    /// Made by a user, not by the system.
+    pub user_created: bool,
+    /// RFC 3339, UTC, the same for all replicas.
+    pub timestamp: String,
+}
+
+/// A backup request as it goes to a replica, already checked.
+#[derive(Debug, Clone)]
+pub struct BackupOrder {
+    /// The wire request: the replica parses it once more, as it may come from anywhere.
+    pub request: crate::rpc::wire::spdkrpc::BackupCreateRequest,
+}
+
+/// A running or ended backup.
+#[derive(Debug, Clone)]
+pub struct BackupProgress {
+    /// `in_progress`, `complete` or `error`.
+    pub state: String,
+    /// 0 to 100.
+    pub progress: i32,
+    /// Where it can be restored from, once complete.
+    pub backup_url: String,
+    /// Why it failed.
+    pub error: String,
+    /// What it is of.
+    pub snapshot_name: String,
+}
+
+/// An attribute stored durably with a replica's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attribute {
+    /// How recent it is: [`crate::mirror::core::GenerationRecord`].
+    Generation,
+    /// What was last restored into it, or is being restored: [`super::restore::marker::RestoreMarker`].
+    Restore,
+}
+
+impl Attribute {
+    /// Its key, in the lvol and on the wire.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Generation => "corriente.generation",
+            Self::Restore => "corriente.restore",
+        }
+    }
+}
+
+/// Control of one replica. Every call has a limit of its own inside.
+pub trait Backend: Send + Sync + 'static {
+    /// As its node describes it now.
+    fn describe(&self) -> BoxFuture<'_, Result<ReplicaDescription>>;
+    /// Takes a snapshot of the head.
+    fn snapshot_create<'a>(&'a self, snapshot: &'a SnapshotName, options: SnapshotOptions) -> BoxFuture<'a, Result<()>>;
+    /// Deletes a snapshot; a missing one is fine.
+    fn snapshot_delete<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
+    /// Makes the head what the snapshot is. Nothing may have the head open.
+    fn snapshot_revert<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
+    /// Deletes what the system made and nobody needs.
+    fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>>;
+    /// Grows the head.
+    fn expand(&self, size: u64) -> BoxFuture<'_, Result<()>>;
+    /// Reads an attribute.
+    fn attribute(&self, attribute: Attribute) -> BoxFuture<'_, Result<Option<Vec<u8>>>>;
+    /// Stores an attribute durably; empty removes it.
+    fn set_attribute(&self, attribute: Attribute, value: Vec<u8>) -> BoxFuture<'_, Result<()>>;
+    /// Starts a backup of a snapshot; true when it is incremental.
+    fn backup_create(&self, order: BackupOrder) -> BoxFuture<'_, Result<(BackupName, bool)>>;
+    /// How a backup is getting on.
+    fn backup_status<'a>(&'a self, backup: &'a BackupName) -> BoxFuture<'a, Result<BackupProgress>>;
+}
+
+/// Limits a call to a replica.
+pub async fn limited<T>(what: String, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Timeout { what, limit }),
+    }
+}

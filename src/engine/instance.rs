@@ -1,0 +1,252 @@
+//! One engine: its replicas, its mirror, its target, and what it publishes. Operations on it run one at a time; readers
+//! never wait for them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::attach::ReplicaPath;
+use super::backend::ReplicaDescription;
+use super::context::EngineContext;
+use super::restore::job::RunningRestore;
+use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode};
+use super::target::Target;
+use crate::error::{Error, Result};
+use crate::mirror::core::ReadPolicy;
+use crate::mirror::{Mirror, MirrorStatus};
+use crate::name::{EngineName, ReplicaName, VolumeName};
+
+/// How clients reach a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frontend {
+    /// Not at all: a volume that is being restored.
+    None,
+    /// By its NVMe/TCP target.
+    NvmeTcp,
+    /// By a kernel block device that an engine frontend makes from the target.
+    NvmeTcpBlockdev,
+}
+
+impl Frontend {
+    /// From the wire.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "" => Ok(Self::None),
+            "spdk-tcp-nvmf" => Ok(Self::NvmeTcp),
+            "spdk-tcp-blockdev" => Ok(Self::NvmeTcpBlockdev),
+            "ublk" => Err(Error::Unimplemented { what: "frontend ublk", reason: "this node offers NVMe/TCP frontends" }),
+            other => Err(Error::invalid(
+                "frontend",
+                format!("{other:?} is none of \"\", \"spdk-tcp-nvmf\", \"spdk-tcp-blockdev\""),
+            )),
+        }
+    }
+
+    /// As the wire spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::NvmeTcp => "spdk-tcp-nvmf",
+            Self::NvmeTcpBlockdev => "spdk-tcp-blockdev",
+        }
+    }
+}
+
+/// An engine.
+pub struct Engine {
+    /// Its name.
+    pub name: EngineName,
+    /// The volume it serves.
+    pub volume: VolumeName,
+    /// How the volume's clients reach it.
+    pub frontend: Frontend,
+    pub(super) context: Arc<EngineContext>,
+    published: Mutex<Published>,
+    paths: Mutex<BTreeMap<ReplicaName, Arc<ReplicaPath>>>,
+    mirror: Mutex<Option<Arc<Mirror>>>,
+    pub(super) target: tokio::sync::Mutex<Option<Target>>,
+    /// Held by whatever changes membership, snapshots or size.
+    pub(super) operations: tokio::sync::Mutex<()>,
+    pub(super) restore: Mutex<Option<RunningRestore>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    pub(super) fn new(
+        context: Arc<EngineContext>,
+        name: EngineName,
+        volume: VolumeName,
+        frontend: Frontend,
+        size: u64,
+        snapshot_max_count: u32,
+        paths: Vec<Arc<ReplicaPath>>,
+    ) -> Self {
+        let listed = |path: &Arc<ReplicaPath>| {
+            let listed = ListedReplica { address: path.address, mode: ReplicaMode::Error, problem: String::new() };
+            (path.replica.clone(), listed)
+        };
+        Self {
+            name,
+            volume,
+            frontend,
+            context,
+            published: Mutex::new(Published {
+                state: EngineState::Error,
+                error_message: String::new(),
+                replicas: paths.iter().map(listed).collect(),
+                chain: Chain::default(),
+                restore: Default::default(),
+                size,
+                is_expanding: false,
+                expansion_failure: None,
+                snapshot_max_count,
+            }),
+            paths: Mutex::new(paths.into_iter().map(|path| (path.replica.clone(), path)).collect()),
+            mirror: Mutex::new(None),
+            target: tokio::sync::Mutex::new(None),
+            operations: tokio::sync::Mutex::new(()),
+            restore: Mutex::new(None),
+        }
+    }
+
+    /// A consistent copy of what is published.
+    pub fn published(&self) -> Published {
+        locked(&self.published).clone()
+    }
+
+    /// Changes what is published, all at once, and tells the watchers.
+    pub(super) fn publish(&self, change: impl FnOnce(&mut Published)) {
+        change(&mut locked(&self.published));
+        self.context.changes.announce();
+    }
+
+    /// The engine as errors name it.
+    pub(super) fn object(&self) -> String {
+        format!("engine {}", self.name)
+    }
+
+    /// The mirror, or why there is none.
+    pub fn mirror(&self) -> Result<Arc<Mirror>> {
+        locked(&self.mirror).clone().ok_or_else(|| {
+            let message = locked(&self.published).error_message.clone();
+            Error::precondition(self.object(), format!("its mirror is not up: {message}"))
+        })
+    }
+
+    pub(super) fn set_mirror(&self, mirror: Option<Arc<Mirror>>) -> Option<Arc<Mirror>> {
+        std::mem::replace(&mut locked(&self.mirror), mirror)
+    }
+
+    /// The path to a replica.
+    pub(super) fn path(&self, replica: &ReplicaName) -> Result<Arc<ReplicaPath>> {
+        locked(&self.paths).get(replica).cloned().ok_or_else(|| Error::not_found("replica", replica))
+    }
+
+    /// All paths.
+    pub(super) fn paths(&self) -> Vec<Arc<ReplicaPath>> {
+        locked(&self.paths).values().cloned().collect()
+    }
+
+    /// Forgets a replica that was removed.
+    pub(super) fn forget(&self, replica: &ReplicaName) {
+        locked(&self.paths).remove(replica);
+        self.publish(|published| {
+            published.replicas.remove(replica);
+        });
+    }
+
+    /// The paths of the replicas that are in sync, those of this node first.
+    pub(super) fn in_sync(&self) -> Vec<Arc<ReplicaPath>> {
+        let modes = locked(&self.published).replicas.clone();
+        let mut paths: Vec<_> = self
+            .paths()
+            .into_iter()
+            .filter(|path| modes.get(&path.replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite))
+            .collect();
+        paths.sort_by_key(|path| path.local.is_none());
+        paths
+    }
+
+    /// Takes the modes over from the mirror.
+    pub(super) fn apply(&self, status: &MirrorStatus) {
+        self.publish(|published| {
+            for (replica, listed) in &mut published.replicas {
+                listed.mode = match status.member(replica) {
+                    Some(member) if member.lost => ReplicaMode::Error,
+                    Some(member) => member.mode.into(),
+                    None => ReplicaMode::Error,
+                };
+            }
+            let any = published.replicas.values().any(|listed| listed.mode == ReplicaMode::ReadWrite);
+            if published.state == EngineState::Running && !any {
+                published.state = EngineState::Error;
+                published.error_message = "no replica is in sync and reachable".into();
+            }
+        });
+    }
+
+    /// Takes a replica out of the mirror after it failed an operation, and says why in the list.
+    pub(super) async fn expel(&self, replica: &ReplicaName, problem: &Error) {
+        tracing::warn!(engine = %self.name, volume = %self.volume, %replica, %problem, "a replica failed and leaves the mirror");
+        let removed = match self.mirror() {
+            Ok(mirror) => mirror.remove_member(replica).await.map(|()| mirror.status()),
+            Err(error) => Err(error),
+        };
+        self.publish(|published| {
+            if let Some(listed) = published.replicas.get_mut(replica) {
+                listed.problem = problem.to_string();
+                if removed.is_ok() {
+                    listed.mode = ReplicaMode::Error;
+                }
+            }
+        });
+        if let Err(error) = removed {
+            tracing::error!(engine = %self.name, %replica, %error, "the failed replica could not be taken out");
+        }
+    }
+
+    /// Re-reads snapshots and head from a replica in sync. The old view is never kept silently.
+    pub(super) async fn read_chain(&self) -> Result<Chain> {
+        let mut problems = Vec::new();
+        for path in self.in_sync() {
+            match path.backend.describe().await {
+                Ok(description) => return Ok(Chain { snapshots: description.snapshots, head: description.head }),
+                Err(error) => problems.push(format!("{}: {error}", path.replica)),
+            }
+        }
+        let problem = if problems.is_empty() { "none is in sync".to_owned() } else { problems.join("; ") };
+        Err(Error::peer(self.object(), format!("no replica could describe its snapshots: {problem}")))
+    }
+
+    /// Re-reads the chain and publishes it.
+    pub(super) async fn refresh_chain(&self) -> Result<()> {
+        let chain = self.read_chain().await?;
+        self.publish(|published| published.chain = chain);
+        Ok(())
+    }
+
+    /// Every replica as the engine lists it and as its node describes it now.
+    pub async fn describe_replicas(&self) -> Vec<(ReplicaName, ListedReplica, Result<ReplicaDescription>)> {
+        let listed = self.published().replicas;
+        let calls = self.paths().into_iter().filter_map(|path| {
+            let entry = listed.get(&path.replica)?.clone();
+            Some(async move {
+                let description = path.backend.describe().await;
+                (path.replica.clone(), entry, description)
+            })
+        });
+        futures::future::join_all(calls).await
+    }
+
+    /// Where reads of its mirror go.
+    pub fn read_policy(&self) -> ReadPolicy {
+        self.context.read_policy
+    }
+
+    /// Sets how many snapshots the volume may have; 0 for no limit.
+    pub fn set_snapshot_max_count(&self, count: u32) {
+        self.publish(|published| published.snapshot_max_count = count);
+    }
+}

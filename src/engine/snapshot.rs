@@ -1,0 +1,176 @@
+//! Snapshots of a volume: on all replicas in sync, at one point in time.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use super::attach::ReplicaPath;
+use super::backend::SnapshotOptions;
+use super::instance::{Engine, Frontend};
+use super::state::EngineState;
+use crate::error::{Error, Result};
+use crate::name::{ReplicaName, SnapshotName};
+
+/// What a replica answered.
+type Answers = Vec<(Arc<ReplicaPath>, Result<()>)>;
+
+impl Engine {
+    /// Takes a user's snapshot; a missing name is made up. Returns the name.
+    pub async fn snapshot_create(&self, name: Option<SnapshotName>) -> Result<SnapshotName> {
+        let _operation = self.begin("a snapshot")?;
+        self.check_count()?;
+        let name = match name {
+            Some(name) => name,
+            None => SnapshotName::parse(&uuid::Uuid::new_v4().simple().to_string()[..8])
+                .map_err(|error| Error::internal("snapshot name", error.to_string()))?,
+        };
+        self.take_snapshot(&name, true).await?;
+        self.refresh_chain().await?;
+        Ok(name)
+    }
+
+    /// Takes a snapshot on every replica in sync while client I/O is paused. The caller holds the operation.
+    pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<()> {
+        if self.published().chain.snapshots.contains_key(name) {
+            return Err(Error::exists("snapshot", name));
+        }
+        let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let options = SnapshotOptions { user_created, timestamp };
+        let pause = self.mirror()?.pause(self.context.limits.pause).await?;
+        let answers = self.on_all(|path| {
+            let options = options.clone();
+            async move { path.backend.snapshot_create(name, options).await }
+        });
+        let answers = answers.await;
+        if let Err(broken) = pause.resume().await {
+            // Client writes went on meanwhile: the copies may differ, so they are no snapshot.
+            self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
+            return Err(broken);
+        }
+        self.settle("snapshot creation", answers).await
+    }
+
+    /// Deletes a snapshot on every replica in sync; one that is missing is fine.
+    pub async fn snapshot_delete(&self, name: &SnapshotName) -> Result<()> {
+        let _operation = self.begin("a snapshot deletion")?;
+        self.delete_snapshot(name).await?;
+        self.refresh_chain().await
+    }
+
+    /// As [`Engine::snapshot_delete`], within an operation.
+    pub(super) async fn delete_snapshot(&self, name: &SnapshotName) -> Result<()> {
+        if let Some(layer) = self.published().chain.snapshots.get(name)
+            && layer.children.len() > 1
+        {
+            let problem = format!("it has {} children; delete all but one of them first", layer.children.len());
+            return Err(Error::precondition(format!("snapshot {name} of {}", self.object()), problem));
+        }
+        let answers = self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
+        self.settle("snapshot deletion", answers).await
+    }
+
+    /// Deletes what the system made and nobody needs.
+    pub async fn snapshot_purge(&self) -> Result<()> {
+        let _operation = self.begin("a purge")?;
+        let answers = self.on_all(|path| async move { path.backend.snapshot_purge().await }).await;
+        self.settle("snapshot purge", answers).await?;
+        self.refresh_chain().await
+    }
+
+    /// Makes the volume what the snapshot is. Only without a frontend: the mirror is taken down meanwhile.
+    pub async fn snapshot_revert(self: &Arc<Self>, name: &SnapshotName) -> Result<()> {
+        let _operation = self.begin("a revert")?;
+        if self.frontend != Frontend::None {
+            let problem = format!("a revert needs the empty frontend, this one is {:?}", self.frontend.as_str());
+            return Err(Error::precondition(self.object(), problem));
+        }
+        if !self.published().chain.snapshots.contains_key(name) {
+            return Err(Error::not_found("snapshot", name));
+        }
+        let in_sync = self.in_sync();
+        if let Some(mirror) = self.set_mirror(None) {
+            mirror.stop().await?;
+        }
+        let answers = join_all(in_sync.into_iter().map(|path| async move {
+            let result = path.backend.snapshot_revert(name).await;
+            (path, result)
+        }))
+        .await;
+        let failed: Vec<_> = answers.into_iter().filter_map(|(path, result)| Some((path, result.err()?))).collect();
+        self.clear_marker().await;
+        self.bring_up_again().await?;
+        for (path, error) in &failed {
+            self.expel(&path.replica, error).await;
+        }
+        match failed.into_iter().next() {
+            None => Ok(()),
+            Some((_, error)) => Err(error),
+        }
+    }
+
+    /// Takes the mirror up after it was taken down; what fails leaves the engine in state `error` with the reason.
+    pub(super) async fn bring_up_again(self: &Arc<Self>) -> Result<()> {
+        let result = super::assemble::bring_up(self, false).await;
+        if let Err(error) = &result {
+            self.publish(|published| {
+                published.state = EngineState::Error;
+                published.error_message = error.to_string();
+            });
+        }
+        result
+    }
+
+    /// Runs a call on every replica in sync, in parallel.
+    pub(super) async fn on_all<F>(&self, call: impl Fn(Arc<ReplicaPath>) -> F) -> Answers
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let calls = self.in_sync().into_iter().map(|path| {
+            let answer = call(path.clone());
+            async move { (path, answer.await) }
+        });
+        join_all(calls).await
+    }
+
+    /// Who failed alone leaves the mirror, and the caller is told. When all failed, nobody is to blame more than the
+    /// others, and all stay.
+    pub(super) async fn settle(&self, what: &str, answers: Answers) -> Result<()> {
+        if answers.is_empty() {
+            return Err(Error::precondition(self.object(), format!("no replica is in sync for the {what}")));
+        }
+        let all_failed = answers.iter().all(|(_, result)| result.is_err());
+        let mut first: Option<(ReplicaName, Error)> = None;
+        for (path, result) in answers {
+            if let Err(error) = result {
+                if !all_failed {
+                    self.expel(&path.replica, &error).await;
+                }
+                first.get_or_insert((path.replica.clone(), error));
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some((_, error)) => Err(error),
+        }
+    }
+
+    /// Begins an operation, or says what stands in the way. Nothing waits: the caller repeats.
+    fn begin(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        if self.published().restore.is_restoring() {
+            return Err(Error::precondition(self.object(), format!("restore is in progress; {what} must wait for it")));
+        }
+        self.operations.try_lock().map_err(|_| {
+            Error::precondition(self.object(), format!("another operation is in progress; {what} must wait for it"))
+        })
+    }
+
+    fn check_count(&self) -> Result<()> {
+        let published = self.published();
+        let limit = published.snapshot_max_count as usize;
+        if limit != 0 && published.chain.snapshots.len() >= limit {
+            let problem = format!("it has {limit} snapshots, its limit; delete some first");
+            return Err(Error::Exhausted { resource: "snapshots", problem: format!("{}: {problem}", self.object()) });
+        }
+        Ok(())
+    }
+}

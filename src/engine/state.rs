@@ -1,0 +1,94 @@
+//! What an engine publishes. One lock guards all of it, so that no reader sees one part newer than another.
+
+use std::collections::BTreeMap;
+
+use super::backend::Layer;
+use super::restore::status::RestoreState;
+use crate::mirror::core::control::MemberMode;
+use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
+
+/// How an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineState {
+    /// The mirror is up.
+    Running,
+    /// It cannot serve; see the message.
+    Error,
+    /// It is being deleted.
+    Terminating,
+}
+
+impl EngineState {
+    /// As the wire spells it (`engine-behaviour` §1.3).
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Error => "error",
+            Self::Terminating => "terminating",
+        }
+    }
+}
+
+/// How a replica takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaMode {
+    /// In sync.
+    ReadWrite,
+    /// Being rebuilt.
+    WriteOnly,
+    /// Out.
+    Error,
+}
+
+impl From<MemberMode> for ReplicaMode {
+    fn from(mode: MemberMode) -> Self {
+        match mode {
+            MemberMode::Rw => Self::ReadWrite,
+            MemberMode::Wo => Self::WriteOnly,
+            MemberMode::Err(_) => Self::Error,
+        }
+    }
+}
+
+/// A replica as the engine lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedReplica {
+    /// Where it is exported.
+    pub address: ReplicaAddress,
+    /// How it takes part.
+    pub mode: ReplicaMode,
+    /// Why it is out; empty when it is not.
+    pub problem: String,
+}
+
+/// The snapshots and the head, as re-read from a replica in sync.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Chain {
+    /// All snapshots.
+    pub snapshots: BTreeMap<SnapshotName, Layer>,
+    /// The writable end.
+    pub head: Option<Layer>,
+}
+
+/// Everything that is published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The engine's state.
+    pub state: EngineState,
+    /// Why it is in state `error`.
+    pub error_message: String,
+    /// All replicas, also those that are out until they are removed.
+    pub replicas: BTreeMap<ReplicaName, ListedReplica>,
+    /// Snapshots and head.
+    pub chain: Chain,
+    /// The restore that runs or ran last.
+    pub restore: RestoreState,
+    /// Bytes the volume has.
+    pub size: u64,
+    /// An expansion runs.
+    pub is_expanding: bool,
+    /// Why the last expansion failed, and when (RFC 3339).
+    pub expansion_failure: Option<(String, String)>,
+    /// User snapshots the volume may have; 0 for no limit.
+    pub snapshot_max_count: u32,
+}

@@ -1,0 +1,95 @@
+//! `corriente.v1.CorrienteService`: what Longhorn's contract lacks. Calls that are not listed answer Unimplemented.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::engine::mode;
+use super::wire::corriente::v1 as own;
+use super::wire::corriente::v1::corriente_service_server::CorrienteService;
+use crate::engine::instance::Engine;
+use crate::error::Error;
+use crate::mirror::core::Locality;
+use crate::name::{EngineName, ReplicaName};
+use crate::node::Node;
+
+/// The service over a node.
+pub struct CorrienteServer {
+    node: Arc<Node>,
+}
+
+impl CorrienteServer {
+    /// Serves `node`.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    fn engine(&self, name: &str) -> Result<Arc<Engine>, Error> {
+        self.node.engines.get(&EngineName::parse(name).map_err(|error| Error::name("engine_name", error))?)
+    }
+}
+
+fn replica_name(text: &str) -> Result<ReplicaName, Error> {
+    ReplicaName::parse(text).map_err(|error| Error::name("replica_name", error))
+}
+
+#[tonic::async_trait]
+impl CorrienteService for CorrienteServer {
+    async fn node_info(&self, _: Request<()>) -> Result<Response<own::NodeInfoResponse>, Status> {
+        Ok(Response::new(self.node.info()))
+    }
+
+    async fn disk_list(&self, _: Request<()>) -> Result<Response<own::DiskListResponse>, Status> {
+        Ok(Response::new(own::DiskListResponse { disks: super::disk::list(&self.node.disks).await? }))
+    }
+
+    async fn mirror_get(
+        &self,
+        request: Request<own::MirrorGetRequest>,
+    ) -> Result<Response<own::MirrorGetResponse>, Status> {
+        let engine = self.engine(&request.into_inner().engine_name)?;
+        Ok(Response::new(describe_mirror(&engine)?))
+    }
+
+    async fn replica_xattr_set(&self, request: Request<own::ReplicaXattrSetRequest>) -> Result<Response<()>, Status> {
+        let request = request.into_inner();
+        let replica = replica_name(&request.replica_name)?;
+        self.node.replicas.xattr_set(&replica, &request.key, &request.value).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn replica_xattr_get(
+        &self,
+        request: Request<own::ReplicaXattrGetRequest>,
+    ) -> Result<Response<own::ReplicaXattrGetResponse>, Status> {
+        let request = request.into_inner();
+        let replica = replica_name(&request.replica_name)?;
+        let value = self.node.replicas.xattr_get(&replica, &request.key).await?;
+        let found = value.is_some();
+        Ok(Response::new(own::ReplicaXattrGetResponse { found, value: value.unwrap_or_default() }))
+    }
+}
+
+fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Error> {
+    let mirror = engine.mirror()?;
+    let status = mirror.status();
+    let listed = engine.published().replicas;
+    let member = |member: &crate::mirror::MemberStatus| own::MirrorMember {
+        replica_name: member.replica.to_string(),
+        address: member.address.to_string(),
+        bdev_name: member.bdev.to_string(),
+        mode: mode(member.mode.into()) as i32,
+        generation: status.generation.raw(),
+        local: member.locality == Locality::Local,
+        last_error: listed.get(&member.replica).map(|listed| listed.problem.clone()).unwrap_or_default(),
+        pending: 0,
+    };
+    Ok(own::MirrorGetResponse {
+        engine_name: engine.name.to_string(),
+        members: status.members.iter().map(member).collect(),
+        read_policy: engine.read_policy().to_string(),
+        generation: status.generation.raw(),
+        block_size: mirror.geometry().block_size,
+        block_count: mirror.geometry().block_count,
+    })
+}

@@ -1,0 +1,203 @@
+//! `spdkrpc.SPDKService`: which call goes where. Nothing is decided here; calls that are not listed answer
+//! Unimplemented by the generated trait's defaults.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::wire::spdkrpc as wire;
+use super::wire::spdkrpc::spdk_service_server::SpdkService;
+use super::{disk, engine, replica};
+use crate::changes::Changes;
+use crate::error::Error;
+use crate::node::Node;
+
+/// The service over a node.
+pub struct SpdkServer {
+    node: Arc<Node>,
+}
+
+impl SpdkServer {
+    /// Serves `node`.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Watch = Pin<Box<dyn Stream<Item = Result<(), Status>> + Send + 'static>>;
+
+fn answer<T>(result: Result<T, Error>) -> Answer<T> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+/// One message a change; changes that come faster than the watcher reads become one.
+fn watch(changes: &Changes) -> Response<Watch> {
+    let watcher = changes.watch();
+    let stream = futures::stream::unfold(watcher, |mut watcher| async move {
+        watcher.changed().await?;
+        Some((Ok(()), watcher))
+    });
+    Response::new(Box::pin(stream))
+}
+
+#[tonic::async_trait]
+impl SpdkService for SpdkServer {
+    async fn disk_create(&self, request: Request<wire::DiskCreateRequest>) -> Answer<wire::Disk> {
+        answer(disk::create(&self.node.disks, request.into_inner()).await)
+    }
+
+    async fn disk_delete(&self, request: Request<wire::DiskDeleteRequest>) -> Answer<()> {
+        answer(disk::delete(&self.node.disks, request.into_inner()).await)
+    }
+
+    async fn disk_get(&self, request: Request<wire::DiskGetRequest>) -> Answer<wire::Disk> {
+        answer(disk::get(&self.node.disks, request.into_inner()).await)
+    }
+
+    async fn disk_health_get(&self, request: Request<wire::DiskHealthGetRequest>) -> Answer<wire::DiskHealthGetResponse> {
+        answer(disk::health_get(&self.node.disks, request.into_inner()).await)
+    }
+
+    async fn replica_create(&self, request: Request<wire::ReplicaCreateRequest>) -> Answer<wire::Replica> {
+        answer(replica::create(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_delete(&self, request: Request<wire::ReplicaDeleteRequest>) -> Answer<()> {
+        answer(replica::delete(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_get(&self, request: Request<wire::ReplicaGetRequest>) -> Answer<wire::Replica> {
+        answer(replica::get(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_list(&self, _: Request<()>) -> Answer<wire::ReplicaListResponse> {
+        answer(replica::list(&self.node.replicas).await)
+    }
+
+    async fn replica_watch(&self, _: Request<()>) -> Answer<Watch> {
+        Ok(watch(self.node.replicas.changes()))
+    }
+
+    async fn replica_expand(&self, request: Request<wire::ReplicaExpandRequest>) -> Answer<()> {
+        answer(replica::expand(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_create(&self, request: Request<wire::SnapshotRequest>) -> Answer<wire::Replica> {
+        answer(replica::snapshot_create(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_delete(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(replica::snapshot_delete(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_revert(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(replica::snapshot_revert(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(replica::snapshot_purge(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_backup_create(&self, request: Request<wire::BackupCreateRequest>) -> Answer<wire::BackupCreateResponse> {
+        answer(replica::backup_create(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_backup_status(&self, request: Request<wire::BackupStatusRequest>) -> Answer<wire::BackupStatusResponse> {
+        answer(replica::backup_status(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn engine_create(&self, request: Request<wire::EngineCreateRequest>) -> Answer<wire::Engine> {
+        answer(engine::create(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_delete(&self, request: Request<wire::EngineDeleteRequest>) -> Answer<()> {
+        answer(engine::delete(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_get(&self, request: Request<wire::EngineGetRequest>) -> Answer<wire::Engine> {
+        answer(engine::get(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_list(&self, _: Request<()>) -> Answer<wire::EngineListResponse> {
+        answer(engine::list(&self.node.engines).await)
+    }
+
+    async fn engine_watch(&self, _: Request<()>) -> Answer<Watch> {
+        Ok(watch(self.node.engines.changes()))
+    }
+
+    async fn engine_expand(&self, request: Request<wire::EngineExpandRequest>) -> Answer<()> {
+        answer(engine::expand(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_expand_precheck(
+        &self,
+        request: Request<wire::EngineExpandPrecheckRequest>,
+    ) -> Answer<wire::EngineExpandPrecheckResponse> {
+        answer(engine::expand_precheck(&self.node.engines, request.into_inner()))
+    }
+
+    async fn engine_replica_list(
+        &self,
+        request: Request<wire::EngineReplicaListRequest>,
+    ) -> Answer<wire::EngineReplicaListResponse> {
+        answer(engine::replica_list(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_replica_delete(&self, request: Request<wire::EngineReplicaDeleteRequest>) -> Answer<()> {
+        answer(engine::replica_delete(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_create(&self, request: Request<wire::SnapshotRequest>) -> Answer<wire::SnapshotResponse> {
+        answer(engine::snapshot_create(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_delete(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(engine::snapshot_delete(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_revert(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(engine::snapshot_revert(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(engine::snapshot_purge(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_max_count_set(
+        &self,
+        request: Request<wire::EngineSnapshotMaxCountSetRequest>,
+    ) -> Answer<()> {
+        answer(engine::snapshot_max_count_set(&self.node.engines, request.into_inner()))
+    }
+
+    async fn engine_backup_create(&self, request: Request<wire::BackupCreateRequest>) -> Answer<wire::BackupCreateResponse> {
+        answer(engine::backup_create(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_backup_status(&self, request: Request<wire::BackupStatusRequest>) -> Answer<wire::BackupStatusResponse> {
+        answer(engine::backup_status(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_backup_restore(
+        &self,
+        request: Request<wire::EngineBackupRestoreRequest>,
+    ) -> Answer<wire::EngineBackupRestoreResponse> {
+        answer(engine::backup_restore(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_restore_status(&self, request: Request<wire::RestoreStatusRequest>) -> Answer<wire::RestoreStatusResponse> {
+        answer(engine::restore_status(&self.node.engines, request.into_inner()))
+    }
+
+    async fn version_detail_get(&self, _: Request<()>) -> Answer<wire::VersionDetailGetReply> {
+        let version = wire::VersionOutput {
+            version: format!("corriente {}", env!("CARGO_PKG_VERSION")),
+            ..Default::default()
+        };
+        Ok(Response::new(wire::VersionDetailGetReply { version: Some(version) }))
+    }
+}

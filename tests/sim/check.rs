@@ -1,0 +1,53 @@
+//! The invariants, one checker each, and the planted bugs that prove each checker can fail.
+
+/// One invariant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checker {
+    /// A read returns the last acknowledged write, or one that was never acknowledged.
+    Data,
+    /// Members in sync are equal when no I/O runs, but for what a crash cut off.
+    Equal,
+    /// Status never claims what is not durable.
+    Status,
+    /// At least one member is always in sync.
+    LastMember,
+    /// Once faults stop, every I/O is answered and the mirror heals, within a bound.
+    Answered,
+    /// While one member never fails, the client never sees an error.
+    NoError,
+    /// No I/O goes to a member that is durably out, or closed.
+    OutUnused,
+    /// A granted pause means that nothing runs, and a broken one is said to be.
+    Pause,
+}
+
+/// A defect between the core and its surroundings that the simulator can plant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A persist is confirmed but not done.
+    FakePersist,
+    /// A parked write is acknowledged at once.
+    AcknowledgeEarly,
+    /// A failed leg of a write is taken for a good one.
+    SwallowLegError,
+    /// A channel confirms a view long before it applies it.
+    ConfirmViewEarly,
+    /// Status shows members that are out as in sync.
+    RosyStatus,
+    /// Status drops the last member after an error of its own.
+    DropLast,
+    /// A channel does not look at its parked writes when a view arrives.
+    LostWakeup,
+    /// A failed read is not retried.
+    NoRetry,
+    /// A channel says it is quiesced while I/O runs.
+    HastyQuiesce,
+}
+
+/// The first thing that was wrong in a run.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    pub checker: Checker,
+    pub at_us: u64,
+    pub what: String,
+}

@@ -1,0 +1,571 @@
+//! The engine's glue around the core: carrying out its actions, and the channels' side of views and pauses.
+
+use std::collections::VecDeque;
+
+use corriente::mirror::core::{
+    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation,
+    MAX_MEMBERS, MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
+};
+
+use crate::check::{Bug, Checker};
+use crate::replica::BLOCKS;
+use crate::world::{Channel, DEADLINE_US, Fate, Message, Persist, Step, Tracker, World};
+
+const PERSIST_LIMIT_US: u64 = 100_000;
+const PAUSE_LIMIT_US: u64 = 30_000;
+
+impl World {
+    /// Hands an event to the core and carries out what it says.
+    pub fn core(&mut self, event: Event) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let mut out = Actions::new();
+        // A refusal is an answer: what is asked here may well come too late.
+        let _ = engine.core.handle(event, &mut out);
+        for action in out.drain() {
+            self.act(action);
+        }
+        self.check_status();
+    }
+
+    pub fn act(&mut self, action: Action) {
+        let life = self.life;
+        match action {
+            Action::SetIoView(view) => self.broadcast(Message::View(view)),
+            Action::PersistGeneration {
+                member,
+                generation,
+                base,
+                in_sync,
+            } => {
+                let Some(engine) = &mut self.engine else {
+                    return;
+                };
+                let record = engine.members.record(generation, base, in_sync);
+                let persist = Persist {
+                    member,
+                    generation,
+                    record,
+                };
+                let lane = &mut engine.lanes[member.get()];
+                if lane.busy {
+                    lane.queued = Some(persist);
+                } else {
+                    self.persist(persist);
+                }
+            }
+            Action::CloseMember(member) => {
+                if self.random.chance(500) {
+                    self.time.after(1, Step::Abandon { life, member });
+                }
+                let delay = self.random.between(10, 2_000);
+                self.time.after(delay, Step::Closed { life, member });
+            }
+            Action::PauseChannels(pause) => {
+                self.broadcast(Message::Pause(pause));
+                self.time
+                    .after(PAUSE_LIMIT_US, Step::PauseLimit { life, pause });
+            }
+            Action::PauseGranted(pause) => self.pause_granted(pause),
+            Action::ResumeChannels(_) => self.broadcast(Message::Resume),
+            Action::Notify(notice) => self.notice(notice),
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        let life = self.life;
+        match notice {
+            Notice::Started(_) => self.open_channels(),
+            Notice::Fenced(_) => self.tally.fences += 1,
+            Notice::FenceStuck(_) => {
+                self.tally.stuck += 1;
+                self.time.after(5_000, Step::RetryFence { life });
+            }
+            Notice::LastMemberError(_) => {
+                if let Some(engine) = &mut self.engine {
+                    engine.last_member_failed = true;
+                }
+            }
+            Notice::LastMemberLost(..) => self.tally.lost += 1,
+            Notice::LastMemberBack(_) => self.time.after(1_000, Step::RetryFence { life }),
+            Notice::Prepared(_) => self.time.after(100, Step::RequestPause { life }),
+            Notice::Synced(_) => self.tally.rebuilt += 1,
+            Notice::PauseExpired(pause) => {
+                self.tally.broken_pauses += 1;
+                if let Some(engine) = &mut self.engine {
+                    engine.broken_pauses.push(pause);
+                }
+            }
+            Notice::Freed(member) => {
+                if let Some(engine) = &mut self.engine {
+                    engine.members.remove(member).expect("others are left");
+                    engine.copied = engine.copied.without(member);
+                }
+            }
+            Notice::MemberOut(..) | Notice::ReadError(_) | Notice::Joined(_) => {}
+        }
+    }
+
+    fn open_channels(&mut self) {
+        self.check_disks();
+        let (now, count) = (self.time.now_us(), self.random.between(1, 4));
+        let policy = self.random.pick(&[
+            ReadPolicy::LocalFirst,
+            ReadPolicy::RoundRobin,
+            ReadPolicy::LeastPending,
+        ]);
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let view = engine.core.view();
+        for _ in 0..count {
+            engine.channels.push(Channel {
+                state: ChannelState::new(view, policy),
+                wheels: vec![DeadlineWheel::new(DEADLINE_US, now); MAX_MEMBERS],
+                queue: VecDeque::new(),
+                applied: view.epoch,
+                quiesced: false,
+                pause: None,
+                next_delivery_us: now,
+            });
+        }
+    }
+
+    /// Sends to every channel; each receives in order, in its own time.
+    fn broadcast(&mut self, message: Message) {
+        let (life, now) = (self.life, self.time.now_us());
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        for (number, channel) in engine.channels.iter_mut().enumerate() {
+            let mut at = (now + self.random.between(1, 60)).max(channel.next_delivery_us + 1);
+            if let (Message::View(view), Some(Bug::ConfirmViewEarly)) = (message, self.bug) {
+                self.time.after(
+                    1,
+                    Step::ViewApplied {
+                        life,
+                        channel: number,
+                        epoch: view.epoch,
+                    },
+                );
+                at += 5_000;
+            }
+            channel.next_delivery_us = at;
+            if matches!(message, Message::Pause(_)) {
+                channel.quiesced = false;
+            }
+            self.time.at(
+                at,
+                Step::Deliver {
+                    life,
+                    channel: number,
+                    message,
+                },
+            );
+        }
+    }
+
+    pub fn deliver(&mut self, number: usize, message: Message) {
+        let life = self.life;
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let channel = &mut engine.channels[number];
+        match message {
+            Message::View(view) => {
+                channel.state.apply(view);
+                self.resolve_parked(number);
+                let delay = self.random.between(1, 60);
+                self.time.after(
+                    delay,
+                    Step::ViewApplied {
+                        life,
+                        channel: number,
+                        epoch: view.epoch,
+                    },
+                );
+            }
+            Message::Pause(pause) => {
+                channel.pause = Some(pause);
+                if channel.state.pause() || self.bug == Some(Bug::HastyQuiesce) {
+                    self.time.after(
+                        1,
+                        Step::Quiesced {
+                            life,
+                            channel: number,
+                            pause,
+                        },
+                    );
+                }
+            }
+            Message::Resume => {
+                channel.pause = None;
+                channel.state.resume();
+                for id in std::mem::take(&mut channel.queue) {
+                    self.submit(id);
+                }
+            }
+        }
+    }
+
+    fn resolve_parked(&mut self, number: usize) {
+        if self.bug == Some(Bug::LostWakeup) {
+            return;
+        }
+        let Some(engine) = &self.engine else { return };
+        let ids: Vec<u64> = engine
+            .ios
+            .iter()
+            .filter(|(_, io)| io.channel == number && !io.answered)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let Some(engine) = &mut self.engine else {
+                return;
+            };
+            let Some(io) = engine.ios.get_mut(&id) else {
+                continue;
+            };
+            if let Tracker::Write(write) = &mut io.tracker {
+                let outcome = write.resolve(engine.channels[number].state.view());
+                self.after_write(id, outcome);
+            }
+        }
+    }
+
+    pub fn view_applied(&mut self, number: usize, epoch: Epoch) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let channel = &mut engine.channels[number];
+        channel.applied = channel.applied.max(epoch);
+        let all = engine.channels.iter().map(|channel| channel.applied).min();
+        if let Some(epoch) = all {
+            self.core(Event::ChannelsUpdated { epoch });
+        }
+    }
+
+    pub fn channel_quiesced(&mut self, number: usize, pause: PauseId) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        if engine.channels[number].pause != Some(pause) {
+            return;
+        }
+        engine.channels[number].quiesced = true;
+        if engine.channels.iter().all(|channel| channel.quiesced) {
+            self.core(Event::ChannelsQuiesced { pause });
+        }
+    }
+
+    fn pause_granted(&mut self, pause: PauseId) {
+        self.tally.pauses += 1;
+        let Some(engine) = &self.engine else { return };
+        let running: u32 = engine
+            .channels
+            .iter()
+            .map(|channel| channel.state.in_flight())
+            .sum();
+        if running > 0 {
+            self.violate(
+                Checker::Pause,
+                format!("{running} I/Os run during a granted pause"),
+            );
+        } else {
+            self.check_equal();
+            self.copy_to_new_members();
+        }
+        let hold = if self.random.chance(30) {
+            2 * PAUSE_LIMIT_US
+        } else {
+            self.random.between(0, 3_000)
+        };
+        self.time.after(
+            hold,
+            Step::PauseEnd {
+                life: self.life,
+                pause,
+            },
+        );
+    }
+
+    pub fn pause_ends(&mut self, pause: PauseId) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let broken = engine.broken_pauses.contains(&pause);
+        let mut out = Actions::new();
+        let answer = engine.core.handle(Event::Resume { pause }, &mut out);
+        for action in out.drain() {
+            self.act(action);
+        }
+        if answer.is_ok() == broken {
+            self.violate(
+                Checker::Pause,
+                format!("a pause broken: {broken}, resumed with {answer:?}"),
+            );
+        }
+    }
+
+    /// The whole of a rebuild, at once while no I/O runs.
+    fn copy_to_new_members(&mut self) {
+        let now = self.time.now_us();
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let view = engine.core.view();
+        let source = view.rw.iter().map(|member| engine.replica_of[member.get()]);
+        let Some(source) = source
+            .into_iter()
+            .find(|number| self.replicas[*number].reachable(now))
+        else {
+            return;
+        };
+        let blocks: [u64; BLOCKS] = self.replicas[source].blocks;
+        for member in view.wo.minus(engine.copied).iter() {
+            let replica = &mut self.replicas[engine.replica_of[member.get()]];
+            if replica.reachable(now) {
+                replica.blocks = blocks;
+                engine.copied = engine.copied.with(member);
+            }
+        }
+    }
+
+    fn persist(&mut self, persist: Persist) {
+        let life = self.life;
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let lane = &mut engine.lanes[persist.member.get()];
+        lane.token += 1;
+        lane.busy = true;
+        let token = lane.token;
+        let number = engine.replica_of[persist.member.get()];
+        let fate = match self.random.chance(self.error_per_mille[number]) {
+            false => Fate::Fine,
+            true if self.random.chance(500) => Fate::Fails {
+                lands: self.random.chance(500),
+            },
+            true => Fate::Vanishes {
+                lands: self.random.chance(500),
+            },
+        };
+        let session = self.replicas[number].session;
+        let (done, failed) = (persist.clone(), persist.clone());
+        let delay = self.random.between(50, 1_500);
+        self.time.after(
+            PERSIST_LIMIT_US,
+            Step::PersistDone {
+                life,
+                persist: failed,
+                token,
+                stored: false,
+            },
+        );
+        match fate {
+            Fate::Fails { lands: false } => {
+                self.time.after(
+                    delay,
+                    Step::PersistDone {
+                        life,
+                        persist: done,
+                        token,
+                        stored: false,
+                    },
+                );
+            }
+            Fate::Vanishes { lands: false } => {}
+            Fate::Fine | Fate::Fails { .. } | Fate::Vanishes { .. } => {
+                let answered = matches!(fate, Fate::Fine);
+                let arrive = Step::PersistArrive {
+                    life,
+                    persist,
+                    token,
+                    replica: number,
+                    session,
+                    answered,
+                };
+                self.time.after(delay, arrive);
+            }
+        }
+    }
+
+    pub fn persist_arrives(
+        &mut self,
+        life: u32,
+        persist: Persist,
+        token: u32,
+        (number, session): (usize, u32),
+        answered: bool,
+    ) {
+        let now = self.time.now_us();
+        let replica = &mut self.replicas[number];
+        if replica.session != session {
+            return;
+        }
+        if replica.frozen_until_us > now {
+            let again = Step::PersistArrive {
+                life,
+                persist,
+                token,
+                replica: number,
+                session,
+                answered,
+            };
+            self.time.after(2_000, again);
+            return;
+        }
+        let stored = replica.up
+            && (self.bug == Some(Bug::FakePersist) || replica.store(persist.record.clone()));
+        if answered {
+            let delay = self.random.between(10, 300);
+            self.time.after(
+                delay,
+                Step::PersistDone {
+                    life,
+                    persist,
+                    token,
+                    stored,
+                },
+            );
+        }
+        if self.faulty && self.random.chance(40) {
+            self.crash();
+        }
+    }
+
+    pub fn persist_done(&mut self, persist: Persist, token: u32, stored: bool) {
+        let Persist {
+            member, generation, ..
+        } = persist;
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let lane = &mut engine.lanes[member.get()];
+        if lane.token != token || !lane.busy {
+            return;
+        }
+        lane.busy = false;
+        let next = lane.queued.take();
+        self.core(match stored {
+            true => Event::FencePersisted { member, generation },
+            false => Event::FenceFailed { member, generation },
+        });
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let lane = &mut engine.lanes[member.get()];
+        match (next, lane.busy) {
+            (Some(next), false) => self.persist(next),
+            (Some(next), true) if lane.queued.is_none() => {
+                debug_assert_ne!(
+                    next.generation,
+                    Generation::NONE,
+                    "a void is the first of its member"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    pub fn check_deadlines(&mut self) {
+        let now = self.time.now_us();
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let mut late = Vec::new();
+        for (number, channel) in engine.channels.iter_mut().enumerate() {
+            let expired: MemberMask = MemberIndex::all()
+                .filter(|member| channel.wheels[member.get()].advance(now) != Expiry::InTime)
+                .collect();
+            late.push((number, expired));
+        }
+        for (number, expired) in late {
+            self.blame(number, expired, MemberOp::Read, FailureCause::Deadline);
+        }
+        self.time
+            .after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
+    }
+
+    pub fn reconnect(&mut self, member: MemberIndex) {
+        let now = self.time.now_us();
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let number = engine.replica_of[member.get()];
+        if !engine.core.status().lost.contains(member) {
+            return;
+        }
+        if self.replicas[number].reachable(now) {
+            self.replicas[number].session += 1;
+            engine.closed = engine.closed.without(member);
+            self.core(Event::MemberReturned { member });
+        } else {
+            self.time.after(
+                3_000,
+                Step::Reconnect {
+                    life: self.life,
+                    member,
+                },
+            );
+        }
+    }
+
+    /// What an operator, or Longhorn's manager, does about members that are out, new ones, and healthy ones.
+    pub fn heal(&mut self) {
+        self.time.after(5_000, Step::Heal);
+        let now = self.time.now_us();
+        let Some(engine) = &self.engine else { return };
+        if engine.channels.is_empty() {
+            return;
+        }
+        let status = engine.core.status();
+        let copied = engine.copied;
+        let mut requests = Vec::new();
+        for member in engine.members.mask().iter() {
+            let healthy = self.anchored && engine.replica_of[member.get()] == 0;
+            match status.members[member.get()] {
+                Some(MemberMode::Err(_)) => requests.push(Event::RemoveMember { member }),
+                Some(MemberMode::Wo) if copied.contains(member) => {
+                    requests.push(Event::MemberSynced { member });
+                }
+                Some(MemberMode::Rw) if !healthy && self.faulty && self.random.chance(8) => {
+                    requests.push(Event::RemoveMember { member });
+                }
+                _ => {}
+            }
+        }
+        if self.random.chance(300) {
+            requests.push(Event::PauseRequested);
+        }
+        for request in requests {
+            self.core(request);
+        }
+        for number in 0..self.replicas.len() {
+            if self.replicas[number].reachable(now) {
+                self.add_if_out(number);
+            }
+        }
+    }
+
+    fn add_if_out(&mut self, number: usize) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let replica = &mut self.replicas[number];
+        if engine.members.find(&replica.name).is_some() {
+            return;
+        }
+        replica.session += 1;
+        let Ok(member) = engine.members.add(replica.open()) else {
+            return;
+        };
+        engine.replica_of[member.get()] = number;
+        engine.closed = engine.closed.without(member);
+        self.core(Event::AddMember {
+            member,
+            local: number == 0,
+        });
+    }
+}

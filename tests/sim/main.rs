@@ -1,0 +1,166 @@
+//! The mirror's core under virtual time with seeded faults: member errors, lost answers, slow, frozen and vanished
+//! members, failed and late persists, pauses, rebuilds, and crashes at any step.
+//!
+//! `CORRIENTE_SIM_SEED=n` runs that one seed, `CORRIENTE_SIM_SEEDS=n` so many; `CORRIENTE_SIM_TRACE=1` prints each step.
+
+mod check;
+mod client;
+mod control;
+mod faults;
+mod oracle;
+mod random;
+mod replica;
+mod time;
+mod world;
+
+use check::{Bug, Checker, Violation};
+use world::{Tally, World};
+
+fn run(seed: u64) -> (Tally, Option<Violation>) {
+    World::new(seed, None, None).run()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable)
+        .ok()
+        .map(|text| text.parse().expect("a number"))
+}
+
+#[test]
+fn the_mirror_keeps_its_promises() {
+    let seeds = match number("CORRIENTE_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("CORRIENTE_SIM_SEEDS").unwrap_or(300),
+    };
+    for seed in seeds {
+        if let (_, Some(violation)) = run(seed) {
+            let Violation {
+                checker,
+                at_us,
+                what,
+            } = violation;
+            panic!("CORRIENTE_SIM_SEED={seed}: {checker:?} at {at_us} us: {what}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_is_one_run() {
+    let (one, other) = (run(11), run(11));
+    assert_eq!(format!("{one:?}"), format!("{other:?}"));
+}
+
+/// A simulator in which nothing happens proves nothing.
+#[test]
+fn the_runs_visit_what_they_are_for() {
+    let mut sum = Tally::default();
+    for seed in 0..60 {
+        let tally = run(seed).0;
+        sum.acknowledged += tally.acknowledged;
+        sum.errors += tally.errors;
+        sum.fences += tally.fences;
+        sum.crashes += tally.crashes;
+        sum.caught_up += tally.caught_up;
+        sum.rebuilt += tally.rebuilt;
+        sum.pauses += tally.pauses;
+        sum.broken_pauses += tally.broken_pauses;
+        sum.lost += tally.lost;
+        sum.stuck += tally.stuck;
+        sum.retried_reads += tally.retried_reads;
+        sum.abandoned += tally.abandoned;
+    }
+    println!("{sum:?}");
+    let Tally {
+        acknowledged,
+        errors,
+        fences,
+        crashes,
+        caught_up,
+        rebuilt,
+        ..
+    } = sum;
+    let Tally {
+        pauses,
+        broken_pauses,
+        lost,
+        stuck,
+        retried_reads,
+        abandoned,
+        ..
+    } = sum;
+    for (count, least) in [
+        (acknowledged, 50_000),
+        (errors, 100),
+        (fences, 300),
+        (crashes, 60),
+        (caught_up, 5),
+        (rebuilt, 200),
+        (pauses, 1_000),
+        (broken_pauses, 10),
+        (lost, 10),
+        (stuck, 3),
+        (retried_reads, 100),
+        (abandoned, 50),
+    ] {
+        assert!(
+            count >= least,
+            "{sum:?}: {count} should be at least {least}"
+        );
+    }
+}
+
+/// Each checker finds the bug that it is there for, within a few seeds.
+fn finds(bug: Bug, checker: Checker) {
+    for seed in 0..200 {
+        if let (_, Some(violation)) = World::new(seed, Some(bug), Some(checker)).run() {
+            assert_eq!(violation.checker, checker);
+            return;
+        }
+    }
+    panic!("no seed made {checker:?} find {bug:?}");
+}
+
+#[test]
+fn data_checker_finds_a_persist_that_was_not_done() {
+    finds(Bug::FakePersist, Checker::Data);
+}
+
+#[test]
+fn data_checker_finds_an_acknowledgement_before_the_fence() {
+    finds(Bug::AcknowledgeEarly, Checker::Data);
+}
+
+#[test]
+fn equal_checker_finds_a_swallowed_error() {
+    finds(Bug::SwallowLegError, Checker::Equal);
+}
+
+#[test]
+fn status_checker_finds_a_rosy_status() {
+    finds(Bug::RosyStatus, Checker::Status);
+}
+
+#[test]
+fn last_member_checker_finds_a_dropped_last_member() {
+    finds(Bug::DropLast, Checker::LastMember);
+}
+
+#[test]
+fn answered_checker_finds_a_lost_wakeup() {
+    finds(Bug::LostWakeup, Checker::Answered);
+}
+
+#[test]
+fn no_error_checker_finds_a_read_without_retry() {
+    finds(Bug::NoRetry, Checker::NoError);
+}
+
+#[test]
+fn out_unused_checker_finds_a_view_confirmed_early() {
+    finds(Bug::ConfirmViewEarly, Checker::OutUnused);
+}
+
+#[test]
+fn pause_checker_finds_a_hasty_quiesce() {
+    finds(Bug::HastyQuiesce, Checker::Pause);
+}
