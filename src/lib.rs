@@ -10,6 +10,7 @@ pub mod initiator;
 pub mod mirror;
 pub mod name;
 pub mod ports;
+pub mod replica;
 pub mod rpc;
 pub mod spdk;
 pub mod telemetry;

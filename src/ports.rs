@@ -119,9 +119,7 @@ struct Book {
 
 impl Book {
     fn take(&mut self, count: u16, is_free: impl Fn(u16) -> bool) -> Option<u16> {
-        let start = self
-            .search(self.next, count, &is_free)
-            .or_else(|| self.search(self.first, count, &is_free))?;
+        let start = self.search(self.next, count, &is_free).or_else(|| self.search(self.first, count, &is_free))?;
         self.taken.insert(start, count);
         self.next = match start.checked_add(count) {
             Some(next) if next <= self.last => next,
