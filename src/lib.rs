@@ -12,6 +12,7 @@ pub mod mirror;
 pub mod name;
 pub mod node;
 pub mod ports;
+pub mod replica;
 pub mod rpc;
 pub mod spdk;
 pub mod telemetry;

@@ -1,10 +1,14 @@
 //! The wire: gRPC services that parse requests into types, call the domain, and map its errors to codes in one place.
 //!
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
+//! - [`disk`], [`replica`]: calls, from parsed fields to answers. [`convert`]: answers as messages.
 //! - [`status`]: domain errors to gRPC codes and back.
 //! - [`wire`]: the messages, clients and server traits generated from `proto/`.
 
 pub mod call_log;
+pub mod convert;
+pub mod disk;
+pub mod replica;
 pub mod server;
 pub mod status;
 pub mod wire;

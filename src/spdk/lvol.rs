@@ -282,6 +282,21 @@ pub fn xattr(_on: OnControl, alias: &LvolAlias, name: &XattrName) -> Result<Opti
     }
 }
 
+/// The names of the lvol's xattrs, without the lvol module's own.
+pub fn xattr_names(_on: OnControl, alias: &LvolAlias) -> Result<Vec<XattrName>, SpdkError> {
+    unsafe extern "C" fn add_name(arg: *mut c_void, name: *const std::ffi::c_char) {
+        // SAFETY: `arg` is the vector below, used by nobody else during the call; `name` lives for this callback.
+        let (found, name) = unsafe { (&mut *arg.cast::<Vec<XattrName>>(), text::from_c(name)) };
+        found.extend(XattrName::parse(&name));
+    }
+    let (lvs, lvol) = c_names(alias);
+    let mut found: Vec<XattrName> = Vec::new();
+    // SAFETY: on the control thread; the callback fits the argument and is called only during the call.
+    let rc = unsafe { sys::cs_lvol_xattr_names(lvs.as_ptr(), lvol.as_ptr(), Some(add_name), (&raw mut found).cast()) };
+    Errno::check(rc).map_err(|errno| failed("list of xattrs", alias, errno))?;
+    Ok(found)
+}
+
 /// Sets and removes xattrs, all in one write of the lvol's metadata, which is on disk when this returns. Works on
 /// snapshots. After an error the store holds either the old values or the new.
 pub async fn apply_xattrs(_on: OnControl, alias: &LvolAlias, changes: &[XattrChange]) -> Result<(), SpdkError> {

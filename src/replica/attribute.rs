@@ -1,0 +1,61 @@
+//! Values that others keep with a replica's head, durably: how recent it is, what was restored into it.
+
+use super::Replicas;
+use super::attributes::AttributeKey;
+use super::instance::Replica;
+use crate::mirror::core::{Generation, GenerationRecord};
+use crate::name::ReplicaName;
+use crate::spdk::xattr::{XattrChange, XattrValue};
+use crate::{Error, Result};
+
+impl Replicas {
+    /// A value kept with the replica's head; `None` when there is none.
+    pub async fn xattr_get(&self, name: &ReplicaName, key: &str) -> Result<Option<Vec<u8>>> {
+        let key = AttributeKey::parse(key)?;
+        let replica = self.known(name)?;
+        let value = replica.store.attribute(&replica.head(), key.name()).await?;
+        Ok(value.map(|value| value.as_bytes().to_vec()))
+    }
+
+    /// Keeps a value with the replica's head; empty removes it. Durable when this returns. It survives snapshots,
+    /// reverts and restarts. A generation is taken only when it may follow the one that is there.
+    pub async fn xattr_set(&self, name: &ReplicaName, key: &str, value: &[u8]) -> Result<()> {
+        let key = AttributeKey::parse(key)?;
+        let value = match value {
+            [] => None,
+            bytes => Some(XattrValue::new(bytes).map_err(|error| Error::name("value", error))?),
+        };
+        let replica = self.known(name)?;
+        super::detached(async move { set(&replica, &key, value).await }).await
+    }
+}
+
+async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -> Result<()> {
+    // Not the replica's turn: a fence must not wait for the end of a long operation.
+    let _attributes = replica.attributes.lock().await;
+    if key.is_generation() {
+        let stored = replica.store.attribute(&replica.head(), key.name()).await?;
+        check_generation(replica, stored.as_ref(), value.as_ref())?;
+    }
+    let change = XattrChange { name: key.name().clone(), value };
+    replica.store.apply(&replica.head(), vec![change]).await?;
+    replica.disk.flush().await
+}
+
+fn check_generation(replica: &Replica, stored: Option<&XattrValue>, next: Option<&XattrValue>) -> Result<()> {
+    let corrupt = |problem: String| Error::Corruption { object: replica.object(), problem };
+    let stored = stored.map(generation).transpose().map_err(corrupt)?.unwrap_or(Generation::NONE);
+    let next = next.map(generation).transpose().map_err(|problem| Error::invalid("value", problem))?;
+    match next {
+        Some(next) if !next.may_replace(stored) => Err(Error::precondition(
+            replica.object(),
+            format!("its generation is {stored}, which {next} may not follow: another engine has gone on with it"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn generation(value: &XattrValue) -> std::result::Result<Generation, String> {
+    let text = value.as_text().ok_or("a generation record is text")?;
+    GenerationRecord::parse(text).map(|record| record.generation).map_err(|error| error.to_string())
+}

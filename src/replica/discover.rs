@@ -1,0 +1,59 @@
+//! What a disk that was just loaded has: its replicas, found again, and what an interrupted revert left, set right.
+
+use super::Replicas;
+use super::instance::Replica;
+use super::snapshot::is_reverts;
+use super::store::{Store, Survey};
+use super::tree::replicas_in;
+use super::view::ReplicaState;
+use crate::Result;
+use crate::disk::Disk;
+use crate::name::LvolName;
+
+impl Replicas {
+    /// Adds the replicas of a disk, each stopped.
+    pub(super) async fn discover(&self, disk: &Disk) -> Result<()> {
+        let store = self.store(disk);
+        let mut survey = store.survey().await?;
+        if finish_reverts(&store, &survey).await? {
+            survey = store.survey().await?;
+        }
+        for name in replicas_in(&survey) {
+            let found = Replica::new(name.clone(), disk.clone(), store.clone(), self.changes().clone());
+            if let Some(mut turn) = found.try_turn() {
+                turn.take(&survey);
+                turn.set_state(ReplicaState::Stopped);
+            }
+            match self.add_found(found) {
+                true => tracing::info!(replica = %name, disk = %disk.name(), "replica found"),
+                false => tracing::error!(
+                    replica = %name, disk = %disk.name(),
+                    "a replica of this name is on another disk; this copy is left alone"
+                ),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A revert that ended early has left its next head. With the old head still there it is undone, else it is finished.
+/// True when something was changed.
+async fn finish_reverts(store: &Store, survey: &Survey) -> Result<bool> {
+    let mut changed = false;
+    for facts in survey.iter().filter(|facts| !facts.is_snapshot && is_reverts(&facts.lvol)) {
+        let head = facts.attributes.replica.as_ref().map(LvolName::head);
+        let lost = head.filter(|head| !survey.iter().any(|other| other.lvol == *head));
+        match lost {
+            Some(head) => {
+                tracing::warn!(lvol = %facts.lvol, %head, "an interrupted revert is finished");
+                store.rename(&facts.lvol, &head).await?;
+            }
+            None => {
+                tracing::warn!(lvol = %facts.lvol, "an interrupted revert is undone");
+                store.delete(&facts.lvol).await?;
+            }
+        }
+        changed = true;
+    }
+    Ok(changed)
+}

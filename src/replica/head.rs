@@ -1,0 +1,239 @@
+//! A replica's head as it is served: a bdev of ours over the head's lvol, which adds what an lvol lacks.
+//!
+//! - A flush really flushes the disk (an lvol has none; DESIGN §5).
+//! - What was trimmed reads as zeroes, whatever the disk below does, and trimming what was never written takes no space.
+//! - When the replica stops, I/O fails at once, so that who has it open notices.
+//!
+//! There are two for each running replica: one that is exported, and one that an engine of this node opens (an export
+//! claims its bdev).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use uuid::Uuid;
+
+use super::layers::held_parts;
+use crate::disk::FlushHandle;
+use crate::name::{BdevName, LvolAlias};
+use crate::spdk::bdev::{Geometry, IoChannel, IoKind, OpenBdev};
+use crate::spdk::clustermap::ClusterMap;
+use crate::spdk::vdev::{LegError, Vdev, VdevHandle, Vio};
+use crate::spdk::{Control, Errno, OnControl, OnThread, SpdkError, lvol};
+
+/// Writes of zeroes up to this size go to the lvol as they are: looking for what is allocated would cost more.
+const SMALL_ZEROES: u64 = 64 << 10;
+/// The longest range zeroed by one I/O.
+const ZERO_STEP: u64 = 8 << 20;
+
+thread_local! {
+    /// The registered devices. Only the control thread has any.
+    static DEVICES: RefCell<HashMap<BdevName, VdevHandle<HeadDevice>>> = RefCell::new(HashMap::new());
+}
+
+/// The device, shared by all reactors.
+struct HeadDevice {
+    lvol: Arc<OpenBdev>,
+    alias: LvolAlias,
+    cluster_size: u64,
+    flush: FlushHandle,
+    control: Control,
+    runtime: tokio::runtime::Handle,
+    stopped: AtomicBool,
+}
+
+/// What a head device is made of.
+pub(super) struct HeadConfig {
+    /// Its name.
+    pub(super) name: BdevName,
+    /// The head's lvol.
+    pub(super) alias: LvolAlias,
+    /// Bytes in a cluster.
+    pub(super) cluster_size: u64,
+    /// The disk's flushes.
+    pub(super) flush: FlushHandle,
+    /// The control thread.
+    pub(super) control: Control,
+    /// Where waits for the disk run.
+    pub(super) runtime: tokio::runtime::Handle,
+}
+
+/// One reactor's share.
+struct HeadChannel {
+    on: OnThread,
+    lvol: IoChannel,
+}
+
+/// How the one leg of an I/O ended.
+#[derive(Clone, Copy)]
+enum Leg {
+    Open,
+    Done,
+    Failed(LegError),
+}
+
+/// Opens the head and registers the device over it.
+pub(super) fn register(on: OnControl, config: HeadConfig) -> Result<Geometry, SpdkError> {
+    let removed = config.alias.bdev();
+    let lvol = OpenBdev::open(on, &config.alias.bdev(), true, move |event| {
+        tracing::debug!(lvol = %removed, ?event, "a head's lvol has changed");
+    })?;
+    let geometry = lvol.geometry();
+    let device = HeadDevice {
+        lvol,
+        alias: config.alias,
+        cluster_size: config.cluster_size,
+        flush: config.flush,
+        control: config.control,
+        runtime: config.runtime,
+        stopped: AtomicBool::new(false),
+    };
+    let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, config.name.as_str().as_bytes());
+    let handle = VdevHandle::create(on, &config.name, uuid, geometry, Arc::new(device))?;
+    DEVICES.with_borrow_mut(|devices| devices.insert(config.name, handle));
+    Ok(geometry)
+}
+
+/// Gives the device the size that its lvol has now.
+pub(super) fn resize(on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
+    DEVICES.with_borrow(|devices| match devices.get(name) {
+        Some(handle) => handle.resize(handle.device().lvol.current_geometry(on.thread()).block_count),
+        None => Err(SpdkError::NoSuchBdev(name.clone())),
+    })
+}
+
+/// Fails all I/O from now on, and unregisters the device when who has it open has closed it. That there is none is
+/// no error.
+pub(super) async fn unregister(_on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
+    match DEVICES.with_borrow_mut(|devices| devices.remove(name)) {
+        Some(handle) => {
+            handle.device().stopped.store(true, Ordering::Release);
+            handle.destroy().await
+        }
+        None => Ok(()),
+    }
+}
+
+impl HeadDevice {
+    /// Serves the I/O by work that is no I/O on the lvol; true is success.
+    fn by_promise(&self, channel: &HeadChannel, io: Vio<Self>, start: impl FnOnce(crate::spdk::control::Reply<bool>)) {
+        let mut fork = io.fork();
+        let pledge = fork.pledge(0);
+        start(channel.on.expect(move |done: Option<bool>| {
+            pledge.redeem(if done == Some(true) { Ok(()) } else { Err(LegError::Refused(Errno::EIO)) });
+        }));
+        fork.finish();
+    }
+
+    fn zero(&self, channel: &HeadChannel, io: Vio<Self>) {
+        let block_size = u64::from(self.lvol.geometry().block_size);
+        let (offset, length) = (io.offset_blocks() * block_size, io.block_count() * block_size);
+        let (lvol, alias, cluster_size) = (self.lvol.clone(), self.alias.clone(), self.cluster_size);
+        let control = self.control.clone();
+        self.by_promise(channel, io, |reply| {
+            self.runtime.spawn(async move {
+                let zeroed = control.run(move |on| zero_held(on, lvol, alias, cluster_size, offset, length)).await;
+                if let Err(error) = &zeroed {
+                    tracing::error!(%error, offset, length, "a trimmed range could not be zeroed");
+                }
+                reply.send(zeroed.is_ok());
+            });
+        });
+    }
+}
+
+/// Writes zeroes over those parts of the range that the lvol or one of its ancestors holds; the rest reads as zeroes.
+async fn zero_held(
+    on: OnControl,
+    lvol: Arc<OpenBdev>,
+    alias: LvolAlias,
+    cluster_size: u64,
+    offset: u64,
+    length: u64,
+) -> Result<(), SpdkError> {
+    let mut held = ClusterMap::empty(0);
+    for layer in lineage(on, &alias)? {
+        held.or(&lvol::cluster_map(on, &layer)?);
+    }
+    let channel = lvol.channel(on.thread())?;
+    for (start, length) in held_parts(&held, cluster_size, offset, length) {
+        let end = start + length;
+        let mut at = start;
+        while at < end {
+            let step = ZERO_STEP.min(end - at);
+            channel.write_zeroes(at, step).await?;
+            at += step;
+        }
+    }
+    Ok(())
+}
+
+/// The lvol and its ancestors, itself first.
+pub(super) fn lineage(on: OnControl, alias: &LvolAlias) -> Result<Vec<LvolAlias>, SpdkError> {
+    let mut lineage = vec![alias.clone()];
+    let mut parent = lvol::info(on, alias)?.parent;
+    while let Some(lvol) = parent {
+        let alias = LvolAlias { lvs: alias.lvs.clone(), lvol };
+        parent = lvol::info(on, &alias)?.parent;
+        lineage.push(alias);
+    }
+    Ok(lineage)
+}
+
+impl Vdev for HeadDevice {
+    type Channel = HeadChannel;
+    type Io = Leg;
+    const PRODUCT: &'static CStr = c"Corriente replica";
+
+    fn supports(&self, kind: IoKind) -> bool {
+        !matches!(kind, IoKind::Reset)
+    }
+
+    fn open_channel(&self, on: OnThread) -> Result<HeadChannel, Errno> {
+        let lvol = self.lvol.channel(on).map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
+        Ok(HeadChannel { on, lvol })
+    }
+
+    fn new_io(&self) -> Leg {
+        Leg::Open
+    }
+
+    fn submit(&self, channel: &HeadChannel, io: Vio<Self>) {
+        if self.stopped.load(Ordering::Relaxed) {
+            return io.fail();
+        }
+        let size = io.block_count() * u64::from(self.lvol.geometry().block_size);
+        match io.kind() {
+            IoKind::Flush => {
+                let flush = &self.flush;
+                self.by_promise(channel, io, |reply| flush.request(move |outcome| reply.send(outcome.is_ok())));
+            }
+            IoKind::Unmap => self.zero(channel, io),
+            IoKind::WriteZeroes if size > SMALL_ZEROES => self.zero(channel, io),
+            IoKind::Read | IoKind::Write | IoKind::WriteZeroes => {
+                let mut fork = io.fork();
+                fork.submit(0, &channel.lvol);
+                fork.finish();
+            }
+            // An lvol's own reset fails (spdk::lvol).
+            IoKind::Reset => io.fail(),
+        }
+    }
+
+    fn leg_done(&self, _channel: &HeadChannel, state: &mut Leg, _leg: u8, result: Result<(), LegError>) {
+        *state = match result {
+            Ok(()) => Leg::Done,
+            Err(error) => Leg::Failed(error),
+        };
+    }
+
+    fn legs_done(&self, _channel: &HeadChannel, mut io: Vio<Self>) {
+        match *io.state() {
+            Leg::Done => io.succeed(),
+            Leg::Failed(LegError::Status { sct, sc }) => io.fail_with(sct, sc),
+            Leg::Failed(LegError::Refused(_)) | Leg::Open => io.fail(),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One replica: its published view, which never waits, and its work, which goes one operation at a time.
+
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::serving::Serving;
+use super::store::{Store, Survey};
+use super::tree::Tree;
+use super::view::{ReplicaState, ReplicaView};
+use crate::changes::Changes;
+use crate::disk::Disk;
+use crate::name::{LvolName, ReplicaName, SnapshotName};
+use crate::{Error, Result};
+
+/// One replica.
+pub(super) struct Replica {
+    pub(super) name: ReplicaName,
+    pub(super) disk: Disk,
+    pub(super) store: Store,
+    changes: Changes,
+    /// What is shown. Replaced whole, never held across a wait.
+    view: RwLock<Arc<ReplicaView>>,
+    /// What an operation has, from its start to its end.
+    work: Mutex<Work>,
+    /// Changes of attributes, which must not wait for a long operation: a fence is one.
+    pub(super) attributes: Mutex<()>,
+}
+
+/// What operations change.
+#[derive(Default)]
+pub(super) struct Work {
+    /// Set while the replica is exported.
+    pub(super) serving: Option<Serving>,
+    /// The lvols as of the last look.
+    pub(super) tree: Tree,
+    /// It is deleted; whoever waited for its turn finds nothing.
+    pub(super) gone: bool,
+}
+
+/// An operation that has its turn.
+pub(super) struct Turn<'a> {
+    pub(super) replica: &'a Replica,
+    pub(super) work: MutexGuard<'a, Work>,
+}
+
+impl Replica {
+    pub(super) fn new(name: ReplicaName, disk: Disk, store: Store, changes: Changes) -> Arc<Self> {
+        let view = ReplicaView {
+            name: name.clone(),
+            lvs_name: disk.lvs().clone(),
+            lvs_uuid: disk.uuid(),
+            spec_size: 0,
+            state: ReplicaState::Pending,
+            error: String::new(),
+            ports: None,
+            head: None,
+            snapshots: Default::default(),
+        };
+        Arc::new(Self {
+            name,
+            disk,
+            store,
+            changes,
+            view: RwLock::new(Arc::new(view)),
+            work: Mutex::default(),
+            attributes: Mutex::default(),
+        })
+    }
+
+    /// As it is shown.
+    pub(super) fn view(&self) -> Arc<ReplicaView> {
+        // Only whole values are put in.
+        self.view.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    pub(super) fn object(&self) -> String {
+        format!("replica {}", self.name)
+    }
+
+    pub(super) fn head(&self) -> LvolName {
+        LvolName::head(&self.name)
+    }
+
+    /// Waits for the operations before.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>> {
+        let work = self.work.lock().await;
+        match work.gone {
+            true => Err(Error::not_found("replica", &self.name)),
+            false => Ok(Turn { replica: self, work }),
+        }
+    }
+
+    /// A turn, if no operation is running.
+    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
+        let work = self.work.try_lock().ok().filter(|work| !work.gone)?;
+        Some(Turn { replica: self, work })
+    }
+
+    /// Changes what is shown.
+    pub(super) fn show(&self, change: impl FnOnce(&mut ReplicaView)) {
+        let mut slot = self.view.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut view = (**slot).clone();
+        change(&mut view);
+        if view != **slot {
+            *slot = Arc::new(view);
+            drop(slot);
+            self.changes.announce();
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Reads the lvols anew and shows them.
+    pub(super) async fn refresh(&mut self) -> Result<()> {
+        let survey = self.replica.store.survey().await?;
+        self.take(&survey);
+        Ok(())
+    }
+
+    /// Takes over what a survey says, and shows it.
+    pub(super) fn take(&mut self, survey: &Survey) {
+        let tree = Tree::build(&self.replica.name, survey);
+        self.replica.show(|view| {
+            view.spec_size = tree.head.as_ref().map_or(view.spec_size, |head| head.spec_size);
+            view.head = tree.head.clone();
+            view.snapshots = tree.snapshot_views();
+            view.ports = self.work.serving.as_ref().map(Serving::address);
+        });
+        self.work.tree = tree;
+    }
+
+    /// Where the replica is in its life.
+    pub(super) fn state(&self) -> ReplicaState {
+        self.replica.view().state
+    }
+
+    pub(super) fn set_state(&self, state: ReplicaState) {
+        self.replica.show(|view| {
+            view.state = state;
+            if state != ReplicaState::Error {
+                view.error.clear();
+            }
+        });
+    }
+
+    /// Puts the replica into state error, with the reason.
+    pub(super) fn fail(&self, error: &Error) {
+        tracing::error!(replica = %self.replica.name, %error, "a replica is in state error");
+        self.replica.show(|view| {
+            view.state = ReplicaState::Error;
+            view.error = error.to_string();
+        });
+    }
+
+    /// Only a replica that is stopped or running can be worked on.
+    pub(super) fn require_usable(&self) -> Result<()> {
+        match self.state() {
+            ReplicaState::Stopped | ReplicaState::Running => Ok(()),
+            state => Err(Error::precondition(
+                self.replica.object(),
+                format!("it is in state {}; it must be stopped or running", state.as_str()),
+            )),
+        }
+    }
+
+    /// The lvol of a snapshot.
+    pub(super) fn lvol_of(&self, snapshot: &SnapshotName) -> Result<LvolName> {
+        match self.work.tree.snapshots.get(snapshot) {
+            Some(node) => Ok(node.lvol.clone()),
+            None => Err(Error::not_found("snapshot", format!("{snapshot} of replica {}", self.replica.name))),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Which lvols of a store are a replica's, and how they hang together. Pure: facts in, tree out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use uuid::Uuid;
+
+use super::attributes::Attributes;
+use super::view::{Child, LvolView};
+use crate::name::{LvolName, ReplicaName, SnapshotName};
+
+/// What is known of one lvol of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LvolFacts {
+    pub(super) lvol: LvolName,
+    pub(super) uuid: Uuid,
+    pub(super) size: u64,
+    pub(super) actual_size: u64,
+    pub(super) parent: Option<LvolName>,
+    pub(super) children: usize,
+    pub(super) is_snapshot: bool,
+    pub(super) open: bool,
+    pub(super) attributes: Attributes,
+}
+
+/// One snapshot of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) lvol: LvolName,
+    /// All lvols based on it, also those that are not the replica's.
+    pub(super) children: usize,
+    pub(super) view: LvolView,
+}
+
+/// The lvols of one replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tree {
+    pub(super) head: Option<LvolView>,
+    pub(super) snapshots: BTreeMap<SnapshotName, Node>,
+}
+
+/// What finds a replica's lvols among those of a store.
+struct Finder<'a> {
+    replica: &'a ReplicaName,
+    head: LvolName,
+    by_name: HashMap<&'a LvolName, &'a LvolFacts>,
+}
+
+impl Tree {
+    /// The tree of `replica` among all lvols of its store.
+    pub(super) fn build(replica: &ReplicaName, lvols: &[LvolFacts]) -> Self {
+        let by_name = lvols.iter().map(|facts| (&facts.lvol, facts)).collect();
+        let finder = Finder { replica, head: LvolName::head(replica), by_name };
+        let names = finder.snapshot_names(lvols);
+        let head = finder.by_name.get(&finder.head).copied().filter(|facts| !facts.is_snapshot);
+        // Our own snapshots always carry the mark; one that lost it in a crash is the system's, so that a purge takes
+        // it. A foreign one without it is a user's (`engine-behaviour` §1.7).
+        let unmarked_is_users = head.is_none_or(|facts| facts.attributes.replica.is_none());
+        let mut tree = Self { head: None, snapshots: BTreeMap::new() };
+        for (lvol, name) in &names {
+            let facts = finder.by_name[lvol];
+            let view = finder.view(facts, &names, lvols, unmarked_is_users);
+            tree.snapshots.insert(name.clone(), Node { lvol: facts.lvol.clone(), children: facts.children, view });
+        }
+        tree.head = head.map(|facts| finder.view(facts, &names, lvols, false));
+        tree
+    }
+
+    /// The snapshots from `snapshot` down to the oldest, itself first.
+    pub(super) fn chain(&self, snapshot: &SnapshotName) -> Vec<SnapshotName> {
+        let mut chain = Vec::new();
+        let mut next = self.snapshots.contains_key(snapshot).then(|| snapshot.clone());
+        while let Some(name) = next {
+            next = self.snapshots.get(&name).and_then(|node| node.view.parent.clone());
+            chain.push(name);
+        }
+        chain
+    }
+
+    /// The newest snapshot that nothing is based on: what a lost head continued.
+    pub(super) fn newest_leaf(&self) -> Option<&Node> {
+        let leaves = self.snapshots.values().filter(|node| node.children == 0);
+        leaves.max_by(|left, right| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp))
+    }
+
+    /// The views of all snapshots.
+    pub(super) fn snapshot_views(&self) -> BTreeMap<SnapshotName, LvolView> {
+        self.snapshots.iter().map(|(name, node)| (name.clone(), node.view.clone())).collect()
+    }
+}
+
+impl<'a> Finder<'a> {
+    /// The replica's snapshots: marked as its own, named as its own, or an ancestor of its head that is nobody else's.
+    fn snapshot_names(&self, lvols: &'a [LvolFacts]) -> BTreeMap<&'a LvolName, SnapshotName> {
+        let ancestors = self.ancestors();
+        let prefix = format!("{}-snap-", self.replica);
+        let own = lvols.iter().filter(|facts| {
+            facts.is_snapshot
+                && match &facts.attributes.replica {
+                    Some(replica) => replica == self.replica,
+                    None => facts.lvol.as_str().starts_with(&prefix) || ancestors.contains(&facts.lvol),
+                }
+        });
+        let mut taken = BTreeSet::new();
+        let named = own.map(|facts| {
+            let name = self.name_of(facts, &prefix).filter(|name| taken.insert(name.clone()));
+            (&facts.lvol, name.unwrap_or_else(|| anonymous(facts.uuid)))
+        });
+        named.collect()
+    }
+
+    fn ancestors(&self) -> BTreeSet<&'a LvolName> {
+        let mut ancestors = BTreeSet::new();
+        let mut next = self.by_name.get(&self.head).and_then(|head| head.parent.as_ref());
+        while let Some(facts) = next.and_then(|name| self.by_name.get(name)) {
+            // A backing image, and the entry point of a linked clone, are below the replica, not of it.
+            let text = facts.lvol.as_str();
+            if text.starts_with("bi-") || text.contains("-clone-ep-") || !ancestors.insert(&facts.lvol) {
+                break;
+            }
+            next = facts.parent.as_ref();
+        }
+        ancestors
+    }
+
+    fn name_of(&self, facts: &LvolFacts, prefix: &str) -> Option<SnapshotName> {
+        let stored = facts.attributes.snapshot.clone();
+        stored.or_else(|| SnapshotName::parse(facts.lvol.as_str().strip_prefix(prefix)?).ok())
+    }
+
+    fn view(
+        &self,
+        facts: &LvolFacts,
+        names: &BTreeMap<&LvolName, SnapshotName>,
+        lvols: &[LvolFacts],
+        unmarked_is_users: bool,
+    ) -> LvolView {
+        let children = lvols.iter().filter(|child| child.parent.as_ref() == Some(&facts.lvol));
+        let child_of = |child: &LvolFacts| match names.get(&child.lvol) {
+            Some(name) => Some(Child::Snapshot(name.clone())),
+            None => (child.lvol == self.head).then_some(Child::Head),
+        };
+        let attributes = &facts.attributes;
+        let timestamp = attributes.timestamp.clone().unwrap_or_default();
+        LvolView {
+            uuid: facts.uuid,
+            spec_size: facts.size,
+            actual_size: facts.actual_size,
+            parent: facts.parent.as_ref().and_then(|parent| names.get(parent).cloned()),
+            children: children.filter_map(child_of).collect(),
+            creation_time: attributes.created.clone().unwrap_or_else(|| timestamp.clone()),
+            user_created: facts.is_snapshot && attributes.user_created.unwrap_or(unmarked_is_users),
+            snapshot_timestamp: timestamp,
+        }
+    }
+}
+
+/// A snapshot whose name is lost still has to be seen and deleted by one.
+fn anonymous(uuid: Uuid) -> SnapshotName {
+    SnapshotName::parse(&format!("lvol-{uuid}")).expect("hexadecimal digits and dashes make a name")
+}
+
+/// Replicas whose head is among these lvols: marked as ours, or named as Longhorn's manager names its replicas
+/// (`engine-behaviour` §1.2).
+pub(super) fn replicas_in(lvols: &[LvolFacts]) -> Vec<ReplicaName> {
+    let heads = lvols.iter().filter(|facts| !facts.is_snapshot);
+    let found = heads.filter_map(|facts| {
+        let name = match &facts.attributes.replica {
+            Some(name) => name.clone(),
+            None if is_managers_name(facts.lvol.as_str()) => ReplicaName::parse(facts.lvol.as_str()).ok()?,
+            None => return None,
+        };
+        (LvolName::head(&name) == facts.lvol).then_some(name)
+    });
+    found.collect()
+}
+
+/// `^.+-r-[a-zA-Z0-9]{8}$`
+fn is_managers_name(text: &str) -> bool {
+    let Some((volume, suffix)) = text.rsplit_once("-r-") else { return false };
+    !volume.is_empty() && suffix.len() == 8 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+use super::*;
+
+const REPLICA: &str = "vol-r-0a1b2c3d";
+
+fn replica() -> ReplicaName {
+    ReplicaName::parse(REPLICA).unwrap()
+}
+
+fn name(text: &str) -> SnapshotName {
+    SnapshotName::parse(text).unwrap()
+}
+
+fn lvol(text: &str, parent: Option<&str>, is_snapshot: bool) -> LvolFacts {
+    LvolFacts {
+        lvol: LvolName::parse(text).unwrap(),
+        uuid: Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()),
+        size: 10 << 20,
+        actual_size: 1 << 20,
+        parent: parent.map(|parent| LvolName::parse(parent).unwrap()),
+        children: 0,
+        is_snapshot,
+        open: false,
+        attributes: Attributes::default(),
+    }
+}
+
+/// A store with the given lvols, their children counted.
+fn store(mut lvols: Vec<LvolFacts>) -> Vec<LvolFacts> {
+    let parents: Vec<_> = lvols.iter().filter_map(|facts| facts.parent.clone()).collect();
+    for facts in &mut lvols {
+        facts.children = parents.iter().filter(|parent| **parent == facts.lvol).count();
+    }
+    lvols
+}
+
+fn snapshot(snapshot: &str, parent: Option<&str>) -> LvolFacts {
+    let parent = parent.map(|parent| format!("{REPLICA}-snap-{parent}"));
+    let mut facts = lvol(&format!("{REPLICA}-snap-{snapshot}"), parent.as_deref(), true);
+    facts.attributes.timestamp = Some(format!("2026-01-01T00:00:0{}Z", snapshot.len() % 10));
+    facts
+}
+
+fn head(parent: Option<&str>) -> LvolFacts {
+    lvol(REPLICA, parent.map(|parent| format!("{REPLICA}-snap-{parent}")).as_deref(), false)
+}
+
+#[test]
+fn a_chain_is_shown_by_names() {
+    let lvols =
+        store(vec![snapshot("s1", None), snapshot("s2", Some("s1")), head(Some("s2")), lvol("other", None, false)]);
+    let tree = Tree::build(&replica(), &lvols);
+    assert_eq!(tree.snapshots.keys().cloned().collect::<Vec<_>>(), [name("s1"), name("s2")]);
+    let s1 = &tree.snapshots[&name("s1")].view;
+    assert_eq!((&s1.parent, &s1.children), (&None, &BTreeSet::from([Child::Snapshot(name("s2"))])));
+    let s2 = &tree.snapshots[&name("s2")].view;
+    assert_eq!((&s2.parent, &s2.children), (&Some(name("s1")), &BTreeSet::from([Child::Head])));
+    let head = tree.head.as_ref().unwrap();
+    assert_eq!((&head.parent, head.user_created), (&Some(name("s2")), false));
+    assert_eq!(tree.chain(&name("s2")), [name("s2"), name("s1")]);
+    assert_eq!(tree.chain(&name("none")), []);
+}
+
+#[test]
+fn branches_that_a_revert_left_are_the_replicas_too() {
+    let lvols = store(vec![snapshot("s1", None), snapshot("s2", Some("s1")), head(Some("s1"))]);
+    let tree = Tree::build(&replica(), &lvols);
+    let children = &tree.snapshots[&name("s1")].view.children;
+    assert_eq!(*children, BTreeSet::from([Child::Snapshot(name("s2")), Child::Head]));
+    assert_eq!(tree.snapshots[&name("s1")].children, 2);
+    assert_eq!(tree.newest_leaf().unwrap().lvol.as_str(), format!("{REPLICA}-snap-s2"));
+}
+
+#[test]
+fn what_is_based_on_a_snapshot_and_not_the_replicas_is_counted_but_not_shown() {
+    let foreign = lvol("revert-0", Some(&format!("{REPLICA}-snap-s1")), false);
+    let lvols = store(vec![snapshot("s1", None), head(Some("s1")), foreign]);
+    let node = &Tree::build(&replica(), &lvols).snapshots[&name("s1")];
+    assert_eq!(node.view.children, BTreeSet::from([Child::Head]));
+    assert_eq!(node.children, 2);
+}
+
+#[test]
+fn a_backing_image_below_is_no_parent() {
+    let mut oldest = snapshot("s1", None);
+    oldest.parent = Some(LvolName::parse("bi-image-disk-0").unwrap());
+    let lvols = store(vec![lvol("bi-image-disk-0", None, true), oldest, head(Some("s1"))]);
+    let tree = Tree::build(&replica(), &lvols);
+    assert_eq!(tree.snapshots.len(), 1);
+    assert_eq!(tree.snapshots[&name("s1")].view.parent, None);
+}
+
+#[test]
+fn a_shortened_name_is_read_back_from_the_attribute() {
+    let long = SnapshotName::parse(&"s".repeat(200)).unwrap();
+    let lvol_name = LvolName::snapshot(&replica(), &long);
+    assert!(lvol_name.as_str().len() < 200);
+    let mut facts = lvol(lvol_name.as_str(), None, true);
+    facts.attributes.replica = Some(replica());
+    facts.attributes.snapshot = Some(long.clone());
+    let tree = Tree::build(&replica(), &store(vec![facts, lvol(REPLICA, Some(lvol_name.as_str()), false)]));
+    assert_eq!(tree.head.unwrap().parent, Some(long));
+}
+
+#[test]
+fn a_snapshot_that_lost_its_attributes_is_the_systems_on_a_replica_of_ours() {
+    let nameless = LvolName::snapshot(&replica(), &SnapshotName::parse(&"s".repeat(200)).unwrap());
+    let facts = lvol(nameless.as_str(), None, true);
+    let mut ours = lvol(REPLICA, Some(nameless.as_str()), false);
+    ours.attributes.replica = Some(replica());
+    let tree = Tree::build(&replica(), &store(vec![facts.clone(), ours]));
+    let (shown, node) = tree.snapshots.first_key_value().unwrap();
+    assert!(shown.as_str().starts_with("lvol-"), "{shown}");
+    assert!(!node.view.user_created);
+    let foreign = store(vec![facts, lvol(REPLICA, Some(nameless.as_str()), false)]);
+    assert!(Tree::build(&replica(), &foreign).snapshots.values().all(|node| node.view.user_created));
+}
+
+#[test]
+fn a_snapshot_marked_as_anothers_is_not_taken() {
+    let mut foreign = snapshot("s1", None);
+    foreign.attributes.replica = Some(ReplicaName::parse("another-r-00000000").unwrap());
+    let tree = Tree::build(&replica(), &store(vec![foreign, head(None)]));
+    assert!(tree.snapshots.is_empty());
+}
+
+#[test]
+fn heads_are_found_by_mark_or_by_the_managers_naming() {
+    let long = ReplicaName::parse(&format!("{}-r-12345678", "v".repeat(100))).unwrap();
+    let mut marked = lvol(LvolName::head(&long).as_str(), None, false);
+    marked.attributes.replica = Some(long.clone());
+    let mut leftover = lvol("revert-0123456789abcdef", None, false);
+    leftover.attributes.replica = Some(replica());
+    let mut lvols = vec![marked, leftover, head(None), lvol("plain", None, false), snapshot("s", None)];
+    for ignored in ["-r-12345678", "v-r-1234567", "v-r-12345678-rebuilding", "v-r-1234567_", "v-r-123456789"] {
+        lvols.push(lvol(ignored, None, false));
+    }
+    let mut found = replicas_in(&lvols);
+    found.sort();
+    assert_eq!(found, [replica(), long]);
+}

@@ -1,0 +1,128 @@
+//! Disks, replicas and lvols of the domain as messages.
+
+use std::sync::Arc;
+
+use super::wire::spdkrpc as wire;
+use crate::disk::DiskInfo;
+use crate::name::object::HEAD_NAME;
+use crate::replica::{Child, LvolView, ReplicaView};
+
+/// The only type of disk (`engine-behaviour` §2).
+const DISK_TYPE: &str = "block";
+
+/// A disk as the wire has it; one that is not ready has only what its request told.
+pub fn disk(info: &DiskInfo) -> wire::Disk {
+    let mut disk = wire::Disk {
+        name: info.name.to_string(),
+        path: info.path.clone(),
+        r#type: DISK_TYPE.into(),
+        driver: info.driver.into(),
+        state: info.state.as_str().into(),
+        ..Default::default()
+    };
+    if let Some(store) = &info.store {
+        disk.id = store.id.clone();
+        disk.uuid = store.uuid.to_string();
+        disk.total_size = signed(store.total_size);
+        disk.free_size = signed(store.free_size);
+        disk.total_blocks = signed(store.total_size / u64::from(store.block_size));
+        disk.free_blocks = signed(store.free_size / u64::from(store.block_size));
+        disk.block_size = store.block_size.into();
+        disk.cluster_size = store.cluster_size.into();
+    }
+    disk
+}
+
+/// The wire counts bytes of disks in signed numbers; none of a real disk needs the sign.
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// A replica as the wire has it.
+pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
+    let (ip, port_start, port_end) = match view.ports {
+        Some(ports) => (ports.ip.to_string(), ports.first.into(), ports.last.into()),
+        None => Default::default(),
+    };
+    wire::Replica {
+        name: view.name.to_string(),
+        lvs_name: view.lvs_name.to_string(),
+        lvs_uuid: view.lvs_uuid.to_string(),
+        spec_size: view.spec_size,
+        actual_size: view.actual_size(),
+        ip,
+        port_start,
+        port_end,
+        head: view.head.as_ref().map(|head| lvol(HEAD_NAME, head)),
+        snapshots: view.snapshots.iter().map(|(name, view)| (name.to_string(), lvol(name.as_str(), view))).collect(),
+        state: view.state.as_str().into(),
+        error_msg: view.error.clone(),
+        uuid: view.head.as_ref().map(|head| head.uuid.to_string()).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// An lvol under the name that the wire knows it by.
+fn lvol(name: &str, view: &LvolView) -> wire::Lvol {
+    let child = |child: &Child| match child {
+        Child::Snapshot(name) => (name.to_string(), true),
+        Child::Head => (HEAD_NAME.into(), true),
+    };
+    wire::Lvol {
+        name: name.into(),
+        uuid: view.uuid.to_string(),
+        spec_size: view.spec_size,
+        actual_size: view.actual_size,
+        parent: view.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+        children: view.children.iter().map(child).collect(),
+        creation_time: view.creation_time.clone(),
+        user_created: view.user_created,
+        snapshot_timestamp: view.snapshot_timestamp.clone(),
+        snapshot_checksum: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::name::{LvsName, ReplicaName, SnapshotName};
+    use crate::replica::ReplicaState;
+
+    #[test]
+    fn a_chain_goes_over_by_snapshot_names() {
+        let snapshot = SnapshotName::parse("s1").unwrap();
+        let layer = |parent: Option<&SnapshotName>, children: &[Child]| LvolView {
+            uuid: Uuid::nil(),
+            spec_size: 4 << 20,
+            actual_size: 1 << 20,
+            parent: parent.cloned(),
+            children: children.iter().cloned().collect::<BTreeSet<_>>(),
+            creation_time: String::new(),
+            user_created: true,
+            snapshot_timestamp: "2026-01-01T00:00:00Z".into(),
+        };
+        let view = Arc::new(ReplicaView {
+            name: ReplicaName::parse("r").unwrap(),
+            lvs_name: LvsName::parse("d").unwrap(),
+            lvs_uuid: Uuid::nil(),
+            spec_size: 4 << 20,
+            state: ReplicaState::Stopped,
+            error: String::new(),
+            ports: None,
+            head: Some(layer(Some(&snapshot), &[])),
+            snapshots: BTreeMap::from([(snapshot, layer(None, &[Child::Head]))]),
+        });
+        let replica = replica(&view);
+        assert_eq!((replica.ip.as_str(), replica.port_start, replica.state.as_str()), ("", 0, "stopped"));
+        assert_eq!(replica.actual_size, 2 << 20);
+        let head = replica.head.unwrap();
+        assert_eq!((head.name.as_str(), head.parent.as_str()), ("volume-head", "s1"));
+        assert_eq!(replica.snapshots["s1"].name, "s1");
+        assert_eq!(replica.snapshots["s1"].parent, "");
+        assert_eq!(replica.snapshots["s1"].children.keys().collect::<Vec<_>>(), ["volume-head"]);
+    }
+}

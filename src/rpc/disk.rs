@@ -1,0 +1,61 @@
+//! Disk calls: every field parsed before anything is done, the domain called, its answer put on the wire.
+
+use uuid::Uuid;
+
+use super::convert;
+use super::wire::spdkrpc as wire;
+use crate::disk::{BlockSize, DiskDriver, DiskPath, DiskRequest, Disks};
+use crate::name::DiskName;
+use crate::{Error, Result};
+
+/// DiskCreate.
+pub async fn create(disks: &Disks, request: wire::DiskCreateRequest) -> Result<wire::Disk> {
+    let request = DiskRequest {
+        name: name(&request.disk_name)?,
+        uuid: uuid("disk_uuid", &request.disk_uuid)?,
+        path: DiskPath::parse(&request.disk_path)?,
+        driver: DiskDriver::parse(&request.disk_driver)?,
+        block_size: BlockSize::parse(request.block_size)?,
+    };
+    Ok(convert::disk(&disks.create(request).await?))
+}
+
+/// DiskDelete. Path and driver are the caller's memory of the disk; its name tells which.
+pub async fn delete(disks: &Disks, request: wire::DiskDeleteRequest) -> Result<()> {
+    let (name, uuid) = (name(&request.disk_name)?, uuid("disk_uuid", &request.disk_uuid)?);
+    disks.delete(&name, uuid).await
+}
+
+/// DiskGet.
+pub async fn get(disks: &Disks, request: wire::DiskGetRequest) -> Result<wire::Disk> {
+    Ok(convert::disk(&disks.get(&name(&request.disk_name)?).await?))
+}
+
+/// DiskHealthGet: offered by NVMe disks alone (`engine-behaviour` §2).
+pub async fn health_get(disks: &Disks, request: wire::DiskHealthGetRequest) -> Result<wire::DiskHealthGetResponse> {
+    disks.get(&name(&request.disk_name)?).await?;
+    Err(Error::Unimplemented {
+        what: "the health of a disk that is not driven by nvme",
+        reason: "the kernel drives it: ask smartctl on the node",
+    })
+}
+
+/// All disks, for DiskList.
+pub async fn list(disks: &Disks) -> Result<Vec<wire::Disk>> {
+    Ok(disks.list().await?.iter().map(convert::disk).collect())
+}
+
+fn name(text: &str) -> Result<DiskName> {
+    DiskName::parse(text).map_err(|error| Error::name("disk_name", error))
+}
+
+/// A UUID that may be left out.
+pub(super) fn uuid(field: &'static str, text: &str) -> Result<Option<Uuid>> {
+    match text {
+        "" => Ok(None),
+        text => match Uuid::parse_str(text) {
+            Ok(uuid) if !uuid.is_nil() => Ok(Some(uuid)),
+            _ => Err(Error::invalid(field, format!("{text:?} is not a UUID"))),
+        },
+    }
+}
