@@ -112,7 +112,7 @@ impl Node {
             .map_err(|error: SpdkError| Error::from(error))?;
         let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone());
         let ports = Ports::new(config.data_ports, config.data_ip);
-        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), &config);
+        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), config.data_ip);
         let restores = config.limits.restores.get();
         let context = EngineContext {
             control,
@@ -141,8 +141,7 @@ impl Node {
                     tracing::warn!(engine = %engine.name, %error, "an engine could not be stopped");
                 }
             }
-            self.replicas.stop_all().await;
-            self.disks.unload_all().await;
+            self.stop_replicas().await;
         };
         if tokio::time::timeout(limit, engines).await.is_err() {
             tracing::warn!(?limit, "volumes did not stop in time and are left as they are");
@@ -152,6 +151,15 @@ impl Node {
             tracing::warn!(%error, "SPDK did not stop cleanly");
         }
         tracing::info!("the node has stopped");
+    }
+
+    async fn stop_replicas(&self) {
+        let Ok(replicas) = self.replicas.list().await else { return };
+        for replica in replicas {
+            if let Err(error) = self.replicas.delete(&replica.name, false).await {
+                tracing::warn!(replica = %replica.name, %error, "a replica could not be stopped");
+            }
+        }
     }
 
     /// The node for people.
@@ -174,7 +182,7 @@ impl Node {
             memory: None,
             data_ip: self.config.data_ip.to_string(),
             service_address: self.config.listen.to_string(),
-            poll: self.config.reactor.poll.to_string(),
+            poll: self.config.reactor.poll.as_str().into(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -187,7 +195,7 @@ fn environment_config(config: &NodeConfig) -> EnvironmentConfig {
         choice::MemoryMode::NoHuge => Memory::Ordinary { mib },
     };
     EnvironmentConfig {
-        cores: config.reactor.cores.iter().collect(),
+        cores: config.reactor.cores.cores().to_vec(),
         poll: match config.reactor.poll {
             choice::Poll::Adaptive => PollMode::Adaptive,
             choice::Poll::Busy => PollMode::Busy,

@@ -15,13 +15,13 @@ pub(super) fn leave_to_reactors(reactors: &CoreList) -> Result<()> {
     let mut rest = CpuSet::new();
     let mut any = false;
     for core in 0..CpuSet::count() {
-        let is_reactor = reactors.iter().any(|reactor| reactor as usize == core);
+        let is_reactor = reactors.cores().iter().any(|reactor| *reactor as usize == core);
         if allowed.is_set(core).map_err(failed)? && !is_reactor {
             rest.set(core).map_err(failed)?;
             any = true;
         }
     }
-    if let Some(missing) = reactors.iter().find(|core| !allowed.is_set(*core as usize).unwrap_or(false)) {
+    if let Some(missing) = reactors.cores().iter().find(|core| !allowed.is_set(**core as usize).unwrap_or(false)) {
         return Err(Error::invalid("reactor.cores", format!("core {missing} is not one this process may use")));
     }
     if any {
