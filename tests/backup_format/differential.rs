@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use corriente::backup::{
-    BackupJob, BackupLabels, BackupMode, BackupParameters, BackupRequest, BlockSize, Cancel,
-    ChangedMap, CompressionMethod, Progress, RestoreOnto,
+    BackupJob, BackupLabels, BackupMode, BackupParameters, BackupRequest, BlockSize, Cancel, ChangedMap,
+    CompressionMethod, Progress, RestoreOnto,
 };
 use corriente::name::{BackupName, SnapshotName, VolumeName};
 
@@ -42,11 +42,7 @@ struct Model {
 impl Model {
     fn new(seed: u64) -> Self {
         let mut random = XorShift(seed);
-        let methods = [
-            CompressionMethod::None,
-            CompressionMethod::Gzip,
-            CompressionMethod::Lz4,
-        ];
+        let methods = [CompressionMethod::None, CompressionMethod::Gzip, CompressionMethod::Lz4];
         let method = methods[random.below(3) as usize];
         Self {
             head: Image::new(SIZE),
@@ -73,26 +69,19 @@ impl Model {
         let (offset, length) = self.range();
         let seed = self.random.next() | 1;
         let entropy = 1 + self.random.below(256) as usize;
-        self.head
-            .write(offset, &prng(seed, length as usize, entropy));
-        self.layer
-            .extend(offset / CLUSTER..(offset + length).div_ceil(CLUSTER));
+        self.head.write(offset, &prng(seed, length as usize, entropy));
+        self.layer.extend(offset / CLUSTER..(offset + length).div_ceil(CLUSTER));
     }
 
     fn trim(&mut self) {
         let (offset, length) = self.range();
         self.head.unmap(offset, length);
-        self.layer
-            .extend(offset / CLUSTER..(offset + length).div_ceil(CLUSTER));
+        self.layer.extend(offset / CLUSTER..(offset + length).div_ceil(CLUSTER));
     }
 
     fn snapshot(&mut self) -> usize {
         let layer = std::mem::take(&mut self.layer);
-        self.snapshots.push(Snapshot {
-            image: self.head.clone(),
-            parent: self.parent,
-            layer,
-        });
+        self.snapshots.push(Snapshot { image: self.head.clone(), parent: self.parent, layer });
         self.parent = Some(self.snapshots.len() - 1);
         self.snapshots.len() - 1
     }
@@ -115,10 +104,7 @@ impl Model {
     fn source(&self, index: usize) -> MemorySource {
         let image = &self.snapshots[index].image;
         let allocated = image.allocated_extents();
-        let full = ChangedMap {
-            changed: allocated.clone(),
-            allocated: allocated.clone(),
-        };
+        let full = ChangedMap { changed: allocated.clone(), allocated: allocated.clone() };
         let mut source = MemorySource::new(image.bytes.clone(), Some(full));
         let mut changed = BTreeSet::new();
         let mut layer = Some(index);
@@ -126,10 +112,7 @@ impl Model {
             changed.extend(&self.snapshots[at].layer);
             layer = self.snapshots[at].parent;
             if let Some(base) = layer {
-                let map = ChangedMap {
-                    changed: extents(changed.iter().copied()),
-                    allocated: allocated.clone(),
-                };
+                let map = ChangedMap { changed: extents(changed.iter().copied()), allocated: allocated.clone() };
                 source.since.insert(snapshot_name(base), map);
             }
         }
@@ -138,17 +121,9 @@ impl Model {
 
     async fn backup(&mut self) {
         // Mostly the newest, so that incremental backups happen; sometimes any, also an older one.
-        let index = if self.random.below(4) > 0 {
-            Some(self.snapshot())
-        } else {
-            self.some_snapshot()
-        };
+        let index = if self.random.below(4) > 0 { Some(self.snapshot()) } else { self.some_snapshot() };
         let Some(index) = index else { return };
-        let mode = if self.random.below(5) == 0 {
-            BackupMode::Full
-        } else {
-            BackupMode::Incremental
-        };
+        let mode = if self.random.below(5) == 0 { BackupMode::Full } else { BackupMode::Incremental };
         let name = BackupName::parse(&format!("backup-{:04}", self.backups.len())).unwrap();
         let request = BackupRequest {
             volume: volume(),
@@ -156,10 +131,7 @@ impl Model {
             snapshot: snapshot_name(index),
             snapshot_created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
             labels: BackupLabels {
-                parameters: BackupParameters {
-                    mode,
-                    block_size: BlockSize::DEFAULT,
-                },
+                parameters: BackupParameters { mode, block_size: BlockSize::DEFAULT },
                 ..BackupLabels::default()
             },
             method: self.method,
@@ -168,32 +140,13 @@ impl Model {
             storage_class_name: String::new(),
         };
         let source = Arc::new(self.source(index));
-        let job = BackupJob::prepare(
-            &self.store.target(),
-            source.clone(),
-            request,
-            create_settings(),
-        )
-        .await
-        .unwrap();
-        let report = job
-            .run(&Arc::new(Progress::default()), &Cancel::never())
-            .await
-            .unwrap();
+        let job = BackupJob::prepare(&self.store.target(), source.clone(), request, create_settings()).await.unwrap();
+        let report = job.run(&Arc::new(Progress::default()), &Cancel::never()).await.unwrap();
         self.incrementals += usize::from(report.is_incremental);
-        let allocated: BTreeSet<u64> = self.snapshots[index]
-            .image
-            .allocated
-            .iter()
-            .map(|cluster| cluster * CLUSTER / (2 << 20))
-            .collect();
-        assert_eq!(
-            report.blocks,
-            allocated.len() as u64,
-            "the list is not what is allocated"
-        );
-        self.backups
-            .insert(name, self.snapshots[index].image.bytes.clone());
+        let allocated: BTreeSet<u64> =
+            self.snapshots[index].image.allocated.iter().map(|cluster| cluster * CLUSTER / (2 << 20)).collect();
+        assert_eq!(report.blocks, allocated.len() as u64, "the list is not what is allocated");
+        self.backups.insert(name, self.snapshots[index].image.bytes.clone());
     }
 
     async fn restore(&mut self) {
@@ -207,23 +160,13 @@ impl Model {
             _ => RestoreOnto::Unknown,
         };
         let sink = Arc::new(MemorySink::holding(self.follower.clone()));
-        restore_onto(
-            &self.store.target(),
-            &volume(),
-            &name,
-            onto.clone(),
-            &sink,
-            &Cancel::never(),
-        )
-        .await
-        .unwrap()
-        .outcome
-        .unwrap();
+        restore_onto(&self.store.target(), &volume(), &name, onto.clone(), &sink, &Cancel::never())
+            .await
+            .unwrap()
+            .outcome
+            .unwrap();
         self.follower = sink.bytes();
-        assert!(
-            self.follower == self.backups[&name],
-            "{name} restored onto {onto:?} is another image"
-        );
+        assert!(self.follower == self.backups[&name], "{name} restored onto {onto:?} is another image");
         self.restored = Some(name);
     }
 
@@ -244,20 +187,9 @@ impl Model {
         for (name, expected) in &self.backups {
             let sink = Arc::new(MemorySink::filled(SIZE, 0xFF));
             let unknown = RestoreOnto::Unknown;
-            let done = restore_onto(
-                &self.store.target(),
-                &volume(),
-                name,
-                unknown,
-                &sink,
-                &Cancel::never(),
-            )
-            .await;
+            let done = restore_onto(&self.store.target(), &volume(), name, unknown, &sink, &Cancel::never()).await;
             done.unwrap().outcome.unwrap();
-            assert!(
-                sink.bytes() == *expected,
-                "{name} is another image at the end"
-            );
+            assert!(sink.bytes() == *expected, "{name} is another image at the end");
         }
     }
 }

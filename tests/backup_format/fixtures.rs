@@ -66,9 +66,7 @@ impl VolumeEntry {
     }
 
     pub fn complete(&self) -> impl Iterator<Item = &BackupEntry> {
-        self.backups
-            .iter()
-            .filter(|backup| backup.state == "complete")
+        self.backups.iter().filter(|backup| backup.state == "complete")
     }
 }
 
@@ -90,28 +88,15 @@ impl Golden {
         let places = match std::env::var_os("CORRIENTE_FIXTURES") {
             Some(place) => vec![PathBuf::from(place)],
             None => ["../shared", "/work/shared"]
-                .map(|shared| {
-                    Path::new(env!("CARGO_MANIFEST_DIR"))
-                        .join(shared)
-                        .join("fixtures/backupstore")
-                })
+                .map(|shared| Path::new(env!("CARGO_MANIFEST_DIR")).join(shared).join("fixtures/backupstore"))
                 .into(),
         };
-        let Some(directory) = places
-            .iter()
-            .find(|place| place.join("manifest.json").exists())
-        else {
-            println!(
-                "SKIPPED: no golden fixtures in {places:?}; set CORRIENTE_FIXTURES to their directory"
-            );
+        let Some(directory) = places.iter().find(|place| place.join("manifest.json").exists()) else {
+            println!("SKIPPED: no golden fixtures in {places:?}; set CORRIENTE_FIXTURES to their directory");
             return None;
         };
-        let manifest =
-            serde_json::from_slice(&fs::read(directory.join("manifest.json")).unwrap()).unwrap();
-        Some(Self {
-            directory: directory.clone(),
-            manifest,
-        })
+        let manifest = serde_json::from_slice(&fs::read(directory.join("manifest.json")).unwrap()).unwrap();
+        Some(Self { directory: directory.clone(), manifest })
     }
 
     pub fn store(&self) -> PathBuf {
@@ -121,10 +106,7 @@ impl Golden {
     /// A copy of one volume, to lock and to write to.
     pub fn copy(&self, volume: &VolumeEntry) -> Copy {
         let root = tempfile::tempdir().unwrap();
-        copy_tree(
-            &self.store().join(&volume.dir),
-            &root.path().join(&volume.dir),
-        );
+        copy_tree(&self.store().join(&volume.dir), &root.path().join(&volume.dir));
         Copy { root }
     }
 }
@@ -136,9 +118,7 @@ pub struct Copy {
 
 impl Copy {
     pub fn empty() -> Self {
-        Self {
-            root: tempfile::tempdir().unwrap(),
-        }
+        Self { root: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self) -> &Path {
@@ -170,11 +150,7 @@ pub fn block_files(directory: &Path) -> Vec<PathBuf> {
 pub fn walk(directory: &Path, visit: &mut dyn FnMut(&Path)) {
     for entry in fs::read_dir(directory).into_iter().flatten() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            walk(&path, visit)
-        } else {
-            visit(&path)
-        }
+        if path.is_dir() { walk(&path, visit) } else { visit(&path) }
     }
 }
 

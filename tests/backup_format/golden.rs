@@ -8,8 +8,7 @@ use std::sync::Arc;
 use corriente::backup::format::codec::{decompress, file_limit};
 use corriente::backup::format::layout;
 use corriente::backup::{
-    BackupConfig, BlockSize, Cancel, CompressionMethod, Digest, RestoreOnto, RestorePlan,
-    VolumeConfig,
+    BackupConfig, BlockSize, Cancel, CompressionMethod, Digest, RestoreOnto, RestorePlan, VolumeConfig,
 };
 use corriente::name::{BackupName, VolumeName};
 
@@ -31,24 +30,14 @@ fn volumes_are_found_and_their_cfg_files_parse_to_the_manifest() {
         let config = VolumeConfig::parse(&bytes).unwrap();
         assert_eq!(config.name, entry.name);
         assert_eq!(config.size, entry.restore_size);
-        assert_eq!(
-            config.compression_method.as_str(),
-            entry.compression_in_volume_cfg
-        );
+        assert_eq!(config.compression_method.as_str(), entry.compression_in_volume_cfg);
         assert_eq!(config.data_engine, entry.data_engine_after_load);
         assert_eq!(config.last_backup_name, entry.last_backup_name);
         assert_eq!(config.block_count, entry.block_count_in_volume_cfg);
         for backup in entry.complete() {
             let path = layout::backup_config(&entry.volume(), &backup.backup());
-            let config =
-                BackupConfig::parse(&fs::read(golden.store().join(path.as_str())).unwrap())
-                    .unwrap();
-            let offsets: Vec<_> = config
-                .blocks
-                .as_slice()
-                .iter()
-                .map(|block| block.offset.0)
-                .collect();
+            let config = BackupConfig::parse(&fs::read(golden.store().join(path.as_str())).unwrap()).unwrap();
+            let offsets: Vec<_> = config.blocks.as_slice().iter().map(|block| block.offset.0).collect();
             assert_eq!(offsets, backup.block_offsets, "{}", backup.name);
             assert_eq!(config.blocks.block_size().bytes(), entry.block_size);
             assert_eq!(config.snapshot_name, backup.snapshot);
@@ -65,28 +54,16 @@ fn volumes_are_found_and_their_cfg_files_parse_to_the_manifest() {
 fn cfg_files_are_written_again_byte_for_byte() {
     let Some(golden) = Golden::find() else { return };
     let mut compared = 0;
-    for entry in golden
-        .manifest
-        .volumes
-        .iter()
-        .filter(|entry| entry.name != "vol-legacy")
-    {
+    for entry in golden.manifest.volumes.iter().filter(|entry| entry.name != "vol-legacy") {
         let directory = golden.store().join(&entry.dir);
         let bytes = fs::read(directory.join("volume.cfg")).unwrap();
         let again = VolumeConfig::parse(&bytes).unwrap().to_bytes();
-        assert_eq!(
-            String::from_utf8(again).unwrap(),
-            String::from_utf8(bytes).unwrap()
-        );
+        assert_eq!(String::from_utf8(again).unwrap(), String::from_utf8(bytes).unwrap());
         // Stubs of unfinished backups included.
         for file in cfg_files(&directory) {
             let bytes = fs::read(&file).unwrap();
             let again = BackupConfig::parse(&bytes).unwrap().to_bytes();
-            assert_eq!(
-                String::from_utf8(again).unwrap(),
-                String::from_utf8(bytes).unwrap(),
-                "{file:?}"
-            );
+            assert_eq!(String::from_utf8(again).unwrap(), String::from_utf8(bytes).unwrap(), "{file:?}");
             compared += 1;
         }
     }
@@ -106,8 +83,7 @@ fn every_block_file_is_what_its_name_says_and_no_other_content_passes() {
             let digest = Digest::parse(file.file_stem().unwrap().to_str().unwrap()).unwrap();
             let bytes = fs::read(&file).unwrap();
             assert!(bytes.len() as u64 <= file_limit(block_size));
-            decompress(method, &bytes, digest, &mut out)
-                .unwrap_or_else(|error| panic!("{file:?}: {error}"));
+            decompress(method, &bytes, digest, &mut out).unwrap_or_else(|error| panic!("{file:?}: {error}"));
             assert_eq!(Digest::of(&out), digest);
             assert!(decompress(method, &bytes, Digest::of(b"other"), &mut out).is_err());
         }
@@ -123,12 +99,7 @@ fn the_models_images_are_those_of_the_manifest() {
             image.grow(backup.size_at_backup);
             backup.ops.iter().for_each(|op| image.apply(op));
             if let Some(expected) = &backup.image_sha256 {
-                assert_eq!(
-                    image.sha256(entry.restore_size),
-                    *expected,
-                    "{}",
-                    backup.name
-                );
+                assert_eq!(image.sha256(entry.restore_size), *expected, "{}", backup.name);
             }
         }
     }
@@ -140,11 +111,7 @@ fn bytes_of_blocks(golden: &Golden, plan: &RestorePlan) -> u64 {
         corriente::backup::plan::restore::RestoreStep::Write(block) => Some(block),
         corriente::backup::plan::restore::RestoreStep::Zero { .. } => None,
     });
-    let paths = blocks.map(|block| {
-        golden
-            .store()
-            .join(layout::block(&plan.volume, &block.digest).as_str())
-    });
+    let paths = blocks.map(|block| golden.store().join(layout::block(&plan.volume, &block.digest).as_str()));
     paths.map(|path| fs::metadata(path).unwrap().len()).sum()
 }
 
@@ -158,35 +125,15 @@ async fn every_complete_backup_restores_over_stale_data_and_onto_a_fresh_device(
             for (onto, byte) in [(RestoreOnto::Unknown, 0xFF), (RestoreOnto::Fresh, 0)] {
                 let sink = Arc::new(MemorySink::filled(entry.restore_size, byte));
                 let volume = entry.volume();
-                let done = restore_onto(
-                    &copy.target(),
-                    &volume,
-                    &backup.backup(),
-                    onto,
-                    &sink,
-                    &Cancel::never(),
-                )
-                .await;
+                let done = restore_onto(&copy.target(), &volume, &backup.backup(), onto, &sink, &Cancel::never()).await;
                 let done = done.unwrap();
                 let report = done.outcome.unwrap();
-                assert_eq!(
-                    sha256(&sink.bytes()),
-                    *backup.image_sha256.as_ref().unwrap(),
-                    "{}",
-                    backup.name
-                );
+                assert_eq!(sha256(&sink.bytes()), *backup.image_sha256.as_ref().unwrap(), "{}", backup.name);
                 assert_eq!(report.blocks, backup.block_offsets.len() as u64);
                 assert_eq!(report.bytes_stored, bytes_of_blocks(&golden, &done.plan));
-                assert_eq!(
-                    report.bytes_written,
-                    sink.written.load(std::sync::atomic::Ordering::SeqCst)
-                );
+                assert_eq!(report.bytes_written, sink.written.load(std::sync::atomic::Ordering::SeqCst));
                 assert_eq!(done.plan.volume_size, entry.restore_size);
-                assert!(
-                    !sink
-                        .changed_after_flush
-                        .load(std::sync::atomic::Ordering::SeqCst)
-                );
+                assert!(!sink.changed_after_flush.load(std::sync::atomic::Ordering::SeqCst));
                 restored += 1;
             }
         }
@@ -203,43 +150,19 @@ async fn every_incremental_pair_gives_the_correct_image_also_where_longhorn_does
         for pair in &entry.incremental_restores {
             let sink = Arc::new(MemorySink::filled(entry.restore_size, 0xFF));
             let never = Cancel::never();
-            restore_onto(
-                &copy.target(),
-                &volume,
-                &name(&pair.from),
-                RestoreOnto::Unknown,
-                &sink,
-                &never,
-            )
-            .await
-            .unwrap()
-            .outcome
-            .unwrap();
+            restore_onto(&copy.target(), &volume, &name(&pair.from), RestoreOnto::Unknown, &sink, &never)
+                .await
+                .unwrap()
+                .outcome
+                .unwrap();
             let sink = Arc::new(MemorySink::holding(sink.bytes()));
             let onto = RestoreOnto::Backup(name(&pair.from));
-            let second = restore_onto(
-                &copy.target(),
-                &volume,
-                &name(&pair.to),
-                onto,
-                &sink,
-                &never,
-            )
-            .await
-            .unwrap();
+            let second = restore_onto(&copy.target(), &volume, &name(&pair.to), onto, &sink, &never).await.unwrap();
             second.outcome.unwrap();
             let words = format!("{} from {} to {}", entry.name, pair.from, pair.to);
             assert_eq!(sha256(&sink.bytes()), pair.image_sha256, "{words}");
-            assert_eq!(
-                second.plan.blocks_to_write(),
-                pair.blocks_to_write,
-                "{words}"
-            );
-            assert_eq!(
-                second.plan.bytes_to_zero(),
-                pair.blocks_to_zero * entry.block_size,
-                "{words}"
-            );
+            assert_eq!(second.plan.blocks_to_write(), pair.blocks_to_write, "{words}");
+            assert_eq!(second.plan.bytes_to_zero(), pair.blocks_to_zero * entry.block_size, "{words}");
             assert!(second.plan.is_incremental);
         }
     }
@@ -250,80 +173,43 @@ async fn backups_that_are_unfinished_or_gone_are_refused_with_the_texts_callers_
     let Some(golden) = Golden::find() else { return };
     let mut refused = BTreeSet::new();
     for entry in &golden.manifest.volumes {
-        for backup in entry
-            .backups
-            .iter()
-            .filter(|backup| backup.state != "complete")
-        {
+        for backup in entry.backups.iter().filter(|backup| backup.state != "complete") {
             let text = match backup.state.as_str() {
                 "in_progress" => format!("backup {} is still in progress", backup.name),
                 _ => format!("backups/backup_{}.cfg in backupstore", backup.name),
             };
             let error = refusal(&golden, entry, &backup.backup()).await;
             assert!(error.contains(&text), "{error}");
-            assert!(
-                backup.state == "in_progress" || error.contains("cannot find backupstore/volumes/"),
-                "{error}"
-            );
+            assert!(backup.state == "in_progress" || error.contains("cannot find backupstore/volumes/"), "{error}");
             refused.insert(backup.state.clone());
         }
     }
-    assert!(
-        refused.contains("in_progress") && refused.contains("deleted"),
-        "{refused:?}"
-    );
+    assert!(refused.contains("in_progress") && refused.contains("deleted"), "{refused:?}");
 }
 
 async fn refusal(golden: &Golden, entry: &VolumeEntry, backup: &BackupName) -> String {
     let copy = golden.copy(entry);
     let sink = Arc::new(MemorySink::filled(entry.restore_size, 0xFF));
     let volume = entry.volume();
-    let inspected = corriente::backup::inspect::inspect_backup(&copy.target(), &volume, backup)
-        .await
-        .unwrap_err();
-    let done = restore_onto(
-        &copy.target(),
-        &volume,
-        backup,
-        RestoreOnto::Unknown,
-        &sink,
-        &Cancel::never(),
-    )
-    .await;
+    let inspected = corriente::backup::inspect::inspect_backup(&copy.target(), &volume, backup).await.unwrap_err();
+    let done = restore_onto(&copy.target(), &volume, backup, RestoreOnto::Unknown, &sink, &Cancel::never()).await;
     let error = done.err().unwrap().to_string();
     assert_eq!(error, inspected.to_string());
-    assert!(
-        sink.bytes().iter().all(|byte| *byte == 0xFF),
-        "a refused restore wrote"
-    );
+    assert!(sink.bytes().iter().all(|byte| *byte == 0xFF), "a refused restore wrote");
     error
 }
 
 #[tokio::test]
 async fn a_base_that_is_gone_makes_the_restore_a_full_one() {
     let Some(golden) = Golden::find() else { return };
-    let entry = golden
-        .manifest
-        .volumes
-        .iter()
-        .find(|entry| entry.name == "vol-gc")
-        .unwrap();
+    let entry = golden.manifest.volumes.iter().find(|entry| entry.name == "vol-gc").unwrap();
     let copy = golden.copy(entry);
     let last = entry.backups.last().unwrap();
     for gone in ["backup-be00000000000002", "backup-never-existed"] {
         let sink = Arc::new(MemorySink::filled(entry.restore_size, 0xFF));
         let onto = RestoreOnto::Backup(BackupName::parse(gone).unwrap());
         let volume: VolumeName = entry.volume();
-        let done = restore_onto(
-            &copy.target(),
-            &volume,
-            &last.backup(),
-            onto,
-            &sink,
-            &Cancel::never(),
-        )
-        .await
-        .unwrap();
+        let done = restore_onto(&copy.target(), &volume, &last.backup(), onto, &sink, &Cancel::never()).await.unwrap();
         done.outcome.unwrap();
         assert!(!done.plan.is_incremental);
         assert_eq!(sha256(&sink.bytes()), *last.image_sha256.as_ref().unwrap());

@@ -19,35 +19,19 @@ async fn all_volumes_and_backups_are_listed_and_the_unfinished_marked() {
     let Some(golden) = Golden::find() else { return };
     let target = golden_target(&golden);
     let listed = list_volumes(&target).await.unwrap();
-    let mut names: Vec<_> = golden
-        .manifest
-        .volumes
-        .iter()
-        .map(|entry| entry.volume())
-        .collect();
+    let mut names: Vec<_> = golden.manifest.volumes.iter().map(|entry| entry.volume()).collect();
     names.sort();
-    assert_eq!(
-        listed
-            .iter()
-            .map(|volume| volume.name.clone())
-            .collect::<Vec<_>>(),
-        names
-    );
+    assert_eq!(listed.iter().map(|volume| volume.name.clone()).collect::<Vec<_>>(), names);
     for entry in &golden.manifest.volumes {
         let found = list_backups(&target, &entry.volume()).await.unwrap();
-        let present: Vec<_> = entry
-            .backups
-            .iter()
-            .filter(|backup| backup.state != "deleted")
-            .collect();
+        let present: Vec<_> = entry.backups.iter().filter(|backup| backup.state != "deleted").collect();
         assert_eq!(found.len(), present.len(), "{}", entry.name);
         for (found, backup) in found.iter().zip(present) {
             assert_eq!(found.name, backup.backup());
             match (&found.summary, backup.state.as_str()) {
-                (Ok(summary), "complete") => assert_eq!(
-                    summary.is_incremental,
-                    backup.is_incremental && entry.name != "vol-legacy"
-                ),
+                (Ok(summary), "complete") => {
+                    assert_eq!(summary.is_incremental, backup.is_incremental && entry.name != "vol-legacy")
+                }
                 (Err(error), "in_progress") => {
                     assert!(error.to_string().contains("in progress"), "{error}")
                 }
@@ -63,14 +47,8 @@ async fn summaries_have_longhorns_keys_and_forms() {
     let target = golden_target(&golden);
     let volume = VolumeName::parse("vol-gzip").unwrap();
     let backup = BackupName::parse("backup-2b00000000000002").unwrap();
-    let json =
-        serde_json::to_value(inspect_backup(&target, &volume, &backup).await.unwrap()).unwrap();
-    let keys: Vec<_> = json
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect();
+    let json = serde_json::to_value(inspect_backup(&target, &volume, &backup).await.unwrap()).unwrap();
+    let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = "Name URL SnapshotName SnapshotCreated Created Size Labels Parameters IsIncremental \
         CompressionMethod NewlyUploadedDataSize ReUploadedDataSize VolumeName VolumeSize VolumeCreated \
         VolumeBackingImageName";
@@ -78,20 +56,10 @@ async fn summaries_have_longhorns_keys_and_forms() {
     assert_eq!(json["Size"], "12582912");
     assert_eq!(json["VolumeSize"], "16777216");
     assert_eq!(json["IsIncremental"], true);
-    assert!(
-        json["URL"]
-            .as_str()
-            .unwrap()
-            .ends_with("?backup=backup-2b00000000000002&volume=vol-gzip")
-    );
+    assert!(json["URL"].as_str().unwrap().ends_with("?backup=backup-2b00000000000002&volume=vol-gzip"));
 
     let json = serde_json::to_value(inspect_volume(&target, &volume).await.unwrap()).unwrap();
-    let keys: Vec<_> = json
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect();
+    let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = "Name Size Labels Created LastBackupName LastBackupAt DataStored BackingImageName \
         BackingImageChecksum StorageClassname DataEngine";
     assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
@@ -115,14 +83,6 @@ async fn a_directory_without_cfg_is_listed_and_what_is_no_volume_is_not() {
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].name, orphan);
     let error = listed[0].summary.as_ref().unwrap_err().to_string();
-    assert!(
-        error.contains("cannot find") && error.contains("volume.cfg in backupstore"),
-        "{error}"
-    );
-    assert!(
-        list_volumes(&Copy::empty().target())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(error.contains("cannot find") && error.contains("volume.cfg in backupstore"), "{error}");
+    assert!(list_volumes(&Copy::empty().target()).await.unwrap().is_empty());
 }

@@ -8,9 +8,8 @@ use std::time::Duration;
 use corriente::backup::store::VolumeStore;
 use corriente::backup::store::load_plan;
 use corriente::backup::{
-    BackupSource, ByteOffset, Cancel, ChangedMap, CreateSettings, LockKind, LockSettings, Progress,
-    RestoreOnto, RestorePlan, RestoreReport, RestoreSettings, RestoreSink, RetrySettings, Target,
-    VolumeLock, restore,
+    BackupSource, ByteOffset, Cancel, ChangedMap, CreateSettings, LockKind, LockSettings, Progress, RestoreOnto,
+    RestorePlan, RestoreReport, RestoreSettings, RestoreSink, RetrySettings, Target, VolumeLock, restore,
 };
 use corriente::name::{BackupName, SnapshotName, VolumeName};
 use corriente::{Error, Result};
@@ -83,10 +82,7 @@ impl RestoreSink for MemorySink {
     type Buffer = PoolBuffer;
 
     async fn buffer(&self, length: usize) -> Result<PoolBuffer> {
-        Ok(PoolBuffer {
-            bytes: vec![0xEE; length + SLACK],
-            length,
-        })
+        Ok(PoolBuffer { bytes: vec![0xEE; length + SLACK], length })
     }
 
     async fn write(&self, offset: ByteOffset, buffer: PoolBuffer) -> Result<()> {
@@ -98,22 +94,12 @@ impl RestoreSink for MemorySink {
         tokio::time::sleep(self.write_time).await;
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.fail_write_at == Some(offset.0) {
-            return Err(Error::medium(
-                "memory device",
-                format!("write at {offset} failed"),
-            ));
+            return Err(Error::medium("memory device", format!("write at {offset} failed")));
         }
-        assert!(
-            buffer.bytes[buffer.length..]
-                .iter()
-                .all(|byte| *byte == 0xEE),
-            "slack was written"
-        );
+        assert!(buffer.bytes[buffer.length..].iter().all(|byte| *byte == 0xEE), "slack was written");
         let start = offset.0 as usize;
-        self.bytes.lock().unwrap()[start..start + buffer.length]
-            .copy_from_slice(&buffer.bytes[..buffer.length]);
-        self.written
-            .fetch_add(buffer.length as u64, Ordering::SeqCst);
+        self.bytes.lock().unwrap()[start..start + buffer.length].copy_from_slice(&buffer.bytes[..buffer.length]);
+        self.written.fetch_add(buffer.length as u64, Ordering::SeqCst);
         self.touch();
         Ok(())
     }
@@ -145,13 +131,7 @@ pub struct MemorySource {
 
 impl MemorySource {
     pub fn new(bytes: Vec<u8>, full: Option<ChangedMap>) -> Self {
-        Self {
-            bytes: Arc::new(bytes),
-            full,
-            since: BTreeMap::new(),
-            reads: AtomicUsize::new(0),
-            fail_read_at: None,
-        }
+        Self { bytes: Arc::new(bytes), full, since: BTreeMap::new(), reads: AtomicUsize::new(0), fail_read_at: None }
     }
 }
 
@@ -172,10 +152,7 @@ impl BackupSource for MemorySource {
     async fn read(&self, offset: ByteOffset, length: usize) -> Result<Vec<u8>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         if self.fail_read_at == Some(offset.0) {
-            return Err(Error::medium(
-                "memory snapshot",
-                format!("read at {offset} failed"),
-            ));
+            return Err(Error::medium("memory snapshot", format!("read at {offset} failed")));
         }
         let start = offset.0 as usize;
         Ok(self.bytes[start..start + length].to_vec())
@@ -184,10 +161,7 @@ impl BackupSource for MemorySource {
 
 /// Waits short enough for tests.
 pub fn lock_settings() -> LockSettings {
-    LockSettings {
-        settle: Duration::from_millis(2),
-        refresh: Duration::from_secs(60),
-    }
+    LockSettings { settle: Duration::from_millis(2), refresh: Duration::from_secs(60) }
 }
 
 pub fn restore_settings() -> RestoreSettings {
@@ -196,20 +170,12 @@ pub fn restore_settings() -> RestoreSettings {
         blocks_in_flight: 4,
         fetches: 2,
         workers: 2,
-        retry: RetrySettings {
-            failed_waits: waits(),
-            missing_waits: waits(),
-        },
+        retry: RetrySettings { failed_waits: waits(), missing_waits: waits() },
     }
 }
 
 pub fn create_settings() -> CreateSettings {
-    CreateSettings {
-        blocks_in_flight: 4,
-        workers: 2,
-        lock: lock_settings(),
-        write_waits: Vec::new(),
-    }
+    CreateSettings { blocks_in_flight: 4, workers: 2, lock: lock_settings(), write_waits: Vec::new() }
 }
 
 pub async fn lock(target: &Target, volume: &VolumeName) -> Result<VolumeLock> {
@@ -242,25 +208,9 @@ pub async fn restore_onto(
         }
     };
     let progress = Arc::new(Progress::default());
-    let outcome = restore(
-        &lock,
-        &plan,
-        sink.clone(),
-        &restore_settings(),
-        &progress,
-        cancel,
-    )
-    .await;
-    assert_eq!(
-        sink.in_flight.load(Ordering::SeqCst),
-        0,
-        "a write is left behind"
-    );
+    let outcome = restore(&lock, &plan, sink.clone(), &restore_settings(), &progress, cancel).await;
+    assert_eq!(sink.in_flight.load(Ordering::SeqCst), 0, "a write is left behind");
     assert!(progress.percent() < 100);
     lock.release().await;
-    Ok(Restored {
-        plan,
-        progress,
-        outcome,
-    })
+    Ok(Restored { plan, progress, outcome })
 }

@@ -12,6 +12,9 @@ use crate::name::{BackupName, VolumeName};
 /// The longest range that one step makes zero, so that a cancel does not wait for terabytes. A whole number of blocks
 /// of either size.
 const ZERO_LIMIT: u64 = 256 << 20;
+/// How many zero steps the largest possible volume is cut into at most; from 16 TiB on they are longer than
+/// [`ZERO_LIMIT`], so that a cfg file that lies about the size costs no memory.
+const ZERO_STEPS: u64 = 1 << 16;
 
 /// What the device holds before a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +102,7 @@ impl RestorePlan {
         config.blocks.check_within(volume_size)?;
         let base = base.filter(|base| base.block_size() == block_size && base.check_within(volume_size).is_ok());
         let steps = match base {
-            Some(base) => differences(&config.blocks, base),
+            Some(base) => differences(&config.blocks, base, volume_size),
             None => whole(&config.blocks, volume_size, fresh),
         };
         Ok(Self {
@@ -136,63 +139,70 @@ impl RestorePlan {
     }
 }
 
+fn zero_limit(volume_size: u64) -> u64 {
+    ZERO_LIMIT.max(volume_size / ZERO_STEPS)
+}
+
 /// Every block, and zeroes between them unless the device is fresh.
 fn whole(blocks: &BlockList, volume_size: u64, fresh: bool) -> Vec<RestoreStep> {
+    let limit = zero_limit(volume_size);
     let size = blocks.block_size().bytes();
     let mut steps = Vec::with_capacity(blocks.as_slice().len());
     let mut covered = 0;
     for block in blocks.as_slice() {
         if !fresh {
-            push_zero(&mut steps, covered, block.offset.0);
+            push_zero(&mut steps, covered, block.offset.0, limit);
         }
         steps.push(RestoreStep::Write(*block));
         covered = block.offset.0 + size;
     }
     if !fresh {
-        push_zero(&mut steps, covered, volume_size);
+        push_zero(&mut steps, covered, volume_size, limit);
     }
     steps
 }
 
 /// Blocks that differ from the base, and zeroes where only the base has a block.
-fn differences(blocks: &BlockList, base: &BlockList) -> Vec<RestoreStep> {
+fn differences(blocks: &BlockList, base: &BlockList, volume_size: u64) -> Vec<RestoreStep> {
+    let limit = zero_limit(volume_size);
     let size = blocks.block_size().bytes();
     let mut steps = Vec::new();
     let mut old = base.as_slice().iter().peekable();
     for block in blocks.as_slice() {
-        vanished_before(&mut steps, &mut old, block.offset, size);
+        vanished_before(&mut steps, &mut old, block.offset, size, limit);
         match old.next_if(|held| held.offset == block.offset) {
             Some(held) if held.digest == block.digest => {}
             _ => steps.push(RestoreStep::Write(*block)),
         }
     }
-    vanished_before(&mut steps, &mut old, ByteOffset(u64::MAX), size);
+    vanished_before(&mut steps, &mut old, ByteOffset(u64::MAX), size, limit);
     steps
 }
 
 fn vanished_before<'a>(
     steps: &mut Vec<RestoreStep>,
     old: &mut Peekable<impl Iterator<Item = &'a BackupBlock>>,
-    limit: ByteOffset,
+    until: ByteOffset,
     size: u64,
+    limit: u64,
 ) {
-    while let Some(gone) = old.next_if(|held| held.offset < limit) {
-        push_zero(steps, gone.offset.0, gone.offset.0.saturating_add(size));
+    while let Some(gone) = old.next_if(|held| held.offset < until) {
+        push_zero(steps, gone.offset.0, gone.offset.0.saturating_add(size), limit);
     }
 }
 
-/// Appends the range, grown onto a zero range that ends where it starts, in pieces of at most [`ZERO_LIMIT`].
-fn push_zero(steps: &mut Vec<RestoreStep>, mut start: u64, end: u64) {
+/// Appends the range, grown onto a zero range that ends where it starts, in pieces of at most `limit`.
+fn push_zero(steps: &mut Vec<RestoreStep>, mut start: u64, end: u64, limit: u64) {
     if let Some(RestoreStep::Zero { offset, length }) = steps.last_mut()
         && offset.0 + *length == start
         && end > start
     {
-        let more = (end - start).min(ZERO_LIMIT.saturating_sub(*length));
+        let more = (end - start).min(limit.saturating_sub(*length));
         *length += more;
         start += more;
     }
     while start < end {
-        let length = (end - start).min(ZERO_LIMIT);
+        let length = (end - start).min(limit);
         steps.push(RestoreStep::Zero { offset: ByteOffset(start), length });
         start += length;
     }
@@ -233,14 +243,7 @@ mod tests {
         config.blocks = list(blocks);
         let volume_name = VolumeName::parse("vol-1").unwrap();
         let backup = BackupName::parse("backup-1").unwrap();
-        RestorePlan::new(
-            volume_name,
-            backup,
-            &config,
-            &sized(volume * BLOCK),
-            base,
-            fresh,
-        )
+        RestorePlan::new(volume_name, backup, &config, &sized(volume * BLOCK), base, fresh)
     }
 
     #[test]
@@ -280,6 +283,14 @@ mod tests {
         let all: Vec<_> = (0..blocks_per_step + 3).map(|index| block(index, 1)).collect();
         let steps = plan(&[], Some(&list(&all)), false, blocks_per_step + 3).unwrap().steps;
         assert_eq!(steps, [zero(0, blocks_per_step), zero(blocks_per_step, 3)]);
+    }
+
+    #[test]
+    fn a_size_that_is_a_lie_costs_no_memory() {
+        let blocks = u64::MAX / BLOCK;
+        let plan = plan(&[], None, false, blocks).unwrap();
+        assert!(plan.steps.len() as u64 <= ZERO_STEPS + 1);
+        assert_eq!(plan.bytes_to_zero(), blocks * BLOCK);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::backup::format::layout;
-use crate::backup::target::Target;
+use crate::backup::target::{Target, TargetResult};
 use crate::backup::url::TargetUrl;
 use crate::name::VolumeName;
 
@@ -64,24 +64,18 @@ async fn a_pipe_in_place_of_a_file_holds_nobody() {
     let (_root, target, path) = place();
     target.write(&path, Bytes::new()).await.unwrap();
     let pipe = layout::backups(&VolumeName::parse("vol-1").unwrap());
-    let made = std::process::Command::new("mkfifo")
-        .arg(target.root.join(pipe.as_str()))
-        .status();
+    let made = std::process::Command::new("mkfifo").arg(target.root.join(pipe.as_str())).status();
     assert!(made.unwrap().success());
-    assert!(matches!(
-        target.read(&pipe, 10).await,
-        Err(TargetError::Failed { .. })
-    ));
+    assert!(matches!(target.read(&pipe, 10).await, Err(TargetError::Failed { .. })));
 }
 
 #[tokio::test]
 async fn a_target_that_does_not_answer_is_given_up() {
     let (_root, directory, path) = place();
     let url = TargetUrl::parse(&format!("vfs://{}", directory.root.display())).unwrap();
-    let target = Target::open(&url)
-        .unwrap()
-        .with_call_timeout(Duration::ZERO);
-    let error = target.read(&path, 10).await.unwrap_err();
+    let target = Target::open(&url).unwrap().with_call_timeout(Duration::from_millis(5));
+    let silence = std::future::pending::<TargetResult<()>>();
+    let error = target.limited("read", &path, silence).await.unwrap_err();
     assert!(error.to_string().contains("no answer within"), "{error}");
 }
 
