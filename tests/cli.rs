@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use corriente::config::NodeConfig;
+use corriente::config::{NodeConfig, OptionalPath};
 use corriente::rpc::server::{Listeners, routes};
 use corriente::rpc::wire::corriente::v1::corriente_service_server::CorrienteService;
 use corriente::rpc::wire::corriente::v1::*;
@@ -132,9 +132,12 @@ struct Serving {
 }
 
 fn serve(ip: &str) -> Serving {
+    serve_on(NodeConfig { listen: format!("{ip}:0").parse().unwrap(), ..NodeConfig::default() })
+}
+
+fn serve_on(config: NodeConfig) -> Serving {
     let node = FakeNode::default();
     node.0.lock().unwrap().disks.push(Disk { name: "d1".into(), state: "ready".into(), ..Default::default() });
-    let config = NodeConfig { listen: format!("{ip}:0").parse().unwrap(), ..NodeConfig::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listeners = runtime.block_on(Listeners::bind(&config)).expect("a free port");
     let address = listeners.address().unwrap();
@@ -216,6 +219,20 @@ fn a_node_that_is_not_there_is_6() {
     let output = run(&["engine", "list", "--server", "127.0.0.1:1"]);
     assert_eq!(code(&output), 6, "{}", stderr(&output));
     assert!(stderr(&output).contains("127.0.0.1:1"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_node_also_answers_on_its_unix_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("corriente.sock");
+    let _node = serve_on(NodeConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        unix_socket: OptionalPath(Some(path.clone())),
+        ..NodeConfig::default()
+    });
+    let output = run(&["disk", "list", "--server", &format!("unix:{}", path.display())]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains("d1"), "{}", stdout(&output));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The gRPC of a node.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::codegen::http::uri::Authority;
+use tonic::transport::{Channel, Endpoint};
 
 use super::exit::{Exit, Failure};
 use crate::name::address::SERVICE_PORT;
@@ -19,52 +20,58 @@ const MESSAGE_BYTES: usize = 64 << 20;
 
 /// Where a node's gRPC answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeAddress(Uri);
+pub enum NodeAddress {
+    /// Host and port.
+    Tcp(Authority),
+    /// The absolute path of a socket.
+    Unix(String),
+}
 
 impl FromStr for NodeAddress {
     type Err = String;
 
     /// An address or a host name, with a port or with the service's usual one; or `unix:/path`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("{text:?} is not a node's address of the form ip, ip:port or unix:/path");
-        let uri = match (text.parse::<IpAddr>(), text.rsplit_once(':')) {
-            (Ok(ip), _) => return Ok(Self::of(ip, SERVICE_PORT)),
-            _ if text.starts_with("unix:/") => text.to_owned(),
-            (_, Some((_, port))) if port.parse::<u16>().is_ok_and(|port| port > 0) => format!("http://{text}"),
-            (_, None) => format!("http://{text}:{SERVICE_PORT}"),
-            _ => return Err(form()),
-        };
-        let parsed: Uri = uri.parse().map_err(|_| form())?;
-        let host_is_fine = uri.starts_with("unix:") || parsed.host().is_some_and(|host| !host.is_empty());
-        if host_is_fine && matches!(parsed.path(), "/" | "") || uri.starts_with("unix:") {
-            Ok(Self(parsed))
-        } else {
-            Err(form())
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::Unix(path.to_owned()));
         }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self::of(ip, SERVICE_PORT));
+        }
+        let with_port = if text.contains(':') { text.to_owned() } else { format!("{text}:{SERVICE_PORT}") };
+        let parsed = Authority::from_str(&with_port).ok();
+        let is_whole = |found: &Authority| {
+            let port = found.port_u16().is_some_and(|port| port > 0);
+            port && !found.host().is_empty() && !with_port.contains('@')
+        };
+        parsed
+            .filter(is_whole)
+            .map(Self::Tcp)
+            .ok_or_else(|| format!("{text:?} is not a node's address of the form ip, ip:port or unix:/path"))
     }
 }
 
 impl NodeAddress {
     /// Of parts that are typed already.
     pub fn of(ip: IpAddr, port: u16) -> Self {
-        let authority = match ip {
-            IpAddr::V4(ip) => format!("{ip}:{port}"),
-            IpAddr::V6(ip) => format!("[{ip}]:{port}"),
-        };
-        Self(Uri::from_str(&format!("http://{authority}/")).expect("an IP address and a port always make a URI"))
+        let authority = SocketAddr::new(ip, port).to_string();
+        Self::Tcp(Authority::from_str(&authority).expect("an IP address and a port always make an authority"))
     }
 
     /// The port, or the usual one for a Unix socket.
     pub fn port(&self) -> u16 {
-        self.0.port_u16().unwrap_or(SERVICE_PORT)
+        match self {
+            Self::Tcp(authority) => authority.port_u16().unwrap_or(SERVICE_PORT),
+            Self::Unix(_) => SERVICE_PORT,
+        }
     }
 }
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.authority() {
-            Some(authority) => write!(f, "{authority}"),
-            None => write!(f, "{}", self.0),
+        match self {
+            Self::Tcp(authority) => authority.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }
@@ -80,11 +87,16 @@ pub struct Node {
 impl Node {
     /// Connects; each call then has the limit `timeout`.
     pub async fn connect(address: &NodeAddress, timeout: Duration) -> Result<Self, Failure> {
-        let endpoint = Endpoint::from(address.0.clone()).connect_timeout(CONNECT_LIMIT).timeout(timeout);
-        let channel = endpoint.connect().await.map_err(|error| {
+        let uri = match address {
+            NodeAddress::Tcp(authority) => format!("http://{authority}"),
+            NodeAddress::Unix(path) => format!("unix:{path}"),
+        };
+        let failed = |error: tonic::transport::Error| {
             let reason = root_cause(&error);
             Failure::new(Exit::Unavailable, format!("no node answers at {address}: {reason}"))
-        })?;
+        };
+        let endpoint = Endpoint::from_shared(uri).map_err(failed)?;
+        let channel = endpoint.connect_timeout(CONNECT_LIMIT).timeout(timeout).connect().await.map_err(failed)?;
         Ok(Self { address: address.clone(), channel })
     }
 
@@ -123,8 +135,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<NodeAddress>().expect(text).to_string(), shown);
         }
-        assert!("unix:/run/corriente.sock".parse::<NodeAddress>().is_ok());
-        for wrong in ["", ":8504", "a:0", "a:x", "http://a", "a/b", "a b", "a:1/b"] {
+        let unix = "unix:/run/corriente.sock";
+        assert_eq!(unix.parse::<NodeAddress>().expect(unix).to_string(), unix);
+        for wrong in ["", ":8504", "a:0", "a:x", "http://a", "a/b", "a b", "a:1/b", "unix:", "unix:a", "a@b"] {
             assert!(wrong.parse::<NodeAddress>().is_err(), "{wrong}");
         }
     }
