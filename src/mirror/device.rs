@@ -150,7 +150,7 @@ impl MirrorDevice {
     }
 
     fn blame(&self, channel: &MirrorChannel, members: MemberMask, op: MemberOp, cause: FailureCause) {
-        let fresh = channel.state.borrow_mut().blame(members);
+        let fresh = channel.state.borrow_mut().blame(members, cause);
         for member in fresh.iter() {
             self.report(Report::MemberError { member, op, cause });
         }
