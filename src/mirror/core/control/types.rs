@@ -249,17 +249,11 @@ pub struct Actions {
 impl Actions {
     /// Empty.
     pub const fn new() -> Self {
-        Self {
-            items: [None; CAPACITY],
-            length: 0,
-        }
+        Self { items: [None; CAPACITY], length: 0 }
     }
 
     pub(super) fn push(&mut self, action: Action) {
-        assert!(
-            self.length < CAPACITY,
-            "the owner drains the actions after every event"
-        );
+        assert!(self.length < CAPACITY, "the owner drains the actions after every event");
         self.items[self.length] = Some(action);
         self.length += 1;
     }
