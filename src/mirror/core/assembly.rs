@@ -32,10 +32,7 @@ pub fn assemble(
     }
     if let Some(beyond) = beyond(&candidates, &newest) {
         let GenerationRecord { base, in_sync, .. } = beyond.clone();
-        return Err(AssemblyError::Behind {
-            newest: base,
-            holders: in_sync,
-        });
+        return Err(AssemblyError::Behind { newest: base, holders: in_sync });
     }
     let assembly = build(candidates, &newest, size_bytes, incarnation)?;
     if missing == Missing::Refuse && !assembly.unverified.is_empty() {
@@ -74,16 +71,8 @@ struct Newest {
 
 impl Newest {
     fn of(record: &GenerationRecord) -> Self {
-        let GenerationRecord {
-            generation,
-            base,
-            in_sync,
-        } = record.clone();
-        Self {
-            generation,
-            base,
-            in_sync,
-        }
+        let GenerationRecord { generation, base, in_sync } = record.clone();
+        Self { generation, base, in_sync }
     }
 
     fn names(&self, replica: &ReplicaName) -> bool {
@@ -106,9 +95,7 @@ impl Newest {
     /// Whether a replica has writes of its own: another engine counted on from a state it shared with the newest.
     fn disagrees(&self, replica: &ReplicaName, found: Generation) -> bool {
         found.diverges_from(self.generation)
-            || (self.names(replica)
-                && found.counter() >= self.base.counter()
-                && !self.accepts(replica, found))
+            || (self.names(replica) && found.counter() >= self.base.counter() && !self.accepts(replica, found))
     }
 }
 
@@ -120,10 +107,7 @@ fn record(candidate: &Candidate) -> Option<&GenerationRecord> {
 }
 
 fn newest_records(candidates: &[Candidate]) -> Option<Newest> {
-    let highest = candidates
-        .iter()
-        .filter_map(record)
-        .max_by_key(|record| record.generation)?;
+    let highest = candidates.iter().filter_map(record).max_by_key(|record| record.generation)?;
     let mut newest = Newest::of(highest);
     for same in candidates.iter().filter_map(record) {
         if same.generation == newest.generation {
@@ -138,10 +122,7 @@ fn newest_records(candidates: &[Candidate]) -> Option<Newest> {
 }
 
 /// The void record that tells of the highest generation beyond all that were found.
-fn beyond<'a>(
-    candidates: &'a [Candidate],
-    newest: &Option<Newest>,
-) -> Option<&'a GenerationRecord> {
+fn beyond<'a>(candidates: &'a [Candidate], newest: &Option<Newest>) -> Option<&'a GenerationRecord> {
     let newest = newest.as_ref()?;
     candidates
         .iter()
@@ -161,9 +142,7 @@ fn rivals(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaName>
     let having = |test: &dyn Fn(&ReplicaName, Generation) -> bool| -> Vec<ReplicaName> {
         candidates
             .iter()
-            .filter(|candidate| {
-                record(candidate).is_some_and(|record| test(&candidate.replica, record.generation))
-            })
+            .filter(|candidate| record(candidate).is_some_and(|record| test(&candidate.replica, record.generation)))
             .map(|candidate| candidate.replica.clone())
             .collect()
     };
@@ -180,9 +159,7 @@ fn build(
     size_bytes: u64,
     incarnation: Incarnation,
 ) -> Result<Assembly, AssemblyError> {
-    let all_new = candidates
-        .iter()
-        .all(|candidate| matches!(candidate.found, Found::Opened(_, None)));
+    let all_new = candidates.iter().all(|candidate| matches!(candidate.found, Found::Opened(_, None)));
     if newest.is_none() && !all_new {
         return Err(AssemblyError::NothingInSync);
     }
@@ -208,33 +185,22 @@ fn build(
     }
     let Some(chosen) = NonEmpty::from_vec(chosen) else {
         return Err(match wrong_size {
-            Some(found) => AssemblyError::Size {
-                found,
-                expected: size_bytes,
-            },
+            Some(found) => AssemblyError::Size { found, expected: size_bytes },
             None => AssemblyError::NothingInSync,
         });
     };
     let members = Members::new(chosen)?;
     let first = Generation::NONE.next(incarnation);
     if newest.is_none() {
-        lagging = members
-            .iter()
-            .map(|(_, open)| open.replica.clone())
-            .collect();
+        lagging = members.iter().map(|(_, open)| open.replica.clone()).collect();
     }
     Ok(Assembly {
-        laggards: lagging
-            .iter()
-            .filter_map(|replica| members.find(replica))
-            .collect(),
+        laggards: lagging.iter().filter_map(|replica| members.find(replica)).collect(),
         members,
         refused,
         unverified,
         newest: newest.as_ref().map_or(first, |newest| newest.generation),
-        base: newest
-            .as_ref()
-            .map_or(Generation::NONE, |newest| newest.base),
+        base: newest.as_ref().map_or(Generation::NONE, |newest| newest.base),
         incarnation,
     })
 }
@@ -256,20 +222,12 @@ fn unverified(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaN
 }
 
 /// The member a candidate makes and whether it lags, or why it makes none.
-fn judge(
-    candidate: Candidate,
-    newest: &Option<Newest>,
-    size_bytes: u64,
-) -> Result<(OpenMember, bool), Refused> {
+fn judge(candidate: Candidate, newest: &Option<Newest>, size_bytes: u64) -> Result<(OpenMember, bool), Refused> {
     let replica = candidate.replica;
     let (open, record) = match candidate.found {
         Found::Opened(open, record) => (open, record),
         Found::Unreachable(problem) => {
-            return Err(Refused {
-                replica,
-                open: None,
-                reason: RefusedReason::Unreachable(problem),
-            });
+            return Err(Refused { replica, open: None, reason: RefusedReason::Unreachable(problem) });
         }
     };
     let new = record.is_none();
@@ -279,30 +237,17 @@ fn judge(
         Some(newest) if new && newest.never_ran() && newest.names(&replica) => None,
         Some(_) if found == Generation::NONE => Some(RefusedReason::NeverInSync),
         Some(newest) if newest.accepts(&replica, found) => None,
-        Some(newest) if newest.disagrees(&replica, found) => Some(RefusedReason::Diverged {
-            found,
-            chosen: newest.generation,
-        }),
-        Some(newest) => Some(RefusedReason::Stale {
-            found,
-            newest: newest.generation,
-        }),
+        Some(newest) if newest.disagrees(&replica, found) => {
+            Some(RefusedReason::Diverged { found, chosen: newest.generation })
+        }
+        Some(newest) => Some(RefusedReason::Stale { found, newest: newest.generation }),
     };
-    let size = RefusedReason::Size {
-        found: open.size_bytes,
-        expected: size_bytes,
-    };
+    let size = RefusedReason::Size { found: open.size_bytes, expected: size_bytes };
     let wrong_size = (open.size_bytes != size_bytes).then_some(size);
     match reason.or(wrong_size) {
-        Some(reason) => Err(Refused {
-            replica,
-            open: Some(open),
-            reason,
-        }),
+        Some(reason) => Err(Refused { replica, open: Some(open), reason }),
         None => {
-            let lags = newest
-                .as_ref()
-                .is_some_and(|newest| newest.generation != found);
+            let lags = newest.as_ref().is_some_and(|newest| newest.generation != found);
             Ok((open, lags))
         }
     }

@@ -89,9 +89,7 @@ pub enum AssemblyError {
     #[error("replicas {0:?} diverged: each has writes that the other lacks; salvage chooses one")]
     Diverged(Vec<ReplicaName>),
     /// Every complete replica that answered is stale for sure: a void one tells that others had gone on.
-    #[error(
-        "replicas {holders:?} hold generation {newest} or newer and cannot be asked; all others are stale"
-    )]
+    #[error("replicas {holders:?} hold generation {newest} or newer and cannot be asked; all others are stale")]
     Behind {
         /// The generation the mirror is known to have reached.
         newest: Generation,

@@ -22,18 +22,12 @@ fn mask(members: &[usize]) -> MemberMask {
 impl Run {
     /// A new mirror with so many members, not started.
     fn begun(count: usize) -> Self {
-        let new = |number| Candidate {
-            replica: open(number).replica,
-            found: Found::Opened(open(number), None),
-        };
+        let new = |number| Candidate { replica: open(number).replica, found: Found::Opened(open(number), None) };
         let all = (0..count).map(new).collect();
         let assembly = assemble(all, 1 << 30, Incarnation(7), Missing::Refuse).expect("starts");
         let mut out = Actions::new();
         let core = MirrorCore::start(&assembly, &mut out);
-        Self {
-            core,
-            done: out.drain().collect(),
-        }
+        Self { core, done: out.drain().collect() }
     }
 
     /// One that has started.
@@ -57,25 +51,17 @@ impl Run {
     }
 
     fn fails(&mut self, member: usize, op: MemberOp, cause: FailureCause) {
-        self.tell(Event::MemberIoError {
-            member: at(member),
-            op,
-            cause,
-        });
+        self.tell(Event::MemberIoError { member: at(member), op, cause });
     }
 
     fn update_channels(&mut self) {
-        self.tell(Event::ChannelsUpdated {
-            epoch: self.core.epoch,
-        });
+        self.tell(Event::ChannelsUpdated { epoch: self.core.epoch });
     }
 
     /// The members asked to persist since the last look, with what they were asked.
     fn asked(&mut self) -> Vec<(MemberIndex, Generation)> {
         let asked = self.done.drain(..).filter_map(|action| match action {
-            Action::PersistGeneration {
-                member, generation, ..
-            } => Some((member, generation)),
+            Action::PersistGeneration { member, generation, .. } => Some((member, generation)),
             _ => None,
         });
         asked.collect()
@@ -101,14 +87,8 @@ impl Run {
 
     /// Adds a member at a place and lets it join.
     fn join(&mut self, member: usize) {
-        self.tell(Event::AddMember {
-            member: at(member),
-            local: false,
-        });
-        self.tell(Event::FencePersisted {
-            member: at(member),
-            generation: Generation::NONE,
-        });
+        self.tell(Event::AddMember { member: at(member), local: false });
+        self.tell(Event::FencePersisted { member: at(member), generation: Generation::NONE });
         self.tell(Event::PauseRequested);
         let pause = self.core_pause();
         self.tell(Event::ChannelsQuiesced { pause });
@@ -131,10 +111,7 @@ fn a_new_mirror_starts_after_two_durable_generations() {
     let mut run = Run::begun(2);
     assert_eq!(run.core.status().health, Health::Faulted);
     run.persist_all();
-    assert!(
-        !run.core.view().writable,
-        "all have the first, which only promises a start"
-    );
+    assert!(!run.core.view().writable, "all have the first, which only promises a start");
     run.persist_all();
     assert!(run.core.view().writable);
     assert_eq!(run.core.status().health, Health::Optimal);
@@ -146,28 +123,15 @@ fn a_fence_needs_the_survivors_records_and_the_channels_views() {
     let mut run = Run::started(3);
     run.fails(2, MemberOp::Write, FailureCause::Medium);
     assert_eq!(run.mode(2), Some(MemberMode::Err(OutReason::WriteFailed)));
-    assert_eq!(
-        (run.core.view().rw, run.core.view().unfenced),
-        (mask(&[0, 1]), mask(&[2]))
-    );
+    assert_eq!((run.core.view().rw, run.core.view().unfenced), (mask(&[0, 1]), mask(&[2])));
     let asked = run.asked();
-    assert_eq!(
-        asked.iter().map(|(member, _)| *member).collect::<Vec<_>>(),
-        [at(0), at(1)]
-    );
+    assert_eq!(asked.iter().map(|(member, _)| *member).collect::<Vec<_>>(), [at(0), at(1)]);
     for (member, generation) in asked {
         assert_eq!(run.core.view().unfenced, mask(&[2]));
         run.tell(Event::FencePersisted { member, generation });
     }
-    assert_eq!(
-        run.core.view().unfenced,
-        mask(&[2]),
-        "a channel may still read from it"
-    );
-    assert!(
-        !run.did(Action::CloseMember(at(2))),
-        "a channel may still use it"
-    );
+    assert_eq!(run.core.view().unfenced, mask(&[2]), "a channel may still read from it");
+    assert!(!run.did(Action::CloseMember(at(2))), "a channel may still use it");
     run.update_channels();
     assert!(run.did(Action::CloseMember(at(2))));
     assert_eq!(run.core.view().unfenced, MemberMask::EMPTY);
@@ -179,28 +143,15 @@ fn a_second_failure_starts_the_fence_over_one_higher() {
     let mut run = Run::started(3);
     run.fails(2, MemberOp::Flush, FailureCause::Medium);
     let first = run.asked();
-    run.tell(Event::FencePersisted {
-        member: first[0].0,
-        generation: first[0].1,
-    });
+    run.tell(Event::FencePersisted { member: first[0].0, generation: first[0].1 });
     run.fails(1, MemberOp::Write, FailureCause::Gone);
     let second = run.asked();
     assert_eq!(second.len(), 1);
     assert!(second[0].1 > first[0].1);
     run.update_channels();
-    run.tell(Event::FencePersisted {
-        member: at(0),
-        generation: first[0].1,
-    });
-    assert_eq!(
-        run.core.view().unfenced,
-        mask(&[1, 2]),
-        "an answer to the earlier one"
-    );
-    run.tell(Event::FencePersisted {
-        member: at(0),
-        generation: second[0].1,
-    });
+    run.tell(Event::FencePersisted { member: at(0), generation: first[0].1 });
+    assert_eq!(run.core.view().unfenced, mask(&[1, 2]), "an answer to the earlier one");
+    run.tell(Event::FencePersisted { member: at(0), generation: second[0].1 });
     assert_eq!(run.core.view().unfenced, MemberMask::EMPTY);
 }
 
@@ -233,14 +184,8 @@ fn the_last_member_keeps_its_place_when_it_fails() {
     run.persist_all();
     run.fails(0, MemberOp::Write, FailureCause::Medium);
     assert!(run.noticed(Notice::LastMemberError(at(0))));
-    assert_eq!(
-        (run.mode(0), run.core.view().rw),
-        (Some(MemberMode::Rw), mask(&[0]))
-    );
-    assert_eq!(
-        run.ask(Event::RemoveMember { member: at(0) }),
-        Err(Refusal::LastMember(at(0)))
-    );
+    assert_eq!((run.mode(0), run.core.view().rw), (Some(MemberMode::Rw), mask(&[0])));
+    assert_eq!(run.ask(Event::RemoveMember { member: at(0) }), Err(Refusal::LastMember(at(0))));
 }
 
 #[test]
@@ -248,10 +193,7 @@ fn the_last_member_out_of_reach_stops_io_until_it_returns() {
     let mut run = Run::started(1);
     run.fails(0, MemberOp::Read, FailureCause::Deadline);
     assert!(run.core.view().rw.is_empty());
-    assert_eq!(
-        (run.mode(0), run.core.status().health),
-        (Some(MemberMode::Rw), Health::Faulted)
-    );
+    assert_eq!((run.mode(0), run.core.status().health), (Some(MemberMode::Rw), Health::Faulted));
     let returned = Event::MemberReturned { member: at(0) };
     assert!(run.ask(returned).is_err(), "not closed yet");
     run.update_channels();
@@ -269,10 +211,7 @@ fn a_fence_on_a_lost_last_member_is_stuck_until_it_returns() {
     run.update_channels();
     run.asked();
     run.tell(Event::MemberClosed { member: at(0) });
-    assert!(
-        !run.core.view().writable,
-        "its persist will not be answered"
-    );
+    assert!(!run.core.view().writable, "its persist will not be answered");
     assert_eq!(run.ask(Event::RetryFence), Err(Refusal::NoStuckFence));
     run.tell(Event::MemberReturned { member: at(0) });
     run.update_channels();
@@ -299,26 +238,17 @@ fn a_stuck_fence_fails_writes_and_can_be_retried() {
 fn a_new_member_joins_during_a_pause_and_is_recorded_last() {
     let mut run = Run::started(1);
     run.join(1);
-    assert_eq!(
-        (run.core.view().rw, run.core.view().wo),
-        (mask(&[0]), mask(&[1]))
-    );
+    assert_eq!((run.core.view().rw, run.core.view().wo), (mask(&[0]), mask(&[1])));
     run.tell(Event::MemberSynced { member: at(1) });
     let first = run.asked();
     assert_eq!(first.len(), 1, "the survivor's record names it first");
     assert_eq!(first[0].0, at(0));
     run.update_channels();
-    run.tell(Event::FencePersisted {
-        member: at(0),
-        generation: first[0].1,
-    });
+    run.tell(Event::FencePersisted { member: at(0), generation: first[0].1 });
     assert_eq!(run.mode(1), Some(MemberMode::Wo));
     let second = run.asked();
     assert_eq!(second, [(at(1), first[0].1)]);
-    run.tell(Event::FencePersisted {
-        member: at(1),
-        generation: first[0].1,
-    });
+    run.tell(Event::FencePersisted { member: at(1), generation: first[0].1 });
     assert_eq!(run.core.view().rw, mask(&[0, 1]));
     assert_eq!(run.core.status().health, Health::Optimal);
 }
@@ -336,15 +266,9 @@ fn a_write_only_member_leaves_when_its_last_source_fails_a_write() {
 fn a_write_only_member_is_no_reason_to_drop_the_last_source() {
     let mut run = Run::started(1);
     run.join(1);
-    assert_eq!(
-        run.ask(Event::RemoveMember { member: at(0) }),
-        Err(Refusal::LastMember(at(0)))
-    );
+    assert_eq!(run.ask(Event::RemoveMember { member: at(0) }), Err(Refusal::LastMember(at(0))));
     run.fails(0, MemberOp::Flush, FailureCause::Gone);
-    assert_eq!(
-        (run.mode(0), run.core.view().rw),
-        (Some(MemberMode::Rw), MemberMask::EMPTY)
-    );
+    assert_eq!((run.mode(0), run.core.view().rw), (Some(MemberMode::Rw), MemberMask::EMPTY));
 }
 
 #[test]
@@ -353,39 +277,24 @@ fn a_removed_members_place_is_free_when_closed_and_durably_out() {
     run.tell(Event::RemoveMember { member: at(1) });
     run.update_channels();
     run.tell(Event::MemberClosed { member: at(1) });
-    assert_eq!(
-        run.ask(Event::AddMember {
-            member: at(1),
-            local: false
-        }),
-        Err(Refusal::Taken(at(1)))
-    );
+    assert_eq!(run.ask(Event::AddMember { member: at(1), local: false }), Err(Refusal::Taken(at(1))));
     run.persist_all();
     assert!(run.noticed(Notice::Freed(at(1))));
-    run.tell(Event::AddMember {
-        member: at(1),
-        local: false,
-    });
+    run.tell(Event::AddMember { member: at(1), local: false });
 }
 
 #[test]
 fn a_void_record_tells_who_went_on() {
     let mut run = Run::started(1);
     let settled = run.core.status().generation;
-    run.tell(Event::AddMember {
-        member: at(3),
-        local: false,
-    });
+    run.tell(Event::AddMember { member: at(3), local: false });
     assert!(run.did(Action::PersistGeneration {
         member: at(3),
         generation: Generation::NONE,
         base: settled,
         in_sync: mask(&[0]),
     }));
-    run.tell(Event::FenceFailed {
-        member: at(3),
-        generation: Generation::NONE,
-    });
+    run.tell(Event::FenceFailed { member: at(3), generation: Generation::NONE });
     assert!(run.did(Action::CloseMember(at(3))));
 }
 
