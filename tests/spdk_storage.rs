@@ -23,6 +23,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 fn environment() -> &'static Arc<Environment> {
     static ENVIRONMENT: OnceLock<Arc<Environment>> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
+        // SPDK's own words, when RUST_LOG asks for them.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
         Environment::start(EnvironmentConfig {
             cores: vec![0, 1],
             poll: PollMode::Adaptive,
@@ -46,7 +49,7 @@ where
     let control = environment().control();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime
-        .block_on(tokio::time::timeout(Duration::from_secs(120), control.run(work)))
+        .block_on(async { tokio::time::timeout(Duration::from_secs(120), control.run(work)).await })
         .expect("the control thread answers in two minutes")
         .unwrap_or_else(|error: SpdkError| panic!("{error}"))
 }
@@ -431,7 +434,15 @@ fn two_threads_may_allocate_the_same_clusters() {
         first.await.expect("no panic").unwrap_or_else(|error: SpdkError| panic!("{error}"));
         second.await.expect("no panic").unwrap_or_else(|error: SpdkError| panic!("{error}"));
     });
+    // The tasks' ends of it, and the close on the control thread, take a moment more.
     drop(opened);
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        let head = head.clone();
+        if !control(async move |on| Ok(lvol::info(on, &head)?.open)) {
+            break;
+        }
+    }
     disk.reload(&store);
     let name = head.bdev();
     control(async move |on| {

@@ -222,6 +222,13 @@ load_done(struct load *load, int rc)
 	cb(arg, rc);
 }
 
+static void
+load_undone(void *context, int rc)
+{
+	(void)rc;
+	load_done(context, -ENOMEM);
+}
+
 static int
 load_poll(void *context)
 {
@@ -238,7 +245,10 @@ load_poll(void *context)
 		load_done(load, -EILSEQ);
 		return SPDK_POLLER_BUSY;
 	}
-	cs_guard_loaded(pair->lvs);
+	if (cs_guard_loaded(pair->lvs) != 0) {
+		vbdev_lvs_unload(pair->lvs, load_undone, load);
+		return SPDK_POLLER_BUSY;
+	}
 	cs_guard_lvols(pair->lvs);
 	load_done(load, 0);
 	return SPDK_POLLER_BUSY;

@@ -27,7 +27,7 @@ cs_lvol_is_live(const struct spdk_lvol *lvol)
  * know of them. Does nothing on releases that need no guard.
  */
 void cs_guard_lvols(struct spdk_lvol_store *lvs);
-/* To be called once after a store was loaded, before cs_guard_lvols. */
-void cs_guard_loaded(struct spdk_lvol_store *lvs);
+/* To be called once after a store was loaded, before cs_guard_lvols. After an error it must be unloaded. */
+int cs_guard_loaded(struct spdk_lvol_store *lvs);
 
 #endif
