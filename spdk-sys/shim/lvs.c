@@ -364,11 +364,15 @@ cs_lvs_load(const char *base, cs_done_cb cb, void *arg)
 
 /* ------------------------------------------------------------------ unload, destroy, rename */
 
+/* SPDK would free a store under a change, or wait for the last close of an open lvol, whenever that is. */
 static bool
-any_lvol_open(struct spdk_lvol_store *lvs)
+in_use(struct spdk_lvol_store *lvs)
 {
 	struct spdk_lvol *lvol;
 
+	if (cs_lvs_is_changing(lvs)) {
+		return true;
+	}
 	TAILQ_FOREACH(lvol, &lvs->lvols, link) {
 		if (cs_lvol_is_live(lvol) && lvol->bdev != NULL && cs_bdev_is_open(lvol->bdev)) {
 			return true;
@@ -428,8 +432,7 @@ cs_lvs_unload(const char *name, cs_done_cb cb, void *arg)
 		cb(arg, -ENODEV);
 		return;
 	}
-	/* Unregistering an open bdev would wait for its last close, whenever that is. */
-	if (g_unloading != NULL || any_lvol_open(lvs)) {
+	if (g_unloading != NULL || in_use(lvs)) {
 		cb(arg, -EBUSY);
 		return;
 	}
@@ -455,7 +458,7 @@ cs_lvs_destroy(const char *name, cs_done_cb cb, void *arg)
 		cb(arg, -ENODEV);
 		return;
 	}
-	if (any_lvol_open(lvs)) {
+	if (in_use(lvs)) {
 		cb(arg, -EBUSY);
 		return;
 	}
