@@ -573,6 +573,36 @@ fn configure_initiator() {
     CONFIGURED.get_or_init(|| control(async |on| nvme::configure(on, &nvme::NvmeOptions::default())));
 }
 
+#[test]
+fn an_export_claims_its_volume_but_leaves_it_to_who_has_it() {
+    let (disk, store) = (Disk::new("claim-disk", 64), lvs("claim"));
+    disk.format(&store);
+    let head = alias(&store, "head");
+    let mut what = export(head.bdev(), free_port());
+    what.nqn = Nqn::parse("nqn.2026-11.test:claim").expect("an NQN");
+    control(async move |on| {
+        lvol::create(on, &head, 4 * MIB, Provision::Thin, ClearMethod::WriteZeroes).await?;
+        nvmf::start_tcp(on, &nvmf::TransportOptions::default()).await?;
+        let mine = open(on, &head.bdev(), true)?;
+        nvmf::export(on, &what).await?;
+        assert!(nvmf::export(on, &what).await.is_err(), "the same export twice");
+        fill(&mine, 0, 4096, b'm').await?;
+        assert!(open(on, &head.bdev(), true).is_err(), "nobody else can open it for writing");
+        assert!(holds(&open(on, &head.bdev(), false)?, 0, 4096, b'm').await?, "but for reading");
+        let mut second = what.clone();
+        second.nqn = Nqn::parse("nqn.2026-11.test:claim-twice").expect("an NQN");
+        second.listen = HostPort::parse(&format!("127.0.0.1:{}", free_port())).expect("an address");
+        assert!(matches!(nvmf::export(on, &second).await, Err(SpdkError::Refused { .. })));
+        assert!(nvmf::info(on, &second.nqn).is_err(), "nothing is left of an export that failed");
+        second.bdev = bdev("no-such-bdev");
+        assert!(matches!(nvmf::export(on, &second).await, Err(SpdkError::NoSuchBdev(_))));
+        nvmf::pause(on, &what.nqn, LIMIT).await?;
+        assert_eq!(nvmf::info(on, &what.nqn)?.state, ExportState::Paused);
+        nvmf::unexport(on, &what.nqn).await?;
+        open(on, &head.bdev(), true).map(drop)
+    });
+}
+
 fn target(port: u16, host: Nqn) -> TcpTarget {
     TcpTarget {
         address: HostPort::parse(&format!("127.0.0.1:{port}")).expect("an address"),
