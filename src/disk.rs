@@ -219,6 +219,21 @@ impl Disks {
         Ok(())
     }
 
+    /// Takes all disks away as the node goes down; the next start brings them back.
+    pub async fn unload_all(&self) {
+        let _one_at_a_time = self.0.one_at_a_time.lock().await;
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        for entry in entries {
+            let Entry::Ready(disk) = entry else { continue };
+            let name = disk.name().clone();
+            match self.take_down(disk).await {
+                Ok(()) => drop(self.entries().remove(&name)),
+                Err(error) => tracing::warn!(disk = %name, %error, "a disk could not be unloaded"),
+            }
+        }
+        self.0.changes.announce();
+    }
+
     async fn take_down(&self, disk: Disk) -> Result<()> {
         disk.close()?;
         self.set(disk.name(), Entry::Deleting(disk.clone()));

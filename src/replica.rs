@@ -5,10 +5,11 @@
 //!   operations. [`discover`]: replicas found again on a disk.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`serving`]: that bdev and its export, as one.
-//! - [`layers`]: which clusters hold data and which changed (pure).
+//! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
 
 mod attribute;
 pub mod attributes;
+pub mod backup;
 mod discover;
 mod head;
 mod instance;
@@ -30,17 +31,20 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::changes::Changes;
+use crate::config::NodeConfig;
 use crate::disk::{Disk, DiskObserver, Disks, FlushHandle};
 use crate::name::{BdevName, DiskName, ReplicaName, SnapshotName};
 use crate::ports::Ports;
 use crate::spdk::Control;
 use crate::{Error, Result};
 
+use backup::Backups;
 use instance::Replica;
 use operation::Operation;
 use store::Store;
 
 pub use attributes::AttributeKey;
+pub use backup::{BackupOrder, BackupPhase, BackupStatus, StartedBackup};
 pub use snapshot::SnapshotOptions;
 pub use view::{Child, LvolView, ReplicaPorts, ReplicaState, ReplicaView};
 
@@ -87,20 +91,27 @@ struct Shared {
     changes: Changes,
     replicas: Mutex<BTreeMap<ReplicaName, Arc<Replica>>>,
     stores: Mutex<BTreeMap<Uuid, Store>>,
+    backups: Backups,
 }
 
 impl Replicas {
-    /// Replicas on `disks`, reached at `data_ip` on `ports`. They are found when their disk is loaded, so call this
-    /// before any disk is.
-    pub fn new(control: Control, disks: Disks, ports: Ports, data_ip: IpAddr) -> Self {
+    /// Replicas on `disks`, reached at the node's data address on `ports`. They are found when their disk is loaded, so
+    /// call this before any disk is.
+    pub fn new(control: Control, disks: Disks, ports: Ports, config: &NodeConfig) -> Self {
+        let limits = &config.limits;
         let replicas = Self(Arc::new(Shared {
             control,
             disks: disks.clone(),
             ports,
-            data_ip,
+            data_ip: config.data_ip,
             changes: Changes::new(),
             replicas: Mutex::default(),
             stores: Mutex::default(),
+            backups: Backups::new(
+                limits.backups.get(),
+                limits.restore_workers.get(),
+                config.timeouts.restore_stall,
+            ),
         }));
         disks.observe(Arc::new(replicas.clone()));
         replicas
@@ -150,11 +161,23 @@ impl Replicas {
             if !cleanup {
                 return replicas.stop(&mut turn).await;
             }
+            replicas.backups().cancel(Some(&replica.name));
             replicas.remove(&mut turn).await?;
             replicas.forget(&replica);
             Ok(())
         })
         .await
+    }
+
+    /// Stops all replicas and cancels all backups, as the node goes down. Data stays.
+    pub async fn stop_all(&self) {
+        self.backups().cancel(None);
+        let names: Vec<_> = self.replicas().keys().cloned().collect();
+        for name in names {
+            if let Err(error) = self.delete(&name, false).await {
+                tracing::warn!(replica = %name, %error, "a replica could not be stopped");
+            }
+        }
     }
 
     /// A replica as it is; sizes may be a second old.
@@ -295,6 +318,10 @@ impl Replicas {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || Store::new(self.0.control.clone(), disk.lvs().clone(), disk.clear_method());
         stores.entry(disk.uuid()).or_insert_with(make).clone()
+    }
+
+    fn backups(&self) -> &Backups {
+        &self.0.backups
     }
 
     fn ports(&self) -> &Ports {

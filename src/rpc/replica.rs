@@ -1,14 +1,19 @@
 //! Replica calls: every field parsed before anything is done, the domain called, its answer put on the wire.
 
-use std::num::NonZeroU16;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::convert;
 use super::disk::uuid;
 use super::wire::spdkrpc as wire;
-use crate::name::{DiskName, ReplicaName, SnapshotName};
-use crate::replica::{DiskChoice, ReplicaRequest, Replicas, SnapshotOptions};
+use crate::backup::{BackupLabels, BackupRequest, CompressionMethod, TargetUrl};
+use crate::name::{BackupName, DiskName, ReplicaName, SnapshotName, VolumeName};
+use crate::replica::{
+    BackupOrder, BackupPhase, DiskChoice, ReplicaRequest, ReplicaView, Replicas, SnapshotOptions,
+};
 use crate::{Error, Result};
 
 /// The largest volume, 64 TiB: what the sizes of cluster maps were thought for.
@@ -89,6 +94,110 @@ pub async fn snapshot_revert(replicas: &Replicas, request: wire::SnapshotRequest
 /// ReplicaSnapshotPurge.
 pub async fn snapshot_purge(replicas: &Replicas, request: wire::SnapshotRequest) -> Result<()> {
     replicas.snapshot_purge(&replica_name(&request.name)?).await.map(drop)
+}
+
+/// ReplicaBackupCreate.
+pub async fn backup_create(
+    replicas: &Replicas,
+    request: wire::BackupCreateRequest,
+) -> Result<wire::BackupCreateResponse> {
+    let order = parse_backup(&request)?;
+    let address = replica_address(&replicas.get(&order.replica).await?);
+    let started = replicas.backup_create(order).await?;
+    Ok(wire::BackupCreateResponse {
+        backup: started.name.to_string(),
+        is_incremental: started.is_incremental,
+        replica_address: address,
+    })
+}
+
+fn parse_backup(request: &wire::BackupCreateRequest) -> Result<BackupOrder> {
+    let replica =
+        ReplicaName::parse(&request.replica_name).map_err(|error| Error::name("replica_name", error))?;
+    let snapshot = snapshot_name(&request.snapshot_name)?;
+    let volume = VolumeName::parse(&request.volume_name).map_err(|error| Error::name("volume_name", error))?;
+    let backup = match request.backup_name.as_str() {
+        "" => generated_backup_name()?,
+        text => BackupName::parse(text).map_err(|error| Error::name("backup_name", error))?,
+    };
+    let method = CompressionMethod::parse(&request.compression_method)
+        .map_err(|error| Error::invalid("compression_method", error.to_string()))?;
+    let size = match request.size {
+        0 => None,
+        bytes => Some(size("size", u64::try_from(bytes).unwrap_or(0))?),
+    };
+    let workers = match request.concurrent_limit {
+        0 => None,
+        count => match usize::try_from(count).ok().and_then(NonZeroUsize::new) {
+            Some(workers) => Some(workers),
+            None => return Err(Error::invalid("concurrent_limit", format!("{count} is negative"))),
+        },
+    };
+    Ok(BackupOrder {
+        replica,
+        target: TargetUrl::parse(&request.backup_target)?,
+        request: BackupRequest {
+            volume,
+            backup,
+            snapshot,
+            snapshot_created_at: Timestamp::now(),
+            labels: BackupLabels::parse(&request.labels)?,
+            method,
+            backing_image_name: request.backing_image_name.clone(),
+            backing_image_checksum: request.backing_image_checksum.clone(),
+            storage_class_name: request.storage_class_name.clone(),
+        },
+        size,
+        workers,
+    })
+}
+
+/// ReplicaBackupStatus.
+pub async fn backup_status(
+    replicas: &Replicas,
+    request: wire::BackupStatusRequest,
+) -> Result<wire::BackupStatusResponse> {
+    let name = BackupName::parse(&request.backup).map_err(|error| Error::name("backup", error))?;
+    let status = replicas.backup_status(&name)?;
+    let replica_address = match replicas.get(&status.replica).await {
+        Ok(view) => replica_address(&view),
+        // The replica may be gone; what became of its backup is known still.
+        Err(_) => String::new(),
+    };
+    let mut answer = wire::BackupStatusResponse {
+        snapshot_name: status.snapshot.to_string(),
+        replica_address,
+        ..Default::default()
+    };
+    match status.phase {
+        BackupPhase::Running(percent) => {
+            answer.state = "in_progress".into();
+            // At most 99.
+            answer.progress = percent as i32;
+        }
+        BackupPhase::Complete(url) => {
+            answer.state = "complete".into();
+            answer.progress = 100;
+            answer.backup_url = url;
+        }
+        BackupPhase::Failed(problem) => {
+            answer.state = "error".into();
+            answer.error = problem;
+        }
+    }
+    Ok(answer)
+}
+
+/// `tcp://<ip>:<port>` of a running replica, else empty.
+fn replica_address(view: &ReplicaView) -> String {
+    let address = view.ports.map(|ports| format!("tcp://{}", SocketAddr::new(ports.ip, ports.first)));
+    address.unwrap_or_default()
+}
+
+/// A name as the backup store's own writers make them (`backupstore-format` §1).
+fn generated_backup_name() -> Result<BackupName> {
+    let digits = Uuid::new_v4().simple().to_string();
+    BackupName::parse(&format!("backup-{}", &digits[..16])).map_err(|error| Error::name("backup_name", error))
 }
 
 fn replica_name(text: &str) -> Result<ReplicaName> {

@@ -1,0 +1,390 @@
+//! Disks and replicas on a real SPDK with ordinary pages: their whole life, over NVMe/TCP where that is their face.
+//!
+//! A process can start SPDK once, so all tests of a process share one environment and keep to disks of their own.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use corriente::Error;
+use corriente::config::{NodeConfig, PortRange};
+use corriente::config::value::Value;
+use corriente::disk::{BlockSize, DiskDriver, DiskInfo, DiskPath, DiskRequest, DiskState, Disks};
+use corriente::initiator::{Initiator, Options};
+use corriente::mirror::core::{Generation, GenerationRecord, Incarnation};
+use corriente::name::{DiskName, Nqn, ReplicaName, SnapshotName};
+use corriente::ports::Ports;
+use corriente::replica::{Child, DiskChoice, ReplicaRequest, ReplicaState, ReplicaView, Replicas, SnapshotOptions};
+use corriente::spdk::nvmf::{self, TransportOptions};
+use corriente::spdk::reactor::PollMode;
+use corriente::spdk::{Environment, EnvironmentConfig, Memory, SpdkError};
+
+const MIB: u64 = 1 << 20;
+const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// One runtime for all tests of the process: tasks of disks outlive the test that made them.
+fn runtime() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().unwrap())
+}
+
+fn environment() -> &'static Arc<Environment> {
+    static ENVIRONMENT: OnceLock<Arc<Environment>> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| {
+        let environment = Environment::start(EnvironmentConfig {
+            cores: vec![0, 1],
+            poll: PollMode::Adaptive,
+            memory: Memory::Ordinary { mib: 640 },
+            pci: false,
+            bdev_io_pool_size: 16 * 1024,
+            bdev_io_cache_size: 64,
+            max_exports: 64,
+        })
+        .expect("SPDK starts on ordinary pages");
+        let control = environment.control();
+        runtime().block_on(async move {
+            let started = control.run(async move |on| nvmf::start_tcp(on, &TransportOptions::default()).await);
+            let started: Result<(), SpdkError> = started.await;
+            started.unwrap();
+        });
+        environment
+    })
+}
+
+/// Runs a test to its end, or fails it after two minutes.
+fn run(test: impl Future<Output = ()> + Send + 'static) {
+    let _ = tracing_subscriber::fmt().with_env_filter("info").with_test_writer().try_init();
+    environment();
+    runtime().block_on(async { tokio::time::timeout(Duration::from_secs(120), test).await.expect("two minutes") });
+}
+
+/// A node's disks and replicas, over a state directory that outlives them.
+struct Node {
+    disks: Disks,
+    replicas: Replicas,
+}
+
+impl Node {
+    /// `ports` are of this node alone.
+    fn start(state: &Path, ports: &str) -> Self {
+        let control = environment().control();
+        let disks = Disks::new(control.clone(), state, None);
+        let ports = Ports::new(PortRange::parse(ports).unwrap(), IP);
+        let config = NodeConfig { data_ip: IP, ..NodeConfig::default() };
+        let replicas = Replicas::new(control, disks.clone(), ports, &config);
+        Self { disks, replicas }
+    }
+
+    async fn settled(&self, disk: &DiskName) -> DiskInfo {
+        let mut changes = self.disks.changes().watch();
+        loop {
+            let info = self.disks.get(disk).await.unwrap();
+            if info.state != DiskState::Creating {
+                return info;
+            }
+            changes.changed().await.unwrap();
+        }
+    }
+
+    async fn create_disk(&self, name: &str, path: &Path) -> DiskInfo {
+        let request = request(name, path);
+        let first = self.disks.create(request.clone()).await.unwrap();
+        assert_eq!(first.state, DiskState::Creating, "the call does not wait");
+        self.settled(&request.name).await
+    }
+
+    async fn ready_disk(&self, name: &str, path: &Path) -> DiskInfo {
+        let info = self.create_disk(name, path).await;
+        assert_eq!(info.state, DiskState::Ready, "{:?}", info.error);
+        info
+    }
+
+    async fn create_replica(&self, replica: &str, disk: &str, mib: u64) -> Arc<ReplicaView> {
+        let view = self.replicas.create(replica_request(replica, disk, mib)).await.unwrap();
+        assert_eq!(view.state, ReplicaState::Running, "{}", view.error);
+        view
+    }
+}
+
+fn request(name: &str, path: &Path) -> DiskRequest {
+    DiskRequest {
+        name: DiskName::parse(name).unwrap(),
+        uuid: None,
+        path: DiskPath::File(path.to_owned()),
+        driver: DiskDriver::Auto,
+        block_size: BlockSize::B512,
+    }
+}
+
+fn replica_request(replica: &str, disk: &str, mib: u64) -> ReplicaRequest {
+    ReplicaRequest {
+        name: ReplicaName::parse(replica).unwrap(),
+        disk: DiskChoice::Name(DiskName::parse(disk).unwrap()),
+        spec_size: mib * MIB,
+        port_count: NonZeroU16::new(2).unwrap(),
+    }
+}
+
+fn replica_name(text: &str) -> ReplicaName {
+    ReplicaName::parse(text).unwrap()
+}
+
+fn snapshot_name(text: &str) -> SnapshotName {
+    SnapshotName::parse(text).unwrap()
+}
+
+fn options(user_created: bool, second: u32) -> SnapshotOptions {
+    SnapshotOptions { user_created, timestamp: format!("2026-01-01T00:00:{second:02}Z") }
+}
+
+/// A sparse file in a folder of its own.
+fn file(mib: u64) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("disk.img");
+    std::fs::File::create(&path).unwrap().set_len(mib * MIB).unwrap();
+    (folder, path)
+}
+
+async fn connect(view: &ReplicaView) -> Initiator {
+    let ports = view.ports.expect("a running replica has ports");
+    let address = SocketAddr::new(ports.ip, ports.first);
+    Initiator::connect(address, &Nqn::replica(&view.name), &Nqn::internal_host(), Options::default()).await.unwrap()
+}
+
+async fn fill(initiator: &Initiator, offset: u64, length: u64, byte: u8) {
+    initiator.write(offset, &vec![byte; length as usize]).await.unwrap();
+}
+
+async fn holds(initiator: &Initiator, offset: u64, length: u64, byte: u8) -> bool {
+    let mut read = vec![!byte; length as usize];
+    initiator.read(offset, &mut read).await.unwrap();
+    read.iter().all(|found| *found == byte)
+}
+
+#[test]
+fn a_disk_is_made_found_again_and_taken_away() {
+    run(async {
+        let (folder, path) = file(64);
+        let node = Node::start(folder.path(), "21000-21019");
+        let made = node.ready_disk("life", &path).await.store.unwrap();
+        assert_eq!((made.cluster_size, made.block_size), (1 << 20, 512));
+        assert!(made.free_size > 50 * MIB && made.free_size <= made.total_size);
+        let again = node.disks.create(request("life", &path)).await.unwrap();
+        assert_eq!(again.store.unwrap().uuid, made.uuid, "the same request is answered by the disk");
+        let other = node.create_disk("second", &path).await;
+        assert!(other.error.unwrap().to_string().contains("lock"), "one device is one disk");
+
+        node.disks.delete(&DiskName::parse("second").unwrap(), None).await.unwrap();
+        node.disks.delete(&DiskName::parse("life").unwrap(), Some(made.uuid)).await.unwrap();
+        node.disks.delete(&DiskName::parse("life").unwrap(), None).await.unwrap();
+        assert!(matches!(node.disks.get(&DiskName::parse("life").unwrap()).await, Err(Error::NotFound { .. })));
+        let renamed = node.ready_disk("renamed", &path).await.store.unwrap();
+        assert_eq!(renamed.uuid, made.uuid, "the store on it is reused under its new name");
+
+        let wrong = DiskRequest { uuid: Some(uuid::Uuid::new_v4()), ..request("wrong", &path) };
+        node.disks.delete(&DiskName::parse("renamed").unwrap(), None).await.unwrap();
+        node.disks.create(wrong.clone()).await.unwrap();
+        let refused = node.settled(&wrong.name).await.error.unwrap();
+        assert!(matches!(refused, Error::NotFound { .. }), "{refused}");
+        let right = DiskRequest { uuid: Some(made.uuid), ..request("right", &path) };
+        node.disks.create(right.clone()).await.unwrap();
+        assert_eq!(node.settled(&right.name).await.state, DiskState::Ready);
+        node.disks.delete(&right.name, None).await.unwrap();
+    });
+}
+
+#[test]
+fn what_carries_foreign_data_is_not_formatted() {
+    run(async {
+        let (folder, path) = file(64);
+        let node = Node::start(folder.path(), "21020-21039");
+        let mut image = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        image.seek(SeekFrom::Start(1024 + 56)).unwrap();
+        image.write_all(b"\x53\xef").unwrap();
+        let refused = node.create_disk("foreign", &path).await.error.unwrap();
+        assert!(refused.to_string().contains("ext4"), "{refused}");
+        let empty = DiskRequest { uuid: Some(uuid::Uuid::new_v4()), ..request("none", &path) };
+        node.disks.create(empty.clone()).await.unwrap();
+        assert!(matches!(node.settled(&empty.name).await.error, Some(Error::NotFound { .. })));
+        let missing = node.disks.create(request("missing", Path::new("/no/such/disk"))).await;
+        assert!(matches!(missing, Err(Error::InvalidArgument { field: "disk_path", .. })), "{missing:?}");
+    });
+}
+
+#[test]
+fn a_replica_lives_through_stop_restart_and_deletion() {
+    run(async {
+        let (folder, path) = file(128);
+        let node = Node::start(folder.path(), "21040-21059");
+        node.ready_disk("cycle", &path).await;
+        let name = replica_name("vol-cycle-r-00000001");
+        let view = node.create_replica(name.as_str(), "cycle", 16).await;
+        assert_eq!((view.spec_size, view.head.as_ref().unwrap().actual_size), (16 * MIB, 0));
+        let again = node.replicas.create(replica_request(name.as_str(), "cycle", 16)).await;
+        assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+        let busy = node.disks.delete(&DiskName::parse("cycle").unwrap(), None).await;
+        assert!(busy.unwrap_err().to_string().contains(name.as_str()), "the user of the disk is named");
+
+        let initiator = connect(&view).await;
+        fill(&initiator, 0, 2 * MIB, 0xA1).await;
+        initiator.flush().await.unwrap();
+        initiator.disconnect().await.unwrap();
+        node.replicas.delete(&name, false).await.unwrap();
+        let stopped = node.replicas.get(&name).await.unwrap();
+        assert_eq!((stopped.state, stopped.ports), (ReplicaState::Stopped, None));
+        assert_eq!(stopped.head.as_ref().unwrap().actual_size, 2 * MIB);
+
+        // A restart: the disk goes and comes back by its record, and the replica with it.
+        let disk = DiskName::parse("cycle").unwrap();
+        let record = std::fs::read(folder.path().join("disks/cycle.json")).unwrap();
+        node.disks.delete(&disk, None).await.unwrap();
+        assert!(matches!(node.replicas.get(&name).await, Err(Error::NotFound { .. })), "gone with its disk");
+        std::fs::write(folder.path().join("disks/cycle.json"), record).unwrap();
+        let node = Node::start(folder.path(), "21040-21059");
+        node.disks.load_all().await.unwrap();
+        assert_eq!(node.replicas.get(&name).await.unwrap().state, ReplicaState::Stopped);
+        let smaller = node.replicas.create(replica_request(name.as_str(), "cycle", 8)).await;
+        assert!(matches!(smaller, Err(Error::Precondition { .. })), "{smaller:?}");
+        let view = node.create_replica(name.as_str(), "cycle", 24).await;
+        assert_eq!(view.spec_size, 24 * MIB, "it grew");
+        let initiator = connect(&view).await;
+        assert!(holds(&initiator, 0, 2 * MIB, 0xA1).await);
+        assert!(holds(&initiator, 20 * MIB, 4 * MIB, 0).await);
+        initiator.disconnect().await.unwrap();
+
+        node.replicas.delete(&name, true).await.unwrap();
+        node.replicas.delete(&name, true).await.unwrap();
+        assert!(matches!(node.replicas.get(&name).await, Err(Error::NotFound { .. })));
+        node.disks.delete(&disk, None).await.unwrap();
+    });
+}
+
+#[test]
+fn snapshots_make_a_tree_that_delete_revert_and_purge_change() {
+    run(async {
+        let (folder, path) = file(128);
+        let node = Node::start(folder.path(), "21060-21079");
+        node.ready_disk("tree", &path).await;
+        let name = replica_name("vol-tree-r-00000001");
+        let view = node.create_replica(name.as_str(), "tree", 16).await;
+        let initiator = connect(&view).await;
+        let [s1, s2, s3] = ["s1", "s2", "s3"].map(snapshot_name);
+        for (second, (snapshot, byte)) in [(&s1, 0x11), (&s2, 0x22), (&s3, 0x33)].into_iter().enumerate() {
+            fill(&initiator, 0, MIB, byte).await;
+            fill(&initiator, u64::from(byte) % 8 * MIB + MIB, MIB, byte).await;
+            node.replicas.snapshot_create(&name, snapshot, options(snapshot != &s2, second as u32)).await.unwrap();
+        }
+        let twice = node.replicas.snapshot_create(&name, &s1, options(true, 9)).await;
+        assert!(matches!(twice, Err(Error::AlreadyExists { .. })), "{twice:?}");
+        let view = node.replicas.get(&name).await.unwrap();
+        assert_eq!(view.snapshots[&s2].parent, Some(s1.clone()));
+        assert_eq!(view.snapshots[&s3].children.iter().collect::<Vec<_>>(), [&Child::Head]);
+        assert_eq!(view.snapshots[&s3].snapshot_timestamp, "2026-01-01T00:00:02Z");
+        assert!(!view.snapshots[&s2].user_created && view.snapshots[&s3].user_created);
+        assert_eq!(view.snapshots[&s3].actual_size, 2 * MIB);
+
+        // The middle one, which the system made, merges into its child.
+        node.replicas.snapshot_purge(&name).await.unwrap();
+        let view = node.replicas.get(&name).await.unwrap();
+        assert_eq!(view.snapshots.keys().collect::<Vec<_>>(), [&s1, &s3]);
+        assert_eq!(view.snapshots[&s3].parent, Some(s1.clone()));
+        assert!(holds(&initiator, 0, MIB, 0x33).await && holds(&initiator, 3 * MIB, MIB, 0x22).await);
+
+        node.replicas.xattr_set(&name, "corriente.restore", b"marker").await.unwrap();
+        let port = view.ports.unwrap().first;
+        node.replicas.snapshot_revert(&name, &s1).await.unwrap();
+        let view = node.replicas.get(&name).await.unwrap();
+        assert_eq!(view.ports.unwrap().first, port, "the same port as before");
+        assert_eq!(view.snapshots[&s1].children.len(), 2, "s3 is a branch now");
+        assert_eq!(node.replicas.xattr_get(&name, "corriente.restore").await.unwrap().as_deref(), Some(&b"marker"[..]));
+        let refused = node.replicas.snapshot_delete(&name, &s1).await;
+        assert!(matches!(refused, Err(Error::Precondition { .. })), "{refused:?}");
+        let initiator = connect(&view).await;
+        assert!(holds(&initiator, 0, MIB, 0x11).await && holds(&initiator, 3 * MIB, MIB, 0).await);
+
+        node.replicas.snapshot_delete(&name, &s3).await.unwrap();
+        node.replicas.snapshot_delete(&name, &snapshot_name("missing")).await.unwrap();
+        node.replicas.snapshot_delete(&name, &s1).await.unwrap();
+        assert!(holds(&initiator, 0, MIB, 0x11).await, "merged into the head");
+        initiator.disconnect().await.unwrap();
+        node.replicas.delete(&name, true).await.unwrap();
+        let store = node.disks.get(&DiskName::parse("tree").unwrap()).await.unwrap().store.unwrap();
+        assert_eq!(store.free_size, store.total_size, "every cluster was given back");
+        node.disks.delete(&DiskName::parse("tree").unwrap(), None).await.unwrap();
+    });
+}
+
+#[test]
+fn trimmed_ranges_read_as_zeroes_and_take_no_space_where_nothing_was() {
+    run(async {
+        let (folder, path) = file(128);
+        let node = Node::start(folder.path(), "21080-21099");
+        node.ready_disk("trim", &path).await;
+        let name = replica_name("vol-trim-r-00000001");
+        let view = node.create_replica(name.as_str(), "trim", 64).await;
+        let initiator = connect(&view).await;
+        fill(&initiator, 0, 4 * MIB, 0x5A).await;
+        node.replicas.snapshot_create(&name, &snapshot_name("s1"), options(true, 0)).await.unwrap();
+        fill(&initiator, 4 * MIB, 2 * MIB, 0x5B).await;
+        // Over data of the snapshot, data of the head, and a lot of nothing.
+        initiator.deallocate(MIB + 4096, 63 * MIB - 4096).await.unwrap();
+        assert!(holds(&initiator, 0, MIB + 4096, 0x5A).await);
+        assert!(holds(&initiator, MIB + 4096, 15 * MIB - 4096, 0).await);
+        initiator.write_zeroes(0, MIB).await.unwrap();
+        assert!(holds(&initiator, 0, 8 * MIB, 0).await);
+        initiator.write_zeroes(32 * MIB, 16 * MIB).await.unwrap();
+        let view = node.replicas.get(&name).await.unwrap();
+        let taken = node.replicas.get(&name).await.unwrap().head.as_ref().unwrap().actual_size;
+        assert!(taken <= 6 * MIB, "{taken} bytes for zeroes");
+        assert_eq!(view.snapshots[&snapshot_name("s1")].actual_size, 4 * MIB, "the snapshot is as it was");
+        initiator.disconnect().await.unwrap();
+        node.replicas.delete(&name, true).await.unwrap();
+        node.disks.delete(&DiskName::parse("trim").unwrap(), None).await.unwrap();
+    });
+}
+
+#[test]
+fn expansion_is_seen_by_who_is_connected_and_attributes_stay() {
+    run(async {
+        let (folder, path) = file(128);
+        let node = Node::start(folder.path(), "21100-21119");
+        node.ready_disk("grow", &path).await;
+        let name = replica_name("vol-grow-r-00000001");
+        let view = node.create_replica(name.as_str(), "grow", 8).await;
+        let initiator = connect(&view).await;
+        fill(&initiator, 0, MIB, 0x77).await;
+        node.replicas.snapshot_create(&name, &snapshot_name("small"), options(true, 0)).await.unwrap();
+        assert!(matches!(node.replicas.expand(&name, 4 * MIB).await, Err(Error::InvalidArgument { .. })));
+        assert!(matches!(node.replicas.expand(&name, 9 * MIB + 512).await, Err(Error::InvalidArgument { .. })));
+        let view = node.replicas.expand(&name, 32 * MIB).await.unwrap();
+        assert_eq!((view.spec_size, view.snapshots[&snapshot_name("small")].spec_size), (32 * MIB, 8 * MIB));
+        assert!(holds(&initiator, 0, MIB, 0x77).await, "who was connected still is");
+        initiator.disconnect().await.unwrap();
+        let initiator = connect(&view).await;
+        assert_eq!(initiator.namespace().size_bytes(), 32 * MIB);
+        assert!(holds(&initiator, 8 * MIB, 24 * MIB, 0).await);
+        initiator.disconnect().await.unwrap();
+
+        let record = |generation: Generation| {
+            GenerationRecord { generation, base: Generation::NONE, in_sync: vec![name.clone()] }.encode()
+        };
+        let first = Generation::NONE.next(Incarnation(1));
+        let second = first.next(Incarnation(1));
+        let key = "corriente.generation";
+        node.replicas.xattr_set(&name, key, record(second).as_bytes()).await.unwrap();
+        let stale = node.replicas.xattr_set(&name, key, record(first).as_bytes()).await;
+        assert!(matches!(stale, Err(Error::Precondition { .. })), "{stale:?}");
+        assert!(node.replicas.xattr_set(&name, key, b"nonsense").await.is_err());
+        let head = node.replicas.local_head(&name).await.unwrap().unwrap();
+        head.flush.flush().await.unwrap();
+        node.replicas.delete(&name, false).await.unwrap();
+        let stored = node.replicas.xattr_get(&name, key).await.unwrap().unwrap();
+        assert_eq!(String::from_utf8(stored).unwrap(), record(second));
+        assert!(node.replicas.local_head(&name).await.is_err(), "it is stopped");
+        node.replicas.delete(&name, true).await.unwrap();
+        node.disks.delete(&DiskName::parse("grow").unwrap(), None).await.unwrap();
+    });
+}
