@@ -97,12 +97,29 @@ impl Backend for LocalBackend {
         Box::pin(async move { self.replicas.xattr_set(&self.name, attribute.key(), &value).await })
     }
 
-    fn backup_create(&self, _: BackupOrder) -> BoxFuture<'_, Result<(BackupName, bool)>> {
-        Box::pin(async { Err(Error::Unimplemented { what: "a backup", reason: "soon" }) })
+    fn backup_create(&self, order: BackupOrder) -> BoxFuture<'_, Result<(BackupName, bool)>> {
+        Box::pin(async move {
+            let mut request = order.request;
+            request.replica_name = self.name.to_string();
+            let answer = crate::rpc::replica::backup_create(&self.replicas, request).await?;
+            let name = BackupName::parse(&answer.backup)
+                .map_err(|error| Error::internal("backup name", error.to_string()))?;
+            Ok((name, answer.is_incremental))
+        })
     }
 
-    fn backup_status<'a>(&'a self, _: &'a BackupName) -> BoxFuture<'a, Result<BackupProgress>> {
-        Box::pin(async { Err(Error::Unimplemented { what: "a backup", reason: "soon" }) })
+    fn backup_status<'a>(&'a self, backup: &'a BackupName) -> BoxFuture<'a, Result<BackupProgress>> {
+        Box::pin(async move {
+            let request = crate::rpc::wire::spdkrpc::BackupStatusRequest { backup: backup.to_string(), ..Default::default() };
+            let answer = crate::rpc::replica::backup_status(&self.replicas, request).await?;
+            Ok(BackupProgress {
+                state: answer.state,
+                progress: answer.progress,
+                backup_url: answer.backup_url,
+                error: answer.error,
+                snapshot_name: answer.snapshot_name,
+            })
+        })
     }
 }
 

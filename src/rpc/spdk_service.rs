@@ -101,6 +101,14 @@ impl SpdkService for SpdkServer {
         answer(replica::snapshot_purge(&self.node.replicas, request.into_inner()).await)
     }
 
+    async fn replica_backup_create(&self, request: Request<wire::BackupCreateRequest>) -> Answer<wire::BackupCreateResponse> {
+        answer(replica::backup_create(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_backup_status(&self, request: Request<wire::BackupStatusRequest>) -> Answer<wire::BackupStatusResponse> {
+        answer(replica::backup_status(&self.node.replicas, request.into_inner()).await)
+    }
+
     async fn engine_create(&self, request: Request<wire::EngineCreateRequest>) -> Answer<wire::Engine> {
         answer(engine::create(&self.node.engines, request.into_inner()).await)
     }
