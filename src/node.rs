@@ -112,7 +112,7 @@ impl Node {
             .map_err(|error: SpdkError| Error::from(error))?;
         let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone());
         let ports = Ports::new(config.data_ports, config.data_ip);
-        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), config.data_ip);
+        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), &config);
         let restores = config.limits.restores.get();
         let context = EngineContext {
             control,

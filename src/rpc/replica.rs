@@ -102,7 +102,7 @@ pub async fn backup_create(
     request: wire::BackupCreateRequest,
 ) -> Result<wire::BackupCreateResponse> {
     let order = parse_backup(&request)?;
-    let address = replica_address(&replicas.get(&order.replica).await?);
+    let address = replica_address(&*replicas.get(&order.replica).await?);
     let started = replicas.backup_create(order).await?;
     Ok(wire::BackupCreateResponse {
         backup: started.name.to_string(),
