@@ -10,6 +10,7 @@
 mod attribute;
 pub mod attributes;
 pub mod backup;
+mod budget;
 mod discover;
 mod head;
 mod instance;

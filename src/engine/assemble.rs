@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, join_all};
 
 use super::attach::{self, ReplicaPath};
 use super::backend::{Attribute, ReplicaDescription};
-use super::instance::Engine;
+use super::instance::{Engine, Frontend};
 use super::restore::marker::RestoreMarker;
 use super::state::{Chain, EngineState, ReplicaMode};
 use crate::error::{Error, Result};
@@ -89,6 +89,7 @@ async fn probe(path: &Arc<ReplicaPath>) -> Result<Probed> {
 
 /// A restore that was cut short left a mixture in the head. Where every replica has the snapshot of the last complete
 /// restore, the heads go back to it: the volume stands at its last good point, the same on all of them.
+/// Where there is no such point, the volume can only be restored into, not served.
 async fn roll_back_interrupted_restore(engine: &Engine, probed: &[Probed]) -> Result<()> {
     if probed.iter().all(|replica| replica.marker.in_progress.is_none()) {
         return Ok(());
@@ -97,7 +98,11 @@ async fn roll_back_interrupted_restore(engine: &Engine, probed: &[Probed]) -> Re
     let Some(last) = last.filter(|last| {
         probed.iter().all(|replica| replica.description.snapshots.contains_key(&last.snapshot))
     }) else {
-        return Ok(());
+        if engine.frontend == Frontend::None {
+            return Ok(());
+        }
+        let problem = "its first restore was interrupted and there is no earlier point to go back to; restore it again";
+        return Err(Error::precondition(engine.object(), problem));
     };
     for replica in probed {
         tracing::info!(engine = %engine.name, replica = %replica.path.replica, snapshot = %last.snapshot,

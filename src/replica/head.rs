@@ -10,11 +10,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
+use super::budget::Budget;
 use super::layers::held_parts;
 use crate::disk::FlushHandle;
 use crate::name::{BdevName, LvolAlias};
@@ -34,7 +36,7 @@ thread_local! {
 }
 
 /// The device, shared by all reactors.
-struct HeadDevice {
+pub(super) struct HeadDevice {
     lvol: Arc<OpenBdev>,
     alias: LvolAlias,
     cluster_size: u64,
@@ -61,9 +63,18 @@ pub(super) struct HeadConfig {
 }
 
 /// One reactor's share.
-struct HeadChannel {
+pub(super) struct HeadChannel {
     on: OnThread,
     lvol: IoChannel,
+    budget: Rc<Budget>,
+}
+
+/// The state of one I/O.
+#[derive(Clone, Copy)]
+pub(super) struct HeadIo {
+    leg: Leg,
+    /// What it has of the store's budget.
+    pieces: u32,
 }
 
 /// How the one leg of an I/O ended.
@@ -184,7 +195,7 @@ pub(super) fn lineage(on: OnControl, alias: &LvolAlias) -> Result<Vec<LvolAlias>
 
 impl Vdev for HeadDevice {
     type Channel = HeadChannel;
-    type Io = Leg;
+    type Io = HeadIo;
     const PRODUCT: &'static CStr = c"Corriente replica";
 
     fn supports(&self, kind: IoKind) -> bool {
@@ -193,14 +204,14 @@ impl Vdev for HeadDevice {
 
     fn open_channel(&self, on: OnThread) -> Result<HeadChannel, Errno> {
         let lvol = self.lvol.channel(on).map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
-        Ok(HeadChannel { on, lvol })
+        Ok(HeadChannel { on, lvol, budget: Budget::of(&self.alias.lvs) })
     }
 
-    fn new_io(&self) -> Leg {
-        Leg::Open
+    fn new_io(&self) -> HeadIo {
+        HeadIo { leg: Leg::Open, pieces: 0 }
     }
 
-    fn submit(&self, channel: &HeadChannel, io: Vio<Self>) {
+    fn submit(&self, channel: &HeadChannel, mut io: Vio<Self>) {
         if self.stopped.load(Ordering::Relaxed) {
             return io.fail();
         }
@@ -213,24 +224,28 @@ impl Vdev for HeadDevice {
             IoKind::Unmap => self.zero(channel, io),
             IoKind::WriteZeroes if size > SMALL_ZEROES => self.zero(channel, io),
             IoKind::Read | IoKind::Write | IoKind::WriteZeroes => {
-                let mut fork = io.fork();
-                fork.submit(0, &channel.lvol);
-                fork.finish();
+                let pieces = Budget::pieces(size);
+                io.state().pieces = pieces;
+                channel.budget.send(pieces, &channel.lvol, io);
             }
             // An lvol's own reset fails (spdk::lvol).
             IoKind::Reset => io.fail(),
         }
     }
 
-    fn leg_done(&self, _channel: &HeadChannel, state: &mut Leg, _leg: u8, result: Result<(), LegError>) {
-        *state = match result {
+    fn leg_done(&self, _channel: &HeadChannel, state: &mut HeadIo, _leg: u8, result: Result<(), LegError>) {
+        state.leg = match result {
             Ok(()) => Leg::Done,
             Err(error) => Leg::Failed(error),
         };
     }
 
-    fn legs_done(&self, _channel: &HeadChannel, mut io: Vio<Self>) {
-        match *io.state() {
+    fn legs_done(&self, channel: &HeadChannel, mut io: Vio<Self>) {
+        let HeadIo { leg, pieces } = *io.state();
+        if pieces > 0 {
+            channel.budget.give_back(pieces);
+        }
+        match leg {
             Leg::Done => io.succeed(),
             Leg::Failed(LegError::Status { sct, sc }) => io.fail_with(sct, sc),
             Leg::Failed(LegError::Refused(_)) | Leg::Open => io.fail(),

@@ -89,7 +89,9 @@ fn may_restore(engine: &Engine, published: &crate::engine::state::Published, bac
     if published.restore.is_restoring() {
         return refuse("restoring is in progress".into());
     }
-    if published.restore.last_restored.as_ref() == Some(backup) {
+    // After a failed restore the head is a mixture, so the last good backup may be asked for again.
+    let is_whole = matches!(published.restore.phase, RestorePhase::Idle | RestorePhase::Complete);
+    if is_whole && published.restore.last_restored.as_ref() == Some(backup) {
         return refuse(format!("already restored backup {backup}"));
     }
     if published.state != EngineState::Running {
