@@ -61,7 +61,7 @@ impl Background {
 
 /// Tells the target twice per timeout that we are here.
 async fn keep_alive(controller: Arc<Controller>, timeout: Duration) {
-    let mut ticks = tokio::time::interval(timeout / 2);
+    let mut ticks = tokio::time::interval((timeout / 2).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {

@@ -118,8 +118,8 @@ impl Connection {
 
     /// Runs a command to its end. An error status is an error.
     pub async fn submit(&self, command: Command, payload: Payload) -> Result<Answer> {
-        let deadline = Instant::now() + self.shared.command_timeout;
-        self.submit_until(command, payload, Some(deadline)).await
+        let deadline = Instant::now().checked_add(self.shared.command_timeout);
+        self.submit_until(command, payload, deadline).await
     }
 
     /// Runs a command that may stay in flight for ever: an Asynchronous Event Request.

@@ -119,7 +119,8 @@ impl Controller {
             command_timeout: options.command_timeout,
         };
         let admin = Connection::open(&parameters, &peer, &fate).await?;
-        let keep_alive_ms = options.keep_alive_timeout.map_or(0, |timeout| timeout.as_millis() as u32);
+        let keep_alive_ms =
+            options.keep_alive_timeout.map_or(0, |timeout| timeout.as_millis().min(u32::MAX.into()) as u32);
         let connect = Command::connect(0, ADMIN_ENTRIES, keep_alive_ms);
         let id = fabrics_connect(&admin, identity, ANY_CONTROLLER, connect).await?;
 
