@@ -51,7 +51,7 @@ struct Base {
 /// What is below a bdev.
 enum Below {
     Kernel(Arc<Device>),
-    Nvme(PciFunction),
+    Nvme,
 }
 
 impl BringUp {
@@ -125,7 +125,7 @@ impl BringUp {
         match attached {
             Ok(bdev) => {
                 let id = address.to_owned();
-                Ok(Base { driver: DiskDriver::Nvme, id, bdev, below: Below::Nvme(function) })
+                Ok(Base { driver: DiskDriver::Nvme, id, bdev, below: Below::Nvme })
             }
             Err(error) => {
                 blocking(move || function.hand_to_kernel()).await?;
@@ -144,7 +144,7 @@ impl BringUp {
                 let file = file.map_err(|error| Error::medium(device.path.display(), error.to_string()))?;
                 (lvs, Medium::Kernel(Arc::new(file)))
             }
-            Below::Nvme(_) => {
+            Below::Nvme => {
                 // A raw flush needs a descriptor for writing, which cannot be had once the lvstore has its claim.
                 let found = self.store(request, base).await?;
                 let (name, bdev) = (found.name, base.bdev.clone());
@@ -187,7 +187,7 @@ impl BringUp {
                 let is_zero = blocking(move || device.check_vacant().map(|()| device.zero_quickly())).await?;
                 if is_zero { ClearMethod::None } else { ClearMethod::WriteZeroes }
             }
-            Below::Nvme(_) => {
+            Below::Nvme => {
                 let start = self.read_start(&base.bdev).await?;
                 check_carried(&request.path, &start)?;
                 ClearMethod::WriteZeroes
