@@ -1,7 +1,7 @@
 //! Engines: volumes served by this node, each a mirror over replicas.
 //!
 //! - [`instance`]: one engine. [`state`]: what it publishes. [`context`]: what it needs of the node.
-//! - [`backend`]: a replica as an engine controls it; [`peer`]: one of another node.
+//! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
 //! - [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the mirror as a target.
 //! - `snapshot`, `expand`, [`backup`], [`restore`]: operations.
 
@@ -12,6 +12,7 @@ pub mod backup;
 pub mod context;
 mod expand;
 pub mod instance;
+pub mod local;
 pub mod peer;
 pub mod restore;
 mod snapshot;

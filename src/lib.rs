@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod changes;
+pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod engine;
@@ -9,6 +10,7 @@ pub mod error;
 pub mod initiator;
 pub mod mirror;
 pub mod name;
+pub mod node;
 pub mod ports;
 pub mod replica;
 pub mod rpc;

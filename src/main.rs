@@ -1,1 +1,5 @@
-fn main() {}
+//! The `corriente` program; [`corriente::cli`] has its commands.
+
+fn main() -> std::process::ExitCode {
+    corriente::cli::main(std::env::args_os())
+}

@@ -2,13 +2,17 @@
 //!
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
 //! - [`disk`], [`replica`]: calls, from parsed fields to answers. [`convert`]: answers as messages.
+//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`engine`]: the calls.
 //! - [`status`]: domain errors to gRPC codes and back.
 //! - [`wire`]: the messages, clients and server traits generated from `proto/`.
 
 pub mod call_log;
 pub mod convert;
+pub mod corriente_service;
 pub mod disk;
+pub mod engine;
 pub mod replica;
 pub mod server;
+pub mod spdk_service;
 pub mod status;
 pub mod wire;

@@ -23,6 +23,7 @@ pub mod dma;
 pub mod env;
 pub mod errno;
 mod executor;
+pub mod load;
 pub mod lvol;
 pub mod lvstore;
 pub mod nvme;

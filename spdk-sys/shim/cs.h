@@ -274,7 +274,7 @@ void cs_lvs_create(const char *base, const char *name, uint32_t cluster_size, en
  * is damaged, or a store of the same name is loaded). -EBUSY while another load runs.
  */
 void cs_lvs_load(const char *base, cs_done_cb cb, void *arg);
-/* Both: -EBUSY while one of its lvols is open, -ENODEV when there is none of this name. */
+/* Both: -EBUSY while one of its lvols is open or being changed, -ENODEV when there is none of this name. */
 void cs_lvs_unload(const char *name, cs_done_cb cb, void *arg);
 void cs_lvs_destroy(const char *name, cs_done_cb cb, void *arg);
 void cs_lvs_rename(const char *name, const char *new_name, cs_done_cb cb, void *arg);

@@ -191,7 +191,7 @@ cs_lvol_cluster_map(const char *lvs, const char *lvol, uint8_t *bits, size_t siz
 struct change {
 	TAILQ_ENTRY(change) link;
 	struct spdk_lvol_store *store;
-	/* The lvol and, for a delete, the child that it is merged into. */
+	/* The lvol and its parent or, for a delete, its child; none for a creation. */
 	spdk_blob_id blobs[2];
 	/* What a clone's data is to be cleared with. */
 	enum blob_clear_method clear;
@@ -221,6 +221,38 @@ is_busy(struct spdk_lvol *lvol)
 	       is_changing(lvol->lvol_store, lvol->blob_id);
 }
 
+bool
+cs_lvs_is_changing(const struct spdk_lvol_store *store)
+{
+	struct change *change;
+
+	TAILQ_FOREACH(change, &g_changes, link) {
+		if (change->store == store) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* NULL after having called back with an error. */
+static struct change *
+change_new(struct spdk_lvol_store *store, cs_done_cb cb, void *arg)
+{
+	struct change *change = calloc(1, sizeof(*change));
+
+	if (change == NULL) {
+		cb(arg, -ENOMEM);
+		return NULL;
+	}
+	change->store = store;
+	change->blobs[0] = SPDK_BLOBID_INVALID;
+	change->blobs[1] = SPDK_BLOBID_INVALID;
+	change->cb = cb;
+	change->arg = arg;
+	TAILQ_INSERT_TAIL(&g_changes, change, link);
+	return change;
+}
+
 /* NULL after having called back with an error. `other` may be NULL. */
 static struct change *
 change_begin(struct spdk_lvol *lvol, struct spdk_lvol *other, cs_done_cb cb, void *arg)
@@ -231,17 +263,11 @@ change_begin(struct spdk_lvol *lvol, struct spdk_lvol *other, cs_done_cb cb, voi
 		cb(arg, -EBUSY);
 		return NULL;
 	}
-	change = calloc(1, sizeof(*change));
-	if (change == NULL) {
-		cb(arg, -ENOMEM);
-		return NULL;
+	change = change_new(lvol->lvol_store, cb, arg);
+	if (change != NULL) {
+		change->blobs[0] = lvol->blob_id;
+		change->blobs[1] = other == NULL ? SPDK_BLOBID_INVALID : other->blob_id;
 	}
-	change->store = lvol->lvol_store;
-	change->blobs[0] = lvol->blob_id;
-	change->blobs[1] = other == NULL ? SPDK_BLOBID_INVALID : other->blob_id;
-	change->cb = cb;
-	change->arg = arg;
-	TAILQ_INSERT_TAIL(&g_changes, change, link);
 	return change;
 }
 
@@ -267,21 +293,11 @@ change_guard_done(void *context, int rc)
 
 /* ------------------------------------------------------------------ create, snapshot, clone */
 
-struct creation {
-	struct spdk_lvol_store *store;
-	cs_done_cb cb;
-	void *arg;
-};
-
 static void
-created(void *context, struct spdk_lvol *lvol, int rc)
+made(void *context, struct spdk_lvol *lvol, int rc)
 {
-	struct creation *creation = context;
-
 	(void)lvol;
-	cs_guard_lvols(creation->store);
-	creation->cb(creation->arg, rc);
-	free(creation);
+	change_guard_done(context, rc);
 }
 
 static enum lvol_clear_method
@@ -302,33 +318,21 @@ cs_lvol_create(const char *lvs, const char *lvol, uint64_t bytes, bool thin, enu
 	       cs_done_cb cb, void *arg)
 {
 	struct spdk_lvol_store *store = cs_find_lvs(lvs);
-	struct creation *creation;
+	struct change *change;
 	int rc;
 
 	if (store == NULL) {
 		cb(arg, -ENODEV);
 		return;
 	}
-	creation = calloc(1, sizeof(*creation));
-	if (creation == NULL) {
-		cb(arg, -ENOMEM);
+	change = change_new(store, cb, arg);
+	if (change == NULL) {
 		return;
 	}
-	creation->store = store;
-	creation->cb = cb;
-	creation->arg = arg;
-	rc = vbdev_lvol_create(store, lvol, bytes, thin, lvol_clear_method(clear), created, creation);
+	rc = vbdev_lvol_create(store, lvol, bytes, thin, lvol_clear_method(clear), made, change);
 	if (rc != 0) {
-		free(creation);
-		cb(arg, rc);
+		change_done(change, rc);
 	}
-}
-
-static void
-snapshot_made(void *context, struct spdk_lvol *lvol, int rc)
-{
-	(void)lvol;
-	change_guard_done(context, rc);
 }
 
 void
@@ -348,7 +352,7 @@ cs_lvol_snapshot(const char *lvs, const char *lvol, const char *snapshot, cs_don
 	/* Its parent gets another child, so it must not be under deletion. */
 	change = change_begin(origin, find_parent(origin), cb, arg);
 	if (change != NULL) {
-		vbdev_lvol_create_snapshot(origin, snapshot, snapshot_made, change);
+		vbdev_lvol_create_snapshot(origin, snapshot, made, change);
 	}
 }
 

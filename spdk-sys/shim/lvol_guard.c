@@ -6,10 +6,11 @@
  *    metadata thread enters the cluster in between, an I/O of another thread goes to an address that
  *    was meant for the parent: it reads or overwrites a foreign place of the disk.
  *    (mended in 20.10)
- * 2. When a store is loaded, all its lvols are opened at once, and a snapshot that is opened for itself and
- *    as the parent of another at the same time gets two in-memory blobs. A later merge changes one of
- *    them; the next merge may read the other and lose the data of clusters that are only in the first.
- *    (mended in 20.10)
+ * 2. The load of a store that was put away in order forgets to size the bitmap of open blobs, so no blob is ever
+ *    found to be open: each clone opens its parent anew, and a merge works on blobs of its own, not on those
+ *    that serve I/O. And all lvols are opened at once, so that a parent could be opened twice even
+ *    with the bitmap. The next merge may start from a stale blob and lose the data of clusters that
+ *    only the other has. (mended in 20.10)
  * 3. A clone that was grown reads beyond the end of its smaller parent and gets an I/O error.
  *    (mended in 22.09)
  */
@@ -17,10 +18,11 @@
 
 #if CS_SPDK_SINCE(23, 9)
 
-void
+int
 cs_guard_loaded(struct spdk_lvol_store *lvs)
 {
 	(void)lvs;
+	return 0;
 }
 
 void
@@ -261,14 +263,21 @@ find_blob(struct spdk_lvol_store *lvs, spdk_blob_id id)
 	return NULL;
 }
 
-/* Has each clone read from the blob that the parent's lvol holds, and closes any other of that id. */
-void
+/*
+ * Has each clone read from the blob that the parent's lvol holds, closes any other of that id, and marks
+ * what is open in a bitmap that is large enough.
+ */
+int
 cs_guard_loaded(struct spdk_lvol_store *lvs)
 {
+	struct spdk_blob_store *store = lvs->blobstore;
 	struct spdk_blob_bs_dev *back;
 	struct spdk_blob *other;
 	struct spdk_lvol *lvol, *parent;
 
+	if (spdk_bit_array_resize(&store->open_blobids, spdk_bit_array_capacity(store->used_blobids)) != 0) {
+		return -ENOMEM;
+	}
 	TAILQ_FOREACH(lvol, &lvs->lvols, link) {
 		if (!cs_lvol_is_live(lvol) || lvol->blob->parent_id == SPDK_BLOBID_INVALID) {
 			continue;
@@ -283,12 +292,13 @@ cs_guard_loaded(struct spdk_lvol_store *lvs)
 		parent->blob->open_ref++;
 		spdk_blob_close(other, duplicate_closed, NULL);
 	}
-	/* Closing the last of a duplicate marked its id as closed, though the lvol's own blob is open. */
+	/* Closing the last of a duplicate marks its id as closed, though the lvol's own blob is open. */
 	TAILQ_FOREACH(lvol, &lvs->lvols, link) {
 		if (cs_lvol_is_live(lvol)) {
-			spdk_bit_array_set(lvs->blobstore->open_blobids, lvol->blob_id);
+			spdk_bit_array_set(store->open_blobids, lvol->blob_id);
 		}
 	}
+	return 0;
 }
 
 /* ------------------------------------------------------------------ fault 3: beyond the parent's end */

@@ -222,6 +222,13 @@ load_done(struct load *load, int rc)
 	cb(arg, rc);
 }
 
+static void
+load_undone(void *context, int rc)
+{
+	(void)rc;
+	load_done(context, -ENOMEM);
+}
+
 static int
 load_poll(void *context)
 {
@@ -238,7 +245,10 @@ load_poll(void *context)
 		load_done(load, -EILSEQ);
 		return SPDK_POLLER_BUSY;
 	}
-	cs_guard_loaded(pair->lvs);
+	if (cs_guard_loaded(pair->lvs) != 0) {
+		vbdev_lvs_unload(pair->lvs, load_undone, load);
+		return SPDK_POLLER_BUSY;
+	}
 	cs_guard_lvols(pair->lvs);
 	load_done(load, 0);
 	return SPDK_POLLER_BUSY;
@@ -354,11 +364,15 @@ cs_lvs_load(const char *base, cs_done_cb cb, void *arg)
 
 /* ------------------------------------------------------------------ unload, destroy, rename */
 
+/* SPDK would free a store under a change, or wait for the last close of an open lvol, whenever that is. */
 static bool
-any_lvol_open(struct spdk_lvol_store *lvs)
+in_use(struct spdk_lvol_store *lvs)
 {
 	struct spdk_lvol *lvol;
 
+	if (cs_lvs_is_changing(lvs)) {
+		return true;
+	}
 	TAILQ_FOREACH(lvol, &lvs->lvols, link) {
 		if (cs_lvol_is_live(lvol) && lvol->bdev != NULL && cs_bdev_is_open(lvol->bdev)) {
 			return true;
@@ -418,8 +432,7 @@ cs_lvs_unload(const char *name, cs_done_cb cb, void *arg)
 		cb(arg, -ENODEV);
 		return;
 	}
-	/* Unregistering an open bdev would wait for its last close, whenever that is. */
-	if (g_unloading != NULL || any_lvol_open(lvs)) {
+	if (g_unloading != NULL || in_use(lvs)) {
 		cb(arg, -EBUSY);
 		return;
 	}
@@ -445,7 +458,7 @@ cs_lvs_destroy(const char *name, cs_done_cb cb, void *arg)
 		cb(arg, -ENODEV);
 		return;
 	}
-	if (any_lvol_open(lvs)) {
+	if (in_use(lvs)) {
 		cb(arg, -EBUSY);
 		return;
 	}

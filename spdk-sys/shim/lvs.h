@@ -15,6 +15,8 @@
 struct spdk_lvol_store *cs_find_lvs(const char *name);
 /* lvol.c. NULL when there is none of this name, or it is being closed. */
 struct spdk_lvol *cs_find_lvol(const char *lvs, const char *name);
+/* lvol.c. Whether an lvol of the store is being made or changed. */
+bool cs_lvs_is_changing(const struct spdk_lvol_store *store);
 /* An lvol being closed still stands in its store's list, with pointers to what is freed already. */
 static inline bool
 cs_lvol_is_live(const struct spdk_lvol *lvol)
@@ -27,7 +29,7 @@ cs_lvol_is_live(const struct spdk_lvol *lvol)
  * know of them. Does nothing on releases that need no guard.
  */
 void cs_guard_lvols(struct spdk_lvol_store *lvs);
-/* To be called once after a store was loaded, before cs_guard_lvols. */
-void cs_guard_loaded(struct spdk_lvol_store *lvs);
+/* To be called once after a store was loaded, before cs_guard_lvols. After an error it must be unloaded. */
+int cs_guard_loaded(struct spdk_lvol_store *lvs);
 
 #endif

@@ -129,18 +129,19 @@ detach_start(struct detach *detach)
 		detach_done(detach, -ENOMEM);
 		return;
 	}
+	/* All zero stands for whatever path there is. */
 #if CS_SPDK_SINCE(26, 9)
-	struct spdk_bdev_nvme_path_id any_path = {};
+	struct spdk_bdev_nvme_path_id path = {};
 
-	rc = spdk_bdev_nvme_delete(detach->name, &any_path, NULL, NULL);
-#else
-	struct nvme_path_id any_path = {};
+	rc = spdk_bdev_nvme_delete(detach->name, &path, NULL, NULL);
+#elif CS_SPDK_SINCE(25, 5)
+	struct spdk_nvme_path_id path = {};
 
-#if CS_SPDK_SINCE(25, 5)
-	rc = spdk_bdev_nvme_delete(detach->name, (const void *)&any_path, NULL, NULL);
+	rc = spdk_bdev_nvme_delete(detach->name, &path, NULL, NULL);
 #else
-	rc = bdev_nvme_delete(detach->name, &any_path, NULL, NULL);
-#endif
+	struct nvme_path_id path = {};
+
+	rc = bdev_nvme_delete(detach->name, &path, NULL, NULL);
 #endif
 	if (rc != 0) {
 		detach_done(detach, rc);

@@ -598,7 +598,7 @@ cs_nvmf_list(cs_nvmf_info_cb cb, void *arg)
 	}
 	for (subsystem = spdk_nvmf_subsystem_get_first(target); subsystem != NULL;
 	     subsystem = spdk_nvmf_subsystem_get_next(subsystem)) {
-		if (spdk_nvmf_subsystem_get_type(subsystem) == SPDK_NVMF_SUBTYPE_NVME) {
+		if (strcmp(spdk_nvmf_subsystem_get_nqn(subsystem), SPDK_NVMF_DISCOVERY_NQN) != 0) {
 			report(subsystem, cb, arg);
 		}
 	}

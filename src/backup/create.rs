@@ -13,7 +13,6 @@ use crate::name::{BackupName, SnapshotName, VolumeName};
 use crate::{Error, Result};
 
 use super::cancel::Cancel;
-use super::format::backup_config::{BackupConfig, ProcessingBlocks};
 use super::format::block::{BackupBlock, BlockList, ByteOffset};
 use super::format::compression::CompressionMethod;
 use super::format::labels::{BackupLabels, BackupMode};
@@ -28,6 +27,7 @@ use super::store::VolumeStore;
 use super::target::Target;
 use super::url::BackupUrl;
 
+mod records;
 mod upload;
 
 use upload::Uploader;
@@ -44,18 +44,11 @@ pub trait BackupSource: Send + Sync + 'static {
     ///
     /// `None` when this snapshot does not descend from `base`, or when the source cannot say. Without a base that
     /// makes the whole volume the backup.
-    fn changed(
-        &self,
-        base: Option<&SnapshotName>,
-    ) -> impl Future<Output = Result<Option<ChangedMap>>> + Send;
+    fn changed(&self, base: Option<&SnapshotName>) -> impl Future<Output = Result<Option<ChangedMap>>> + Send;
 
     /// Reads a block; the first `length` bytes of the buffer are its content. Must end within the source's own
     /// deadline.
-    fn read(
-        &self,
-        offset: ByteOffset,
-        length: usize,
-    ) -> impl Future<Output = Result<Self::Buffer>> + Send;
+    fn read(&self, offset: ByteOffset, length: usize) -> impl Future<Output = Result<Self::Buffer>> + Send;
 }
 
 /// What to back up, and what to write about it.
@@ -122,15 +115,9 @@ impl<S: BackupSource> BackupJob<S> {
         let store = VolumeStore::new(target.clone(), request.volume.clone());
         let lock = VolumeLock::acquire(store, LockKind::CreateRestore, &settings.lock).await?;
         match Self::plan(lock.store(), &*source, &request).await {
-            Ok((method, plan, is_incremental)) => Ok(Self {
-                lock,
-                source,
-                request,
-                settings,
-                method,
-                plan,
-                is_incremental,
-            }),
+            Ok((method, plan, is_incremental)) => {
+                Ok(Self { lock, source, request, settings, method, plan, is_incremental })
+            }
             Err(error) => {
                 lock.release().await;
                 Err(error)
@@ -160,7 +147,7 @@ impl<S: BackupSource> BackupJob<S> {
         let volume = match store.find_volume_config().await? {
             Some(found) => found,
             None => {
-                let config = new_volume(request, source.size());
+                let config = records::new_volume(request, source.size());
                 store.write_volume_config(&config).await?;
                 config
             }
@@ -186,7 +173,7 @@ impl<S: BackupSource> BackupJob<S> {
     async fn transfer(&self, progress: &Arc<Progress>, cancel: &Cancel) -> Result<BackupReport> {
         let store = self.lock.store();
         let backup = &self.request.backup;
-        store.write_backup_config(backup, &self.stub()?).await?;
+        store.write_backup_config(backup, records::stub(&self.request, self.method)?).await?;
         progress.begin(self.plan.read.len() as u64);
         let uploader = Arc::new(Uploader {
             store: store.clone(),
@@ -214,8 +201,10 @@ impl<S: BackupSource> BackupJob<S> {
         let blocks = self.merge(totals.blocks)?;
         // Without the lock somebody may have deleted blocks that this list counts on.
         self.lock.ensure_held()?;
-        let config = self.finished(blocks, totals.newly_uploaded_size, totals.re_uploaded_size);
-        store.write_backup_config(backup, &config).await?;
+        let uploaded = (totals.newly_uploaded_size, totals.re_uploaded_size);
+        let count = blocks.as_slice().len() as u64;
+        let config = records::finished(&self.request, self.method, self.is_incremental, blocks, uploaded);
+        store.write_backup_config(backup, config).await?;
         self.update_volume(totals.new_block_files).await?;
         Ok(BackupReport {
             url: BackupUrl {
@@ -224,7 +213,7 @@ impl<S: BackupSource> BackupJob<S> {
                 backup: Some(backup.clone()),
             },
             is_incremental: self.is_incremental,
-            blocks: config.blocks.as_slice().len() as u64,
+            blocks: count,
             new_block_files: totals.new_block_files,
             newly_uploaded_size: totals.newly_uploaded_size,
             re_uploaded_size: totals.re_uploaded_size,
@@ -232,90 +221,17 @@ impl<S: BackupSource> BackupJob<S> {
     }
 
     fn merge(&self, read: Vec<BackupBlock>) -> Result<BlockList> {
-        let object = || {
-            format!(
-                "backup {} of volume {}",
-                self.request.backup, self.request.volume
-            )
-        };
-        let blocks = self
-            .plan
-            .merge(read)
-            .map_err(|error| Error::internal(object(), error.to_string()))?;
-        blocks
-            .check_within(self.source.size())
-            .map_err(|error| Error::internal(object(), error.to_string()))?;
+        let object = || format!("backup {} of volume {}", self.request.backup, self.request.volume);
+        let blocks = self.plan.merge(read).map_err(|error| Error::internal(object(), error.to_string()))?;
+        blocks.check_within(self.source.size()).map_err(|error| Error::internal(object(), error.to_string()))?;
         Ok(blocks)
-    }
-
-    /// What is written before the first block: the empty `CreatedTime` says that there is no image yet.
-    fn stub(&self) -> Result<BackupConfig> {
-        let blocks = BlockList::new(self.request.labels.parameters.block_size, Vec::new());
-        let blocks =
-            blocks.map_err(|error| Error::internal("empty block list", error.to_string()))?;
-        Ok(BackupConfig {
-            name: self.request.backup.to_string(),
-            volume_name: self.request.volume.to_string(),
-            snapshot_name: String::new(),
-            snapshot_created_at: String::new(),
-            created_time: String::new(),
-            size: 0,
-            labels: None,
-            parameters: None,
-            is_incremental: false,
-            compression_method: self.method,
-            newly_uploaded_size: 0,
-            re_uploaded_size: 0,
-            processing_blocks: ProcessingBlocks::Null,
-            blocks,
-            single_file_path: String::new(),
-        })
-    }
-
-    fn finished(
-        &self,
-        blocks: BlockList,
-        newly_uploaded_size: u64,
-        re_uploaded_size: u64,
-    ) -> BackupConfig {
-        BackupConfig {
-            name: self.request.backup.to_string(),
-            volume_name: self.request.volume.to_string(),
-            snapshot_name: self.request.snapshot.to_string(),
-            snapshot_created_at: time_text(self.request.snapshot_created_at),
-            created_time: time_text(Timestamp::now()),
-            size: blocks.as_slice().len() as u64 * blocks.block_size().bytes(),
-            labels: Some(self.request.labels.labels.clone()),
-            parameters: Some(self.request.labels.parameters.to_map()),
-            is_incremental: self.is_incremental,
-            compression_method: self.method,
-            newly_uploaded_size,
-            re_uploaded_size,
-            processing_blocks: if self.is_incremental {
-                ProcessingBlocks::Null
-            } else {
-                ProcessingBlocks::Empty
-            },
-            blocks,
-            single_file_path: String::new(),
-        }
     }
 
     /// Makes this backup the volume's last. The file is read again, because other backups may have finished meanwhile.
     async fn update_volume(&self, new_block_files: u64) -> Result<()> {
         let store = self.lock.store();
         let current = store.volume_config().await?;
-        let config = VolumeConfig {
-            size: self.source.size(),
-            labels: Some(self.request.labels.labels.clone()),
-            last_backup_name: self.request.backup.to_string(),
-            last_backup_at: time_text(self.request.snapshot_created_at),
-            block_count: current.block_count + new_block_files,
-            backing_image_name: self.request.backing_image_name.clone(),
-            backing_image_checksum: self.request.backing_image_checksum.clone(),
-            storage_class_name: self.request.storage_class_name.clone(),
-            ..current
-        };
+        let config = records::updated_volume(current, &self.request, self.source.size(), new_block_files);
         store.write_volume_config(&config).await
     }
 }
@@ -326,12 +242,7 @@ fn check_size(size: u64, request: &BackupRequest) -> Result<()> {
     if size == 0 {
         return Err(refused("a volume of 0 bytes cannot be backed up".into()));
     }
-    request
-        .labels
-        .parameters
-        .block_size
-        .check_volume(size)
-        .map_err(|error| refused(error.to_string()))
+    request.labels.parameters.block_size.check_volume(size).map_err(|error| refused(error.to_string()))
 }
 
 /// A finished backup of the same name must not lose its image; an unfinished one may be made anew.
@@ -358,37 +269,10 @@ async fn find_base(
         return Ok(Err(FullReason::NoLastBackup));
     };
     match store.backup_config(&last).await {
-        Ok(config) => Ok(choose_base(
-            config,
-            &request.snapshot,
-            request.labels.parameters,
-            size,
-        )),
+        Ok(config) => Ok(choose_base(config, &request.snapshot, request.labels.parameters, size)),
         Err(error @ (Error::NotFound { .. } | Error::Corruption { .. })) => {
             Ok(Err(FullReason::Unusable(error.to_string())))
         }
         Err(error) => Err(error),
     }
-}
-
-fn new_volume(request: &BackupRequest, size: u64) -> VolumeConfig {
-    VolumeConfig {
-        name: request.volume.to_string(),
-        size,
-        labels: Some(request.labels.labels.clone()),
-        created_time: time_text(Timestamp::now()),
-        last_backup_name: String::new(),
-        last_backup_at: String::new(),
-        block_count: 0,
-        backing_image_name: request.backing_image_name.clone(),
-        backing_image_checksum: request.backing_image_checksum.clone(),
-        compression_method: request.method,
-        storage_class_name: request.storage_class_name.clone(),
-        data_engine: "v2".into(),
-    }
-}
-
-/// RFC 3339 in UTC with whole seconds (§1).
-fn time_text(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -83,19 +83,12 @@ pub struct ListedBackup {
     pub summary: Result<BackupSummary>,
 }
 
-fn as_text<S: serde::Serializer>(
-    value: &u64,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
+fn as_text<S: serde::Serializer>(value: &u64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
 /// Describes a finished backup; one in progress is refused.
-pub async fn inspect_backup(
-    target: &Target,
-    volume: &VolumeName,
-    backup: &BackupName,
-) -> Result<BackupSummary> {
+pub async fn inspect_backup(target: &Target, volume: &VolumeName, backup: &BackupName) -> Result<BackupSummary> {
     let store = VolumeStore::new(target.clone(), volume.clone());
     let config = store.volume_config().await?;
     summarize_backup(&store, &config, backup).await
@@ -103,9 +96,7 @@ pub async fn inspect_backup(
 
 /// Describes a volume.
 pub async fn inspect_volume(target: &Target, volume: &VolumeName) -> Result<VolumeSummary> {
-    let config = VolumeStore::new(target.clone(), volume.clone())
-        .volume_config()
-        .await?;
+    let config = VolumeStore::new(target.clone(), volume.clone()).volume_config().await?;
     Ok(summarize_volume(volume, config))
 }
 
@@ -125,9 +116,7 @@ pub async fn list_backups(target: &Target, volume: &VolumeName) -> Result<Vec<Li
 
 /// All volumes of a target, sorted by name.
 pub async fn list_volumes(target: &Target) -> Result<Vec<ListedVolume>> {
-    let names = volume_names(target)
-        .await
-        .map_err(|error| error.blame(target, "backup target", "volumes"))?;
+    let names = volume_names(target).await.map_err(|error| error.blame(target, "backup target", "volumes"))?;
     let mut listed = Vec::new();
     for name in names {
         let summary = inspect_volume(target, &name).await;
@@ -143,38 +132,22 @@ async fn volume_names(target: &Target) -> TargetResult<Vec<VolumeName>> {
     for first in children(target, &root).await? {
         for second in children(target, &first).await? {
             let found = target.list(&second).await?;
-            let plausible = found
-                .iter()
-                .filter(|name| *name != layout::BACKING_IMAGE_LOCKS);
+            let plausible = found.iter().filter(|name| *name != layout::BACKING_IMAGE_LOCKS);
             let parsed = plausible.filter_map(|name| VolumeName::parse(name).ok());
-            names.extend(
-                parsed.filter(|name| second.child(name.as_str()) == Some(layout::volume(name))),
-            );
+            names.extend(parsed.filter(|name| second.child(name.as_str()) == Some(layout::volume(name))));
         }
     }
     names.sort_unstable();
     Ok(names)
 }
 
-async fn children(
-    target: &Target,
-    path: &layout::StorePath,
-) -> TargetResult<Vec<layout::StorePath>> {
-    let is_hash =
-        |name: &&String| name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+async fn children(target: &Target, path: &layout::StorePath) -> TargetResult<Vec<layout::StorePath>> {
+    let is_hash = |name: &&String| name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     let names = target.list(path).await?;
-    Ok(names
-        .iter()
-        .filter(is_hash)
-        .filter_map(|name| path.child(name))
-        .collect())
+    Ok(names.iter().filter(is_hash).filter_map(|name| path.child(name)).collect())
 }
 
-async fn summarize_backup(
-    store: &VolumeStore,
-    volume: &VolumeConfig,
-    backup: &BackupName,
-) -> Result<BackupSummary> {
+async fn summarize_backup(store: &VolumeStore, volume: &VolumeConfig, backup: &BackupName) -> Result<BackupSummary> {
     let config = store.finished_backup(backup).await?;
     let url = BackupUrl {
         target: store.target().url().clone(),

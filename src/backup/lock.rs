@@ -4,7 +4,7 @@
 //! [`super::format::lock_file`]. There is one attempt; the caller tries again.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -12,14 +12,14 @@ use uuid::Uuid;
 
 use crate::{Error, Result};
 
-use super::format::layout::{self, StorePath};
-use super::format::lock_file::{LOCK_LIFE, LockFile, LockType, StoredLock, blocking};
+use super::format::layout;
+use super::format::lock_file::{LOCK_LIFE, LockFile, LockType};
 use super::settings::LockSettings;
 use super::store::VolumeStore;
-use super::target::{TargetError, TargetResult};
+mod owner;
 
-/// The largest lock file that is read, in bytes.
-const LOCK_FILE_LIMIT: u64 = 64 << 10;
+use owner::Owner;
+
 /// A refresh that failed is tried again after this part of the interval.
 const RETRY_PART: u32 = 6;
 
@@ -57,29 +57,14 @@ pub struct VolumeLock {
 
 impl VolumeLock {
     /// Takes the lock of a volume, which takes the settle wait. Fails if somebody with another purpose goes first.
-    pub async fn acquire(
-        store: VolumeStore,
-        kind: LockKind,
-        settings: &LockSettings,
-    ) -> Result<Self> {
+    pub async fn acquire(store: VolumeStore, kind: LockKind, settings: &LockSettings) -> Result<Self> {
         let digits = Uuid::new_v4().simple().to_string();
         let name = format!("lock-{}", &digits[..16]);
         let path = layout::lock(store.volume(), &name);
-        let file = LockFile {
-            name,
-            kind: kind.stored(),
-            acquired: false,
-        };
+        let file = LockFile { name, kind: kind.stored(), acquired: false };
         let written = Arc::new(Mutex::new(Instant::now()));
-        let owner = Owner {
-            store,
-            path,
-            written,
-        };
-        owner
-            .write(&file)
-            .await
-            .map_err(|error| owner.blame(error))?;
+        let owner = Owner { store, path, written };
+        owner.write(&file).await.map_err(|error| owner.blame(error))?;
         // From here on a drop, by an error or by the caller, removes the file.
         let mut held = Held::new(owner);
         let contested = held.owner()?.is_contested(&file, settings.settle).await;
@@ -89,27 +74,15 @@ impl VolumeLock {
                 held.owner()?.path,
                 kind.words(),
             );
-            let object = format!(
-                "volume {} in {}",
-                held.owner()?.store.volume(),
-                held.owner()?.store.target()
-            );
+            let object = format!("volume {} in {}", held.owner()?.store.volume(), held.owner()?.store.target());
             held.give_back().await;
             return Err(Error::precondition(object, problem));
         }
-        let file = LockFile {
-            acquired: true,
-            ..file
-        };
+        let file = LockFile { acquired: true, ..file };
         let owner = held.owner()?.clone();
-        owner
-            .write(&file)
-            .await
-            .map_err(|error| owner.blame(error))?;
+        owner.write(&file).await.map_err(|error| owner.blame(error))?;
         held.keep_fresh(file, settings.refresh);
-        Ok(Self {
-            held: Arc::new(held),
-        })
+        Ok(Self { held: Arc::new(held) })
     }
 
     /// The volume that is locked.
@@ -119,20 +92,12 @@ impl VolumeLock {
 
     /// Refuses when the lock could not be refreshed for its whole life, so that others may have deleted blocks.
     pub fn ensure_held(&self) -> Result<()> {
-        let age = self
-            .held
-            .written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed();
+        let age = self.held.written.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         if age <= LOCK_LIFE {
             return Ok(());
         }
         let store = self.store();
-        let problem = format!(
-            "the lock of volume {} was not refreshed for {age:?} and has expired",
-            store.volume()
-        );
+        let problem = format!("the lock of volume {} was not refreshed for {age:?} and has expired", store.volume());
         Err(Error::peer(store.target(), problem))
     }
 
@@ -141,97 +106,6 @@ impl VolumeLock {
         if let Some(mut held) = Arc::into_inner(self.held) {
             held.give_back().await;
         }
-    }
-}
-
-/// Who writes the lock file.
-#[derive(Debug, Clone)]
-struct Owner {
-    store: VolumeStore,
-    path: StorePath,
-    /// When the file was last written, by our clock.
-    written: Arc<Mutex<Instant>>,
-}
-
-impl Owner {
-    async fn write(&self, file: &LockFile) -> TargetResult<()> {
-        let begun = Instant::now();
-        self.store
-            .target()
-            .write(&self.path, file.to_bytes().into())
-            .await?;
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = begun;
-        Ok(())
-    }
-
-    async fn remove(&self) {
-        if let Err(error) = self.store.target().remove(&self.path).await {
-            tracing::warn!(volume = %self.store.volume(), %error, "lock file stays until it expires");
-        }
-    }
-
-    /// Waits for others to show themselves; says who goes first, if anybody does.
-    async fn is_contested(&self, file: &LockFile, settle: Duration) -> Result<Option<String>> {
-        let target = self.store.target();
-        let stat = target
-            .stat(&self.path)
-            .await
-            .map_err(|error| self.blame(error))?;
-        let Some(stat) = stat else {
-            return Ok(Some("its file vanished".into()));
-        };
-        tokio::time::sleep(settle).await;
-        let others = self.others().await.map_err(|error| self.blame(error))?;
-        let mine = StoredLock {
-            file: file.clone(),
-            modified: stat.modified,
-        };
-        let first = blocking(&mine, &others, SystemTime::now());
-        Ok(first.map(|other| {
-            format!(
-                "{} of type {} goes first",
-                other.file.name, other.file.kind.0
-            )
-        }))
-    }
-
-    /// All other lock files that can be read; Longhorn ignores the rest, too.
-    async fn others(&self) -> TargetResult<Vec<StoredLock>> {
-        let target = self.store.target();
-        let directory = layout::locks(self.store.volume());
-        let mut locks = Vec::new();
-        for name in target.list(&directory).await? {
-            let Some(path) = directory
-                .child(&name)
-                .filter(|_| name.ends_with(layout::LOCK_SUFFIX))
-            else {
-                continue;
-            };
-            if path == self.path {
-                continue;
-            }
-            let Ok(Some(stat)) = target.stat(&path).await else {
-                continue;
-            };
-            let Ok(bytes) = target.read(&path, LOCK_FILE_LIMIT).await else {
-                continue;
-            };
-            if let Ok(file) = LockFile::parse(&bytes) {
-                locks.push(StoredLock {
-                    file,
-                    modified: stat.modified,
-                });
-            }
-        }
-        Ok(locks)
-    }
-
-    fn blame(&self, error: TargetError) -> Error {
-        error.blame(
-            self.store.target(),
-            "lock of volume",
-            self.store.volume().as_str(),
-        )
     }
 }
 
@@ -249,29 +123,16 @@ struct Held {
 impl Held {
     fn new(owner: Owner) -> Self {
         let (stop, _) = watch::channel(false);
-        Self {
-            store: owner.store.clone(),
-            written: owner.written.clone(),
-            owner: Some(owner),
-            stop,
-            refresher: None,
-        }
+        Self { store: owner.store.clone(), written: owner.written.clone(), owner: Some(owner), stop, refresher: None }
     }
 
     fn owner(&self) -> Result<&Owner> {
-        self.owner
-            .as_ref()
-            .ok_or_else(|| Error::internal("backup lock", "used after it was given back"))
+        self.owner.as_ref().ok_or_else(|| Error::internal("backup lock", "used after it was given back"))
     }
 
     fn keep_fresh(&mut self, file: LockFile, interval: Duration) {
         if let Some(owner) = self.owner.clone() {
-            self.refresher = Some(tokio::spawn(refresh(
-                owner,
-                file,
-                interval,
-                self.stop.subscribe(),
-            )));
+            self.refresher = Some(tokio::spawn(refresh(owner, file, interval, self.stop.subscribe())));
         }
     }
 
@@ -303,12 +164,7 @@ async fn give_back(owner: Option<Owner>, refresher: Option<JoinHandle<()>>) {
     }
 }
 
-async fn refresh(
-    owner: Owner,
-    file: LockFile,
-    interval: Duration,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn refresh(owner: Owner, file: LockFile, interval: Duration, mut stop: watch::Receiver<bool>) {
     let mut wait = interval;
     loop {
         tokio::select! {

@@ -25,11 +25,7 @@ where
     let mut failure = None;
     let mut exhausted = false;
     loop {
-        while failure.is_none()
-            && !exhausted
-            && running.len() < limit.max(1)
-            && !cancel.is_cancelled()
-        {
+        while failure.is_none() && !exhausted && running.len() < limit.max(1) && !cancel.is_cancelled() {
             match items.next() {
                 Some(item) => {
                     running.spawn(step(item));
@@ -40,8 +36,7 @@ where
         let Some(joined) = running.join_next().await else {
             break;
         };
-        let result =
-            joined.unwrap_or_else(|error| Err(Error::internal("backup task", error.to_string())));
+        let result = joined.unwrap_or_else(|error| Err(Error::internal("backup task", error.to_string())));
         failure = failure.or(result.err());
     }
     match failure {
@@ -60,11 +55,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_than_the_limit_run_at_once_and_all_run() {
-        let counts = Arc::new((
-            AtomicUsize::new(0),
-            AtomicUsize::new(0),
-            AtomicUsize::new(0),
-        ));
+        let counts = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0)));
         let shared = counts.clone();
         let never = Cancel::never();
         let all = run(0..50, 3, &never, move |_| {

@@ -93,9 +93,7 @@ impl Progress {
 
     fn watermark(&self) -> MutexGuard<'_, Watermark> {
         // Its two fields are changed without a panic between them.
-        self.watermark
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.watermark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,10 +105,7 @@ struct Watermark {
 
 impl Default for Watermark {
     fn default() -> Self {
-        Self {
-            running: BTreeSet::new(),
-            begun_to: ByteOffset(0),
-        }
+        Self { running: BTreeSet::new(), begun_to: ByteOffset(0) }
     }
 }
 

@@ -33,11 +33,7 @@ pub trait RestoreSink: Send + Sync + 'static {
     fn buffer(&self, length: usize) -> impl Future<Output = Result<Self::Buffer>> + Send;
 
     /// Writes a buffer, filled with as many bytes as were asked for, at `offset`.
-    fn write(
-        &self,
-        offset: ByteOffset,
-        buffer: Self::Buffer,
-    ) -> impl Future<Output = Result<()>> + Send;
+    fn write(&self, offset: ByteOffset, buffer: Self::Buffer) -> impl Future<Output = Result<()>> + Send;
 
     /// Makes a range read as zeroes, by whatever is cheapest and sure.
     fn zero(&self, offset: ByteOffset, length: u64) -> impl Future<Output = Result<()>> + Send;
@@ -59,7 +55,7 @@ pub struct RestoreReport {
     pub bytes_zeroed: u64,
 }
 
-/// Carries out `plan` on `sink` and flushes it.
+/// Carries out `plan` on `sink` and flushes it. `progress` must be new: it counts one run.
 ///
 /// The lock, taken before the plan was loaded, keeps the blocks in the store. After an error or a cancel the sink holds
 /// neither the old image nor the new one; [`Progress::written_below`] tells how far it got.
@@ -84,18 +80,11 @@ pub async fn restore<S: RestoreSink>(
         progress: progress.clone(),
         sink,
     });
-    let finished = pool::run(
-        plan.steps.iter().copied(),
-        settings.blocks_in_flight,
-        cancel,
-        |step| {
-            let shared = shared.clone();
-            shared
-                .progress
-                .step_begun(step.offset(), step.end(plan.block_size));
-            async move { shared.run(step).await }
-        },
-    );
+    let finished = pool::run(plan.steps.iter().copied(), settings.blocks_in_flight, cancel, |step| {
+        let shared = shared.clone();
+        shared.progress.step_begun(step.offset(), step.end(plan.block_size));
+        async move { shared.run(step).await }
+    });
     if !finished.await? {
         return Err(shared.fetcher.cancelled());
     }
@@ -155,15 +144,12 @@ impl<S: RestoreSink> Shared<S> {
                 }
             };
             self.progress.add_stored(file.len() as u64);
-            let buffer = self.sink.buffer(block_size.length()).await?;
+            // The buffer last: device memory is scarce, so none waits for a worker.
             let _permit = permit(&self.workers).await?;
+            let buffer = self.sink.buffer(block_size.length()).await?;
             let (method, digest) = (self.fetcher.method(), block.digest);
-            let worked = tokio::task::spawn_blocking(move || {
-                fetch::fill(method, &file, digest, block_size, buffer)
-            });
-            let filled = worked
-                .await
-                .map_err(|error| Error::internal("restore worker", error.to_string()))??;
+            let worked = tokio::task::spawn_blocking(move || fetch::fill(method, &file, digest, block_size, buffer));
+            let filled = worked.await.map_err(|error| Error::internal("restore worker", error.to_string()))??;
             match filled {
                 Ok(buffer) => return Ok((buffer, block_size.bytes())),
                 Err(problem) => attempts.refused(problem).await?,
@@ -174,15 +160,11 @@ impl<S: RestoreSink> Shared<S> {
 
 async fn permit(semaphore: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>> {
     // Nobody closes it.
-    semaphore
-        .acquire()
-        .await
-        .map_err(|error| Error::internal("restore", error.to_string()))
+    semaphore.acquire().await.map_err(|error| Error::internal("restore", error.to_string()))
 }
 
 /// The digest that all-zero blocks have, so that they are known without looking at their bytes.
 async fn zero_digest(length: usize) -> Result<Digest> {
     let work = tokio::task::spawn_blocking(move || Digest::of(&vec![0; length]));
-    work.await
-        .map_err(|error| Error::internal("restore worker", error.to_string()))
+    work.await.map_err(|error| Error::internal("restore worker", error.to_string()))
 }

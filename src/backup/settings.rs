@@ -14,10 +14,7 @@ pub struct LockSettings {
 
 impl Default for LockSettings {
     fn default() -> Self {
-        Self {
-            settle: Duration::from_secs(2),
-            refresh: Duration::from_secs(60),
-        }
+        Self { settle: Duration::from_secs(2), refresh: Duration::from_secs(60) }
     }
 }
 
@@ -58,12 +55,7 @@ pub struct RestoreSettings {
 impl Default for RestoreSettings {
     fn default() -> Self {
         let workers = default_workers();
-        Self {
-            blocks_in_flight: 4 * workers,
-            fetches: 2 * workers,
-            workers,
-            retry: RetrySettings::default(),
-        }
+        Self { blocks_in_flight: 4 * workers, fetches: 2 * workers, workers, retry: RetrySettings::default() }
     }
 }
 

@@ -53,14 +53,7 @@ impl VolumeStore {
     /// Reads `volume.cfg`.
     pub async fn volume_config(&self) -> Result<VolumeConfig> {
         let path = layout::volume_config(&self.volume);
-        let bytes = self
-            .read(
-                &path,
-                VOLUME_CONFIG_LIMIT,
-                "backup volume",
-                self.volume.as_str(),
-            )
-            .await?;
+        let bytes = self.read(&path, VOLUME_CONFIG_LIMIT, "backup volume", self.volume.as_str()).await?;
         VolumeConfig::parse(&bytes).map_err(|error| self.corrupt(&path, &error))
     }
 
@@ -68,9 +61,7 @@ impl VolumeStore {
     pub async fn backup_config(&self, backup: &BackupName) -> Result<BackupConfig> {
         let path = layout::backup_config(&self.volume, backup);
         let name = format!("{backup} of volume {}", self.volume);
-        let bytes = self
-            .read(&path, BACKUP_CONFIG_LIMIT, "backup", &name)
-            .await?;
+        let bytes = self.read(&path, BACKUP_CONFIG_LIMIT, "backup", &name).await?;
         let parsed = tokio::task::spawn_blocking(move || BackupConfig::parse(&bytes)).await;
         parsed
             .map_err(|error| Error::internal(&self.target, error.to_string()))?
@@ -82,10 +73,7 @@ impl VolumeStore {
         let config = self.backup_config(backup).await?;
         if config.is_in_progress() {
             let object = format!("volume {} in {}", self.volume, self.target);
-            return Err(Error::precondition(
-                object,
-                format!("backup {backup} is still in progress"),
-            ));
+            return Err(Error::precondition(object, format!("backup {backup} is still in progress")));
         }
         Ok(config)
     }
@@ -96,38 +84,23 @@ impl VolumeStore {
         written.map_err(|error| error.blame(&self.target, "backup volume", self.volume.as_str()))
     }
 
-    pub(super) async fn write_backup_config(
-        &self,
-        backup: &BackupName,
-        config: &BackupConfig,
-    ) -> Result<()> {
+    pub(super) async fn write_backup_config(&self, backup: &BackupName, config: BackupConfig) -> Result<()> {
         let path = layout::backup_config(&self.volume, backup);
-        let written = self.target.write(&path, config.to_bytes().into()).await;
-        written.map_err(|error| {
-            error.blame(
-                &self.target,
-                "backup",
-                &format!("{backup} of volume {}", self.volume),
-            )
-        })
+        // Tens of megabytes for a large volume.
+        let bytes = tokio::task::spawn_blocking(move || config.to_bytes()).await;
+        let bytes = bytes.map_err(|error| Error::internal(&self.target, error.to_string()))?;
+        let name = format!("{backup} of volume {}", self.volume);
+        let written = self.target.write(&path, bytes.into()).await;
+        written.map_err(|error| error.blame(&self.target, "backup", &name))
     }
 
-    async fn read(
-        &self,
-        path: &StorePath,
-        limit: u64,
-        kind: &'static str,
-        name: &str,
-    ) -> Result<Vec<u8>> {
+    async fn read(&self, path: &StorePath, limit: u64, kind: &'static str, name: &str) -> Result<Vec<u8>> {
         let read = self.target.read(path, limit).await;
         read.map_err(|error| error.blame(&self.target, kind, name))
     }
 
     fn corrupt(&self, path: &StorePath, error: &FormatError) -> Error {
-        Error::Corruption {
-            object: format!("{path} in {}", self.target),
-            problem: error.to_string(),
-        }
+        Error::Corruption { object: format!("{path} in {}", self.target), problem: error.to_string() }
     }
 }
 
@@ -136,26 +109,16 @@ impl VolumeStore {
 ///
 /// A base that was deleted or never finished is no obstacle: the plan is then one over unknown content. One that
 /// cannot be read now is an error, for the caller to try again rather than to move the whole volume.
-pub async fn load_plan(
-    lock: &VolumeLock,
-    backup: &BackupName,
-    onto: &RestoreOnto,
-) -> Result<RestorePlan> {
+pub async fn load_plan(lock: &VolumeLock, backup: &BackupName, onto: &RestoreOnto) -> Result<RestorePlan> {
     let store = lock.store();
     let volume = store.volume_config().await?;
     let corrupt = |name: &BackupName, error: FormatError| Error::Corruption {
-        object: format!(
-            "backup {name} of volume {} in {}",
-            store.volume, store.target
-        ),
+        object: format!("backup {name} of volume {} in {}", store.volume, store.target),
         problem: error.to_string(),
     };
     if volume.size == 0 {
         let object = format!("volume {} in {}", store.volume, store.target);
-        return Err(Error::Corruption {
-            object,
-            problem: "its volume.cfg says that its size is 0".into(),
-        });
+        return Err(Error::Corruption { object, problem: "its volume.cfg says that its size is 0".into() });
     }
     let config = store.finished_backup(backup).await?;
     let base = match onto {
@@ -163,15 +126,8 @@ pub async fn load_plan(
         RestoreOnto::Fresh | RestoreOnto::Unknown => None,
     };
     let fresh = *onto == RestoreOnto::Fresh;
-    RestorePlan::new(
-        store.volume.clone(),
-        backup.clone(),
-        &config,
-        volume.size,
-        base.as_ref(),
-        fresh,
-    )
-    .map_err(|error| corrupt(backup, error))
+    RestorePlan::new(store.volume.clone(), backup.clone(), &config, &volume, base.as_ref(), fresh)
+        .map_err(|error| corrupt(backup, error))
 }
 
 async fn find_base(store: &VolumeStore, base: &BackupName) -> Result<Option<BlockList>> {
@@ -189,10 +145,6 @@ async fn find_base(store: &VolumeStore, base: &BackupName) -> Result<Option<Bloc
 impl VolumeStore {
     /// Whether the volume's cfg can still be seen: tells a lost target from a lost block.
     pub(super) async fn is_reachable(&self) -> TargetResult<bool> {
-        Ok(self
-            .target
-            .stat(&layout::volume_config(&self.volume))
-            .await?
-            .is_some())
+        Ok(self.target.stat(&layout::volume_config(&self.volume)).await?.is_some())
     }
 }

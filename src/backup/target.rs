@@ -54,18 +54,13 @@ impl TargetError {
     /// Makes it an error of the domain, blamed on `target`. A missing object is a missing object of `kind`.
     pub fn blame(self, target: &Target, kind: &'static str, name: &str) -> Error {
         match self {
-            Self::NotFound { .. } => Error::NotFound {
-                kind,
-                name: format!("{name} ({self})"),
-            },
-            Self::NoSpace { .. } => Error::NoSpace {
-                object: target.to_string(),
-                problem: format!("{kind} {name}: {self}"),
-            },
-            Self::TooLarge { .. } => Error::Corruption {
-                object: format!("{kind} {name} of {target}"),
-                problem: self.to_string(),
-            },
+            Self::NotFound { .. } => Error::NotFound { kind, name: format!("{name} ({self})") },
+            Self::NoSpace { .. } => {
+                Error::NoSpace { object: target.to_string(), problem: format!("{kind} {name}: {self}") }
+            }
+            Self::TooLarge { .. } => {
+                Error::Corruption { object: format!("{kind} {name} of {target}"), problem: self.to_string() }
+            }
             Self::Failed { .. } => Error::peer(target, format!("{kind} {name}: {self}")),
         }
     }
@@ -113,19 +108,12 @@ impl Target {
             Scheme::S3 => return Err(unimplemented("a backup target by s3://")),
             Scheme::Azblob => return Err(unimplemented("a backup target by azblob://")),
         };
-        Ok(Self {
-            url: url.clone(),
-            medium,
-            call_timeout: DEFAULT_CALL_TIMEOUT,
-        })
+        Ok(Self { url: url.clone(), medium, call_timeout: DEFAULT_CALL_TIMEOUT })
     }
 
     /// The same target with another limit for each call; a hung mount must not hold a restore for ever.
     pub fn with_call_timeout(self, call_timeout: Duration) -> Self {
-        Self {
-            call_timeout,
-            ..self
-        }
+        Self { call_timeout, ..self }
     }
 
     /// The URL it was opened by.
@@ -136,29 +124,21 @@ impl Target {
     /// Reads a whole object of at most `limit` bytes.
     pub async fn read(&self, path: &StorePath, limit: u64) -> TargetResult<Vec<u8>> {
         match &self.medium {
-            Medium::Directory(directory) => {
-                self.limited("read", path, directory.read(path, limit))
-                    .await
-            }
+            Medium::Directory(directory) => self.limited("read", path, directory.read(path, limit)).await,
         }
     }
 
     /// Writes an object whole or not at all; when this returns, it survives a power failure of the target.
     pub async fn write(&self, path: &StorePath, content: Bytes) -> TargetResult<()> {
         match &self.medium {
-            Medium::Directory(directory) => {
-                self.limited("write", path, directory.write(path, content))
-                    .await
-            }
+            Medium::Directory(directory) => self.limited("write", path, directory.write(path, content)).await,
         }
     }
 
     /// Size and age of an object, or `None` if there is none.
     pub async fn stat(&self, path: &StorePath) -> TargetResult<Option<ObjectStat>> {
         match &self.medium {
-            Medium::Directory(directory) => {
-                self.limited("look at", path, directory.stat(path)).await
-            }
+            Medium::Directory(directory) => self.limited("look at", path, directory.stat(path)).await,
         }
     }
 
@@ -172,9 +152,7 @@ impl Target {
     /// Removes an object and each directory above it that became empty. A missing object is no error.
     pub async fn remove(&self, path: &StorePath) -> TargetResult<()> {
         match &self.medium {
-            Medium::Directory(directory) => {
-                self.limited("remove", path, directory.remove(path)).await
-            }
+            Medium::Directory(directory) => self.limited("remove", path, directory.remove(path)).await,
         }
     }
 
@@ -187,11 +165,7 @@ impl Target {
         let limit = self.call_timeout;
         tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
             let problem = format!("no answer within {limit:?}");
-            Err(TargetError::Failed {
-                action,
-                path: path.to_string(),
-                problem,
-            })
+            Err(TargetError::Failed { action, path: path.to_string(), problem })
         })
     }
 }

@@ -9,6 +9,10 @@ use std::path::PathBuf;
 use crate::name::{BackupName, VolumeName};
 use crate::{Error, Result};
 
+mod escape;
+
+use escape::{decode_path, encode, unescape};
+
 const FIELD: &str = "backup_url";
 const BACKUP_KEY: &str = "backup";
 const VOLUME_KEY: &str = "volume";
@@ -70,51 +74,30 @@ impl TargetUrl {
     /// Parses a target URL; one that names a backup or volume is refused.
     pub fn parse(text: &str) -> Result<Self> {
         let url = Self::parse_any(text)?;
-        match url
-            .query
-            .iter()
-            .find(|(key, _)| key == BACKUP_KEY || key == VOLUME_KEY)
-        {
+        match url.query.iter().find(|(key, _)| key == BACKUP_KEY || key == VOLUME_KEY) {
             None => Ok(url),
-            Some((key, _)) => Err(Error::invalid(
-                "backup_target",
-                format!("{text:?} has {key}= in its query"),
-            )),
+            Some((key, _)) => Err(Error::invalid("backup_target", format!("{text:?} has {key}= in its query"))),
         }
     }
 
     fn parse_any(text: &str) -> Result<Self> {
         let text = unescape(text);
         if text.is_empty() {
-            return Err(Error::invalid(
-                FIELD,
-                "destination URL hasn't been specified",
-            ));
+            return Err(Error::invalid(FIELD, "destination URL hasn't been specified"));
         }
         if text.len() > URL_LIMIT || text.chars().any(char::is_control) {
-            return Err(Error::invalid(
-                FIELD,
-                format!("must have at most {URL_LIMIT} bytes, none of them control"),
-            ));
+            return Err(Error::invalid(FIELD, format!("must have at most {URL_LIMIT} bytes, none of them control")));
         }
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| Error::invalid(FIELD, format!("{text:?} is not a URL")))?;
-        let scheme = Scheme::parse(scheme)
-            .ok_or_else(|| Error::invalid(FIELD, format!("driver {scheme} is not supported")))?;
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| Error::invalid(FIELD, format!("{text:?} is not a URL")))?;
+        let scheme =
+            Scheme::parse(scheme).ok_or_else(|| Error::invalid(FIELD, format!("driver {scheme} is not supported")))?;
         let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-        let mut query: Vec<(String, String)> = ::url::form_urlencoded::parse(query.as_bytes())
-            .into_owned()
-            .collect();
+        let mut query: Vec<(String, String)> = ::url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         query.sort_by(|one, other| one.0.cmp(&other.0));
-        Ok(Self {
-            scheme,
-            authority: authority.into(),
-            path: path.into(),
-            query,
-        })
+        Ok(Self { scheme, authority: authority.into(), path: path.into(), query })
     }
 
     /// What kind of target it is.
@@ -125,39 +108,19 @@ impl TargetUrl {
     /// The directory of a `vfs` target. The host must be empty, the path absolute and without `..`.
     pub fn directory(&self) -> Result<PathBuf> {
         if !self.authority.is_empty() {
-            return Err(Error::invalid(
-                FIELD,
-                format!("{self}: a vfs target has no host; write vfs:///path"),
-            ));
+            return Err(Error::invalid(FIELD, format!("{self}: a vfs target has no host; write vfs:///path")));
         }
-        let path = decode_path(&self.path).ok_or_else(|| {
-            Error::invalid(
-                FIELD,
-                format!("{self}: the path is not percent-encoded UTF-8"),
-            )
-        })?;
-        if !path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..")
-        {
-            return Err(Error::invalid(
-                FIELD,
-                format!("{self}: the path must be absolute and without .."),
-            ));
+        let path = decode_path(&self.path)
+            .ok_or_else(|| Error::invalid(FIELD, format!("{self}: the path is not percent-encoded UTF-8")))?;
+        if !path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..") {
+            return Err(Error::invalid(FIELD, format!("{self}: the path must be absolute and without ..")));
         }
         Ok(path.into())
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>, extra: &[(&str, &str)]) -> fmt::Result {
-        write!(
-            f,
-            "{}://{}{}",
-            self.scheme.as_str(),
-            self.authority,
-            self.path
-        )?;
-        let own = self
-            .query
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()));
+        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority, self.path)?;
+        let own = self.query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let mut query: Vec<_> = own.chain(extra.iter().copied()).collect();
         query.sort_by(|one, other| one.0.cmp(other.0));
         for (index, (key, value)) in query.into_iter().enumerate() {
@@ -191,41 +154,25 @@ impl BackupUrl {
         let mut target = TargetUrl::parse_any(text)?;
         let volume = take(&mut target.query, VOLUME_KEY).unwrap_or_default();
         let backup = take(&mut target.query, BACKUP_KEY).filter(|name| !name.is_empty());
-        let volume = VolumeName::parse(&volume).map_err(|error| {
-            Error::invalid(
-                FIELD,
-                format!("invalid volume name parsed, got {volume} (it {error})"),
-            )
-        })?;
+        let volume = VolumeName::parse(&volume)
+            .map_err(|error| Error::invalid(FIELD, format!("invalid volume name parsed, got {volume} (it {error})")))?;
         let backup = match backup {
             None => None,
             Some(name) => Some(BackupName::parse(&name).map_err(|error| {
-                Error::invalid(
-                    FIELD,
-                    format!("invalid backup name parsed, got {name} (it {error})"),
-                )
+                Error::invalid(FIELD, format!("invalid backup name parsed, got {name} (it {error})"))
             })?),
         };
-        Ok(Self {
-            target,
-            volume,
-            backup,
-        })
+        Ok(Self { target, volume, backup })
     }
 
     /// The backup, which a request about one backup cannot do without.
     pub fn require_backup(&self) -> Result<&BackupName> {
-        self.backup
-            .as_ref()
-            .ok_or_else(|| Error::invalid(FIELD, format!("{self} names no backup")))
+        self.backup.as_ref().ok_or_else(|| Error::invalid(FIELD, format!("{self} names no backup")))
     }
 
     /// The URL of another backup of the same volume.
     pub fn with_backup(&self, backup: BackupName) -> Self {
-        Self {
-            backup: Some(backup),
-            ..self.clone()
-        }
+        Self { backup: Some(backup), ..self.clone() }
     }
 }
 
@@ -234,74 +181,16 @@ impl fmt::Display for BackupUrl {
         let volume = (VOLUME_KEY, self.volume.as_str());
         match &self.backup {
             None => self.target.write(f, &[volume]),
-            Some(backup) => self
-                .target
-                .write(f, &[(BACKUP_KEY, backup.as_str()), volume]),
+            Some(backup) => self.target.write(f, &[(BACKUP_KEY, backup.as_str()), volume]),
         }
     }
 }
 
 /// Removes all items of `key`; the value is that of the first.
 fn take(query: &mut Vec<(String, String)>, key: &str) -> Option<String> {
-    let first = query
-        .iter()
-        .find(|(found, _)| found == key)
-        .map(|(_, value)| value.clone());
+    let first = query.iter().find(|(found, _)| found == key).map(|(_, value)| value.clone());
     query.retain(|(found, _)| found != key);
     first
-}
-
-/// Undoes what shells and JSON printers do to URLs: quotes around, and `\u0026` or `u0026` for `&`.
-///
-/// The form without backslash is only taken where a key follows it, so that a name may contain it.
-fn unescape(text: &str) -> String {
-    let text = text
-        .trim()
-        .trim_matches(['"', '\''])
-        .replace("\\u0026", "&");
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find("u0026") {
-        let (before, after) = (&rest[..at], &rest[at + 5..]);
-        let key = after.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let separates = key > 0 && after.as_bytes().get(key) == Some(&b'=');
-        out.push_str(before);
-        out.push_str(if separates { "&" } else { "u0026" });
-        rest = after;
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Form encoding as Go does it: letters, digits and `-_.~` stay, a space becomes `+`.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                out.push(char::from(byte))
-            }
-            b' ' => out.push('+'),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
-/// Undoes percent-encoding in a path; `None` for a broken escape or what is not UTF-8 afterwards.
-fn decode_path(path: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut bytes = path.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let high = char::from(bytes.next()?).to_digit(16)?;
-        let low = char::from(bytes.next()?).to_digit(16)?;
-        out.push((high * 16 + low) as u8);
-    }
-    String::from_utf8(out).ok()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub struct LocalReplica {
 /// Finds replicas of this node.
 pub trait LocalReplicas: Send + Sync + 'static {
     /// `None` when this node has no such replica.
-    fn find(&self, replica: &ReplicaName) -> futures::future::BoxFuture<'_, Result<Option<LocalReplica>>>;
+    fn find<'a>(&'a self, replica: &'a ReplicaName) -> futures::future::BoxFuture<'a, Result<Option<LocalReplica>>>;
 }
 
 /// Limits of engines, from the configuration.

@@ -32,7 +32,9 @@ pub mod read;
 pub mod view;
 pub mod write;
 
-pub use assembly::{Assembly, AssemblyError, Candidate, Found, Missing, assemble, salvage};
+pub use assembly::{
+    Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason, assemble, salvage,
+};
 pub use channel::{ChannelState, Unavailable};
 pub use control::{
     Action, Actions, Event, Health, MemberMode, MirrorCore, Notice, OutReason, PauseId, Refusal, Status,

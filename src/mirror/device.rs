@@ -23,7 +23,7 @@ use crate::spdk::{Errno, OnThread};
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Report {
     /// I/O to a member failed.
-    MemberError { member: MemberIndex, op: MemberOp, cause: FailureCause },
+    MemberError { member: MemberIndex, op: MemberOp, cause: FailureCause, error: LegError },
     /// The last client I/O of a pause has its answer.
     Quiesced(PauseId),
 }
@@ -136,9 +136,9 @@ impl MirrorDevice {
         let _ = self.reports.unbounded_send(report);
     }
 
-    fn report_read_error(&self, member: MemberIndex) {
+    fn report_read_error(&self, member: MemberIndex, error: LegError) {
         if self.read_errors.fetch_add(1, Ordering::Relaxed) < READ_ERROR_LIMIT {
-            self.report(Report::MemberError { member, op: MemberOp::Read, cause: FailureCause::Medium });
+            self.report(Report::MemberError { member, op: MemberOp::Read, cause: FailureCause::Medium, error });
         } else {
             self.read_errors.fetch_sub(1, Ordering::Relaxed);
         }
@@ -149,10 +149,11 @@ impl MirrorDevice {
         self.read_errors.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn blame(&self, channel: &MirrorChannel, members: MemberMask, op: MemberOp, cause: FailureCause) {
+    fn blame(&self, channel: &MirrorChannel, members: MemberMask, op: MemberOp, error: LegError) {
+        let cause = cause_of(error);
         let fresh = channel.state.borrow_mut().blame(members, cause);
         for member in fresh.iter() {
-            self.report(Report::MemberError { member, op, cause });
+            self.report(Report::MemberError { member, op, cause, error });
         }
     }
 
@@ -223,7 +224,7 @@ impl MirrorDevice {
             WriteOutcome::Complete => self.answer(channel, io, true),
             WriteOutcome::Fail(_) => self.answer(channel, io, false),
             WriteOutcome::Park(missed) => {
-                self.blame(channel, missed, MemberOp::Write, FailureCause::Medium);
+                self.blame(channel, missed, MemberOp::Write, LegError::Refused(Errno::EIO));
                 channel.parked.borrow_mut().push(io);
             }
             WriteOutcome::Wait => unreachable!("all legs of a write are back, so its tracker has decided"),
@@ -293,23 +294,23 @@ impl Vdev for MirrorDevice {
     fn leg_done(&self, channel: &MirrorChannel, state: &mut MirrorIo, leg: u8, result: Result<(), LegError>) {
         let member = MemberIndex::new(leg as usize).expect("legs are numbered by members");
         channel.state.borrow_mut().leg_returned(member);
-        let result = result.map_err(cause_of);
+        let outcome_of = result.map_err(cause_of);
         match state {
             MirrorIo::Read { tracker, outcome } => {
-                *outcome = tracker.leg_done(member, result, &mut channel.state.borrow_mut());
-                if let Err(cause) = result {
-                    if cause == FailureCause::Medium {
-                        self.report_read_error(member);
+                *outcome = tracker.leg_done(member, outcome_of, &mut channel.state.borrow_mut());
+                if let Err(error) = result {
+                    if cause_of(error) == FailureCause::Medium {
+                        self.report_read_error(member, error);
                     } else {
-                        self.blame(channel, MemberMask::of(member), MemberOp::Read, cause);
+                        self.blame(channel, MemberMask::of(member), MemberOp::Read, error);
                     }
                 }
             }
             MirrorIo::Write { tracker, outcome } => {
                 let view = *channel.state.borrow().view();
-                *outcome = tracker.leg_done(member, result, &view);
-                if let Err(cause) = result {
-                    self.blame(channel, MemberMask::of(member), MemberOp::Write, cause);
+                *outcome = tracker.leg_done(member, outcome_of, &view);
+                if let Err(error) = result {
+                    self.blame(channel, MemberMask::of(member), MemberOp::Write, error);
                 }
             }
             MirrorIo::Fresh => unreachable!("an I/O has its tracker before its first leg"),

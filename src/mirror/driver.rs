@@ -126,7 +126,9 @@ impl Driver {
 
     fn report(&mut self, report: Report) {
         match report {
-            Report::MemberError { member, op, cause } => {
+            Report::MemberError { member, op, cause, error } => {
+                let replica = self.members.get(member).map(|open| open.replica.to_string()).unwrap_or_default();
+                tracing::warn!(mirror = %self.name, replica, ?op, ?cause, ?error, "I/O to a member failed");
                 if let (MemberOp::Read, FailureCause::Medium, Some(vdev)) = (op, cause, &self.vdev) {
                     vdev.device().read_error_taken();
                 }

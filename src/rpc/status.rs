@@ -61,7 +61,8 @@ pub fn from_peer(peer: &str, object: (&'static str, &str), status: &Status) -> E
 /// Cuts a text at the limit, at a character's boundary, and shows that it is cut.
 fn shorten(mut text: String) -> String {
     if text.len() > MESSAGE_LIMIT {
-        text.truncate(text.floor_char_boundary(MESSAGE_LIMIT));
+        let cut = (0..=MESSAGE_LIMIT).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(cut.unwrap_or(0));
         text.push('…');
     }
     text

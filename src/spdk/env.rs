@@ -79,6 +79,20 @@ impl Capabilities {
     }
 }
 
+impl Capabilities {
+    /// What there is, as stable words.
+    pub fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let all = [
+            ("lvstore-grow", self.lvstore_grow),
+            ("external-snapshot", self.external_snapshot),
+            ("set-parent", self.set_parent),
+            ("ana", self.ana),
+            ("tls", self.tls),
+        ];
+        all.into_iter().filter_map(|(word, there)| there.then_some(word))
+    }
+}
+
 /// A zeroed C structure, as the shim's out parameters want it.
 trait DefaultZeroed {
     fn default_zeroed() -> Self;

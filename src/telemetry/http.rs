@@ -32,7 +32,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// Takes the port.
     pub async fn bind(address: SocketAddr) -> Result<Self> {
-        let failed = |error| Error::precondition(format!("metrics.listen {address}"), format!("cannot listen: {error}"));
+        let failed =
+            |error| Error::precondition(format!("metrics.listen {address}"), format!("cannot listen: {error}"));
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })

@@ -179,8 +179,7 @@ impl Metrics {
     /// Everything in the text format of OpenMetrics.
     pub fn render(&self) -> Result<String> {
         let mut page = String::new();
-        text::encode(&mut page, &self.registry())
-            .map_err(|error| Error::internal("metrics", error.to_string()))?;
+        text::encode(&mut page, &self.registry()).map_err(|error| Error::internal("metrics", error.to_string()))?;
         Ok(page)
     }
 

@@ -146,11 +146,7 @@ fn encode_volumes(volumes: &[VolumeSample], encoder: &mut DescriptorEncoder) -> 
 
 fn encode_members(members: &[MemberSample], encoder: &mut DescriptorEncoder) -> fmt::Result {
     let labels = |member: &&MemberSample| {
-        vec![
-            ("volume", member.volume.clone()),
-            ("replica", member.replica.clone()),
-            ("mode", member.mode.clone()),
-        ]
+        vec![("volume", member.volume.clone()), ("replica", member.replica.clone()), ("mode", member.mode.clone())]
     };
     let pending: Vec<_> = members.iter().map(|member| (member, member.pending)).collect();
     gauge(encoder, "member_pending", "I/O requests that a replica has not answered", pending.iter(), labels)

@@ -35,15 +35,7 @@ impl World {
         };
         self.next_id += 1;
         let channel = pick % engine.channels.len();
-        engine.ios.insert(
-            id,
-            Io {
-                channel,
-                kind,
-                tracker: Tracker::Queued,
-                answered: false,
-            },
-        );
+        engine.ios.insert(id, Io { channel, kind, tracker: Tracker::Queued, answered: false });
         self.submit(id);
     }
 
@@ -71,9 +63,7 @@ impl World {
             }),
         };
         match targets {
-            Ok(targets) => targets
-                .iter()
-                .for_each(|member| self.submit_leg(id, member)),
+            Ok(targets) => targets.iter().for_each(|member| self.submit_leg(id, member)),
             Err(_) => self.answer(id, None),
         }
     }
@@ -83,44 +73,21 @@ impl World {
             return;
         };
         let io = &engine.ios[&id];
-        let out = matches!(
-            engine.core.status().members[member.get()],
-            Some(MemberMode::Err(_))
-        );
-        let unused = engine.closed.contains(member)
-            || (out && !engine.core.view().unfenced.contains(member));
+        let out = matches!(engine.core.status().members[member.get()], Some(MemberMode::Err(_)));
+        let unused = engine.closed.contains(member) || (out && !engine.core.view().unfenced.contains(member));
         let channel = &mut engine.channels[io.channel];
         channel.state.leg_submitted(member);
-        engine
-            .legs
-            .insert((id, member), channel.wheels[member.get()].submit());
+        engine.legs.insert((id, member), channel.wheels[member.get()].submit());
         let replica = engine.replica_of[member.get()];
         let kind = io.kind;
         if unused {
-            self.violate(
-                Checker::OutUnused,
-                format!("I/O {id} goes to member {member}, which is durably out"),
-            );
+            self.violate(Checker::OutUnused, format!("I/O {id} goes to member {member}, which is durably out"));
         }
         let fate = self.fate(replica);
-        let delay =
-            self.random.between(5, 80) + self.random.between(0, 1 + self.replicas[replica].slow_us);
+        let delay = self.random.between(5, 80) + self.random.between(0, 1 + self.replicas[replica].slow_us);
         let session = self.replicas[replica].session;
-        let command = Command {
-            io: id,
-            member,
-            kind,
-            fate,
-        };
-        self.time.after(
-            delay,
-            Step::Arrive {
-                command,
-                replica,
-                session,
-                life: self.life,
-            },
-        );
+        let command = Command { io: id, member, kind, fate };
+        self.time.after(delay, Step::Arrive { command, replica, session, life: self.life });
     }
 
     fn fate(&mut self, replica: usize) -> Fate {
@@ -142,12 +109,7 @@ impl World {
             return;
         }
         if replica.frozen_until_us > now {
-            let again = Step::Arrive {
-                command,
-                replica: number,
-                session,
-                life,
-            };
+            let again = Step::Arrive { command, replica: number, session, life };
             self.time.after(2_000, again);
             return;
         }
@@ -169,15 +131,7 @@ impl World {
         };
         let delay = self.random.between(5, 80);
         let Command { io, member, .. } = command;
-        self.time.after(
-            delay,
-            Step::Return {
-                life,
-                io,
-                member,
-                result,
-            },
-        );
+        self.time.after(delay, Step::Return { life, io, member, result });
     }
 
     /// A leg ends at the engine.
@@ -257,15 +211,7 @@ impl World {
         };
         for member in engine.channels[channel].state.blame(failed, cause).iter() {
             let delay = self.random.between(1, 50);
-            self.time.after(
-                delay,
-                Step::Report {
-                    life: self.life,
-                    member,
-                    op,
-                    cause,
-                },
-            );
+            self.time.after(delay, Step::Report { life: self.life, member, op, cause });
         }
     }
 
@@ -286,22 +232,12 @@ impl World {
             && let Some(pause) = channel.pause
         {
             let delay = self.random.between(1, 20);
-            self.time.after(
-                delay,
-                Step::Quiesced {
-                    life: self.life,
-                    channel: io.channel,
-                    pause,
-                },
-            );
+            self.time.after(delay, Step::Quiesced { life: self.life, channel: io.channel, pause });
         }
         self.tally.acknowledged += u64::from(value.is_some());
         self.tally.errors += u64::from(value.is_none());
         let wrong = match io.kind {
-            Kind::Write {
-                block,
-                value: written,
-            } => {
+            Kind::Write { block, value: written } => {
                 self.oracle.write_answered(block, written, value.is_some());
                 Ok(())
             }
@@ -312,10 +248,7 @@ impl World {
             self.violate(Checker::Data, wrong);
         }
         if value.is_none() && self.anchored {
-            self.violate(
-                Checker::NoError,
-                format!("I/O {id} failed, though replica 0 never did"),
-            );
+            self.violate(Checker::NoError, format!("I/O {id} failed, though replica 0 never did"));
         }
         self.forget_drained(id);
     }
@@ -340,12 +273,7 @@ impl World {
     /// Gives up on what a member still owes, on all channels.
     pub fn abandon(&mut self, member: MemberIndex) {
         let Some(engine) = &self.engine else { return };
-        let owing: Vec<u64> = engine
-            .legs
-            .keys()
-            .filter(|(_, of)| *of == member)
-            .map(|(io, _)| *io)
-            .collect();
+        let owing: Vec<u64> = engine.legs.keys().filter(|(_, of)| *of == member).map(|(io, _)| *io).collect();
         for id in owing {
             let Some(engine) = &mut self.engine else {
                 return;
@@ -378,28 +306,14 @@ impl World {
         let lane = &mut engine.lanes[member.get()];
         lane.token += 1;
         (lane.busy, lane.queued) = (false, None);
-        let owing: Vec<u64> = engine
-            .legs
-            .keys()
-            .filter(|(_, of)| *of == member)
-            .map(|(io, _)| *io)
-            .collect();
+        let owing: Vec<u64> = engine.legs.keys().filter(|(_, of)| *of == member).map(|(io, _)| *io).collect();
         for id in owing {
             self.leg_returns(id, member, Err(FailureCause::Gone));
         }
         self.core(Event::MemberClosed { member });
-        let lost = self
-            .engine
-            .as_ref()
-            .is_some_and(|engine| engine.core.status().lost.contains(member));
+        let lost = self.engine.as_ref().is_some_and(|engine| engine.core.status().lost.contains(member));
         if lost {
-            self.time.after(
-                3_000,
-                Step::Reconnect {
-                    life: self.life,
-                    member,
-                },
-            );
+            self.time.after(3_000, Step::Reconnect { life: self.life, member });
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use corriente::mirror::core::{
-    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation,
-    MAX_MEMBERS, MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
+    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, MAX_MEMBERS,
+    MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
 };
 
 use crate::check::{Bug, Checker};
@@ -33,21 +33,12 @@ impl World {
         let life = self.life;
         match action {
             Action::SetIoView(view) => self.broadcast(Message::View(view)),
-            Action::PersistGeneration {
-                member,
-                generation,
-                base,
-                in_sync,
-            } => {
+            Action::PersistGeneration { member, generation, base, in_sync } => {
                 let Some(engine) = &mut self.engine else {
                     return;
                 };
                 let record = engine.members.record(generation, base, in_sync);
-                let persist = Persist {
-                    member,
-                    generation,
-                    record,
-                };
+                let persist = Persist { member, generation, record };
                 let lane = &mut engine.lanes[member.get()];
                 if lane.busy {
                     lane.queued = Some(persist);
@@ -64,8 +55,7 @@ impl World {
             }
             Action::PauseChannels(pause) => {
                 self.broadcast(Message::Pause(pause));
-                self.time
-                    .after(PAUSE_LIMIT_US, Step::PauseLimit { life, pause });
+                self.time.after(PAUSE_LIMIT_US, Step::PauseLimit { life, pause });
             }
             Action::PauseGranted(pause) => self.pause_granted(pause),
             Action::ResumeChannels(_) => self.broadcast(Message::Resume),
@@ -110,11 +100,7 @@ impl World {
     fn open_channels(&mut self) {
         self.check_disks();
         let (now, count) = (self.time.now_us(), self.random.between(1, 4));
-        let policy = self.random.pick(&[
-            ReadPolicy::LocalFirst,
-            ReadPolicy::RoundRobin,
-            ReadPolicy::LeastPending,
-        ]);
+        let policy = self.random.pick(&[ReadPolicy::LocalFirst, ReadPolicy::RoundRobin, ReadPolicy::LeastPending]);
         let Some(engine) = &mut self.engine else {
             return;
         };
@@ -125,7 +111,7 @@ impl World {
                 wheels: vec![DeadlineWheel::new(DEADLINE_US, now); MAX_MEMBERS],
                 queue: VecDeque::new(),
                 applied: view.epoch,
-                quiesced: false,
+                quiesced: None,
                 pause: None,
                 next_delivery_us: now,
             });
@@ -141,28 +127,11 @@ impl World {
         for (number, channel) in engine.channels.iter_mut().enumerate() {
             let mut at = (now + self.random.between(1, 60)).max(channel.next_delivery_us + 1);
             if let (Message::View(view), Some(Bug::ConfirmViewEarly)) = (message, self.bug) {
-                self.time.after(
-                    1,
-                    Step::ViewApplied {
-                        life,
-                        channel: number,
-                        epoch: view.epoch,
-                    },
-                );
+                self.time.after(1, Step::ViewApplied { life, channel: number, epoch: view.epoch });
                 at += 5_000;
             }
             channel.next_delivery_us = at;
-            if matches!(message, Message::Pause(_)) {
-                channel.quiesced = false;
-            }
-            self.time.at(
-                at,
-                Step::Deliver {
-                    life,
-                    channel: number,
-                    message,
-                },
-            );
+            self.time.at(at, Step::Deliver { life, channel: number, message });
         }
     }
 
@@ -177,26 +146,12 @@ impl World {
                 channel.state.apply(view);
                 self.resolve_parked(number);
                 let delay = self.random.between(1, 60);
-                self.time.after(
-                    delay,
-                    Step::ViewApplied {
-                        life,
-                        channel: number,
-                        epoch: view.epoch,
-                    },
-                );
+                self.time.after(delay, Step::ViewApplied { life, channel: number, epoch: view.epoch });
             }
             Message::Pause(pause) => {
                 channel.pause = Some(pause);
                 if channel.state.pause() || self.bug == Some(Bug::HastyQuiesce) {
-                    self.time.after(
-                        1,
-                        Step::Quiesced {
-                            life,
-                            channel: number,
-                            pause,
-                        },
-                    );
+                    self.time.after(1, Step::Quiesced { life, channel: number, pause });
                 }
             }
             Message::Resume => {
@@ -214,12 +169,8 @@ impl World {
             return;
         }
         let Some(engine) = &self.engine else { return };
-        let ids: Vec<u64> = engine
-            .ios
-            .iter()
-            .filter(|(_, io)| io.channel == number && !io.answered)
-            .map(|(id, _)| *id)
-            .collect();
+        let ids: Vec<u64> =
+            engine.ios.iter().filter(|(_, io)| io.channel == number && !io.answered).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(engine) = &mut self.engine else {
                 return;
@@ -250,11 +201,8 @@ impl World {
         let Some(engine) = &mut self.engine else {
             return;
         };
-        if engine.channels[number].pause != Some(pause) {
-            return;
-        }
-        engine.channels[number].quiesced = true;
-        if engine.channels.iter().all(|channel| channel.quiesced) {
+        engine.channels[number].quiesced = Some(pause);
+        if engine.channels.iter().all(|channel| channel.quiesced == Some(pause)) {
             self.core(Event::ChannelsQuiesced { pause });
         }
     }
@@ -262,32 +210,15 @@ impl World {
     fn pause_granted(&mut self, pause: PauseId) {
         self.tally.pauses += 1;
         let Some(engine) = &self.engine else { return };
-        let running: u32 = engine
-            .channels
-            .iter()
-            .map(|channel| channel.state.in_flight())
-            .sum();
+        let running: u32 = engine.channels.iter().map(|channel| channel.state.in_flight()).sum();
         if running > 0 {
-            self.violate(
-                Checker::Pause,
-                format!("{running} I/Os run during a granted pause"),
-            );
+            self.violate(Checker::Pause, format!("{running} I/Os run during a granted pause"));
         } else {
             self.check_equal();
             self.copy_to_new_members();
         }
-        let hold = if self.random.chance(30) {
-            2 * PAUSE_LIMIT_US
-        } else {
-            self.random.between(0, 3_000)
-        };
-        self.time.after(
-            hold,
-            Step::PauseEnd {
-                life: self.life,
-                pause,
-            },
-        );
+        let hold = if self.random.chance(30) { 2 * PAUSE_LIMIT_US } else { self.random.between(0, 3_000) };
+        self.time.after(hold, Step::PauseEnd { life: self.life, pause });
     }
 
     pub fn pause_ends(&mut self, pause: PauseId) {
@@ -301,10 +232,7 @@ impl World {
             self.act(action);
         }
         if answer.is_ok() == broken {
-            self.violate(
-                Checker::Pause,
-                format!("a pause broken: {broken}, resumed with {answer:?}"),
-            );
+            self.violate(Checker::Pause, format!("a pause broken: {broken}, resumed with {answer:?}"));
         }
     }
 
@@ -316,10 +244,7 @@ impl World {
         };
         let view = engine.core.view();
         let source = view.rw.iter().map(|member| engine.replica_of[member.get()]);
-        let Some(source) = source
-            .into_iter()
-            .find(|number| self.replicas[*number].reachable(now))
-        else {
+        let Some(source) = source.into_iter().find(|number| self.replicas[*number].reachable(now)) else {
             return;
         };
         let blocks: [u64; BLOCKS] = self.replicas[source].blocks;
@@ -344,48 +269,21 @@ impl World {
         let number = engine.replica_of[persist.member.get()];
         let fate = match self.random.chance(self.error_per_mille[number]) {
             false => Fate::Fine,
-            true if self.random.chance(500) => Fate::Fails {
-                lands: self.random.chance(500),
-            },
-            true => Fate::Vanishes {
-                lands: self.random.chance(500),
-            },
+            true if self.random.chance(500) => Fate::Fails { lands: self.random.chance(500) },
+            true => Fate::Vanishes { lands: self.random.chance(500) },
         };
         let session = self.replicas[number].session;
         let (done, failed) = (persist.clone(), persist.clone());
         let delay = self.random.between(50, 1_500);
-        self.time.after(
-            PERSIST_LIMIT_US,
-            Step::PersistDone {
-                life,
-                persist: failed,
-                token,
-                stored: false,
-            },
-        );
+        self.time.after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, stored: false });
         match fate {
             Fate::Fails { lands: false } => {
-                self.time.after(
-                    delay,
-                    Step::PersistDone {
-                        life,
-                        persist: done,
-                        token,
-                        stored: false,
-                    },
-                );
+                self.time.after(delay, Step::PersistDone { life, persist: done, token, stored: false });
             }
             Fate::Vanishes { lands: false } => {}
             Fate::Fine | Fate::Fails { .. } | Fate::Vanishes { .. } => {
                 let answered = matches!(fate, Fate::Fine);
-                let arrive = Step::PersistArrive {
-                    life,
-                    persist,
-                    token,
-                    replica: number,
-                    session,
-                    answered,
-                };
+                let arrive = Step::PersistArrive { life, persist, token, replica: number, session, answered };
                 self.time.after(delay, arrive);
             }
         }
@@ -405,40 +303,22 @@ impl World {
             return;
         }
         if replica.frozen_until_us > now {
-            let again = Step::PersistArrive {
-                life,
-                persist,
-                token,
-                replica: number,
-                session,
-                answered,
-            };
+            let again = Step::PersistArrive { life, persist, token, replica: number, session, answered };
             self.time.after(2_000, again);
             return;
         }
-        let stored = replica.up
-            && (self.bug == Some(Bug::FakePersist) || replica.store(persist.record.clone()));
+        let stored = replica.up && (self.bug == Some(Bug::FakePersist) || replica.store(persist.record.clone()));
         if answered {
             let delay = self.random.between(10, 300);
-            self.time.after(
-                delay,
-                Step::PersistDone {
-                    life,
-                    persist,
-                    token,
-                    stored,
-                },
-            );
+            self.time.after(delay, Step::PersistDone { life, persist, token, stored });
         }
-        if self.faulty && self.random.chance(40) {
+        if self.faulty && self.random.chance(100) {
             self.crash();
         }
     }
 
     pub fn persist_done(&mut self, persist: Persist, token: u32, stored: bool) {
-        let Persist {
-            member, generation, ..
-        } = persist;
+        let Persist { member, generation, .. } = persist;
         let Some(engine) = &mut self.engine else {
             return;
         };
@@ -459,11 +339,7 @@ impl World {
         match (next, lane.busy) {
             (Some(next), false) => self.persist(next),
             (Some(next), true) if lane.queued.is_none() => {
-                debug_assert_ne!(
-                    next.generation,
-                    Generation::NONE,
-                    "a void is the first of its member"
-                );
+                debug_assert_ne!(next.generation, Generation::NONE, "a void is the first of its member");
             }
             _ => {}
         }
@@ -484,8 +360,7 @@ impl World {
         for (number, expired) in late {
             self.blame(number, expired, MemberOp::Read, FailureCause::Deadline);
         }
-        self.time
-            .after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
+        self.time.after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
     }
 
     pub fn reconnect(&mut self, member: MemberIndex) {
@@ -502,13 +377,7 @@ impl World {
             engine.closed = engine.closed.without(member);
             self.core(Event::MemberReturned { member });
         } else {
-            self.time.after(
-                3_000,
-                Step::Reconnect {
-                    life: self.life,
-                    member,
-                },
-            );
+            self.time.after(3_000, Step::Reconnect { life: self.life, member });
         }
     }
 
@@ -563,9 +432,6 @@ impl World {
         };
         engine.replica_of[member.get()] = number;
         engine.closed = engine.closed.without(member);
-        self.core(Event::AddMember {
-            member,
-            local: number == 0,
-        });
+        self.core(Event::AddMember { member, local: number == 0 });
     }
 }

@@ -49,10 +49,7 @@ impl World {
 
     /// What users are told, bugs included.
     fn shown_status(&self) -> Option<Status> {
-        let engine = self
-            .engine
-            .as_ref()
-            .filter(|engine| !engine.channels.is_empty())?;
+        let engine = self.engine.as_ref().filter(|engine| !engine.channels.is_empty())?;
         let mut status = engine.core.status();
         for mode in status.members.iter_mut().flatten() {
             match (self.bug, *mode) {
@@ -71,30 +68,19 @@ impl World {
         let (Some(status), Some(engine)) = (self.shown_status(), &self.engine) else {
             return;
         };
-        let held =
-            |record: &Option<GenerationRecord>| record.as_ref().map(|record| record.generation);
+        let held = |record: &Option<GenerationRecord>| record.as_ref().map(|record| record.generation);
         let mut wrong = None;
         for (member, _) in engine.members.iter() {
             let replica = &self.replicas[engine.replica_of[member.get()]];
             let generation = held(&replica.record);
             match status.members[member.get()] {
                 Some(MemberMode::Rw) if generation < Some(status.generation) => {
-                    wrong = Some(format!(
-                        "{} is shown in sync, it holds {generation:?}",
-                        replica.name
-                    ));
+                    wrong = Some(format!("{} is shown in sync, it holds {generation:?}", replica.name));
                 }
-                Some(MemberMode::Err(_))
-                    if !status.fencing && generation >= Some(status.generation) =>
-                {
-                    wrong = Some(format!(
-                        "{} is out, yet it holds {generation:?}",
-                        replica.name
-                    ));
+                Some(MemberMode::Err(_)) if !status.fencing && generation >= Some(status.generation) => {
+                    wrong = Some(format!("{} is out, yet it holds {generation:?}", replica.name));
                 }
-                Some(MemberMode::Wo | MemberMode::Err(_)) | None
-                    if status.health == Health::Optimal =>
-                {
+                Some(MemberMode::Wo | MemberMode::Err(_)) | None if status.health == Health::Optimal => {
                     wrong = Some(format!("optimal, while {} is not in sync", replica.name));
                 }
                 _ => {}
@@ -116,25 +102,16 @@ impl World {
         };
         let members = engine.core.status().members;
         let in_sync = |member: usize| members[member] == Some(MemberMode::Rw);
-        (0..members.len())
-            .filter(|member| in_sync(*member))
-            .map(|member| engine.replica_of[member])
-            .collect()
+        (0..members.len()).filter(|member| in_sync(*member)).map(|member| engine.replica_of[member]).collect()
     }
 
     /// No I/O runs: the members in sync hold the same, but for blocks that a crash cut off.
     pub fn check_equal(&mut self) {
         let numbers = self.in_sync();
         for block in (0..BLOCKS).filter(|block| !self.oracle.torn(*block)) {
-            let values: Vec<u64> = numbers
-                .iter()
-                .map(|number| self.replicas[*number].blocks[block])
-                .collect();
+            let values: Vec<u64> = numbers.iter().map(|number| self.replicas[*number].blocks[block]).collect();
             if values.windows(2).any(|pair| pair[0] != pair[1]) {
-                return self.violate(
-                    Checker::Equal,
-                    format!("block {block} is {values:?} on {numbers:?}"),
-                );
+                return self.violate(Checker::Equal, format!("block {block} is {values:?} on {numbers:?}"));
             }
         }
     }
@@ -143,14 +120,9 @@ impl World {
     pub fn check_disks(&mut self) {
         for number in self.in_sync() {
             for block in 0..BLOCKS {
-                let (value, allowed) = (
-                    self.replicas[number].blocks[block],
-                    self.oracle.allowed(block),
-                );
+                let (value, allowed) = (self.replicas[number].blocks[block], self.oracle.allowed(block));
                 if !allowed.contains(&value) {
-                    let what = format!(
-                        "block {block} of replica {number} is {value}, allowed {allowed:?}"
-                    );
+                    let what = format!("block {block} of replica {number} is {value}, allowed {allowed:?}");
                     return self.violate(Checker::Data, what);
                 }
             }
@@ -162,25 +134,14 @@ impl World {
         let Some(engine) = &self.engine else {
             return self.violate(Checker::Answered, "no engine runs at the end");
         };
-        let waiting: Vec<u64> = engine
-            .ios
-            .iter()
-            .filter(|(_, io)| !io.answered)
-            .map(|(id, _)| *id)
-            .collect();
+        let waiting: Vec<u64> = engine.ios.iter().filter(|(_, io)| !io.answered).map(|(id, _)| *id).collect();
         let status = engine.core.status();
         let members = status.members.iter().flatten().count();
         if !waiting.is_empty() {
-            self.violate(
-                Checker::Answered,
-                format!("I/Os {waiting:?} were never answered"),
-            );
+            self.violate(Checker::Answered, format!("I/Os {waiting:?} were never answered"));
         }
         if status.health != Health::Optimal || members != self.replicas.len() {
-            self.violate(
-                Checker::Answered,
-                format!("the mirror did not heal: {status:?}"),
-            );
+            self.violate(Checker::Answered, format!("the mirror did not heal: {status:?}"));
         }
         self.check_equal();
         self.check_disks();

@@ -22,10 +22,7 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn new(blocks: usize) -> Self {
-        Self {
-            blocks: vec![Block::default(); blocks],
-            reads: BTreeMap::new(),
-        }
+        Self { blocks: vec![Block::default(); blocks], reads: BTreeMap::new() }
     }
 
     pub fn write_issued(&mut self, block: usize, value: u64) -> bool {
@@ -45,10 +42,7 @@ impl Oracle {
         let state = &mut self.blocks[block];
         state.writing = false;
         if acknowledged {
-            *state = Block {
-                committed: value,
-                ..Block::default()
-            };
+            *state = Block { committed: value, ..Block::default() };
         }
     }
 
@@ -58,26 +52,18 @@ impl Oracle {
 
     /// Whether the value is one that the read may return.
     pub fn read_answered(&mut self, read: u64, value: Option<u64>) -> Result<(), String> {
-        let (block, allowed) = self
-            .reads
-            .remove(&read)
-            .ok_or("a read was answered twice")?;
+        let (block, allowed) = self.reads.remove(&read).ok_or("a read was answered twice")?;
         match value {
-            Some(value) if !allowed.contains(&value) => Err(format!(
-                "block {block} was read as {value}, allowed were {allowed:?}"
-            )),
+            Some(value) if !allowed.contains(&value) => {
+                Err(format!("block {block} was read as {value}, allowed were {allowed:?}"))
+            }
             _ => Ok(()),
         }
     }
 
     pub fn allowed(&self, block: usize) -> BTreeSet<u64> {
         let state = &self.blocks[block];
-        state
-            .open
-            .iter()
-            .copied()
-            .chain([state.committed])
-            .collect()
+        state.open.iter().copied().chain([state.committed]).collect()
     }
 
     pub fn torn(&self, block: usize) -> bool {

@@ -50,15 +50,9 @@ impl Replica {
     pub fn open(&self) -> OpenMember {
         OpenMember {
             replica: self.name.clone(),
-            bdev: BdevName::parse(&format!("lvs/vol-r-{}n{}", self.number, self.session))
-                .expect("a name"),
-            address: ReplicaAddress::parse(&format!("10.0.0.{}:2000", self.number + 1))
-                .expect("an address"),
-            locality: if self.number == 0 {
-                Locality::Local
-            } else {
-                Locality::Remote
-            },
+            bdev: BdevName::parse(&format!("lvs/vol-r-{}n{}", self.number, self.session)).expect("a name"),
+            address: ReplicaAddress::parse(&format!("10.0.0.{}:2000", self.number + 1)).expect("an address"),
+            locality: if self.number == 0 { Locality::Local } else { Locality::Remote },
             size_bytes: SIZE_BYTES,
             block_bytes: 4096,
         }

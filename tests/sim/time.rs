@@ -10,11 +10,7 @@ pub struct Time<S> {
 
 impl<S> Time<S> {
     pub fn new() -> Self {
-        Self {
-            now_us: 0,
-            sequence: 0,
-            queue: BTreeMap::new(),
-        }
+        Self { now_us: 0, sequence: 0, queue: BTreeMap::new() }
     }
 
     pub fn now_us(&self) -> u64 {
@@ -27,8 +23,7 @@ impl<S> Time<S> {
 
     pub fn at(&mut self, at_us: u64, step: S) {
         self.sequence += 1;
-        self.queue
-            .insert((at_us.max(self.now_us), self.sequence), step);
+        self.queue.insert((at_us.max(self.now_us), self.sequence), step);
     }
 
     pub fn next(&mut self) -> Option<S> {

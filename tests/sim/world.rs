@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use corriente::mirror::core::{
-    Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, Epoch, Event, FailureCause,
-    Found, Generation, GenerationRecord, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask,
-    MemberOp, Members, MirrorCore, Missing, PauseId, ReadTracker, Ticket, WriteTracker, assemble,
+    Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, Epoch, Event, FailureCause, Found, Generation,
+    GenerationRecord, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members, MirrorCore,
+    Missing, PauseId, ReadTracker, Ticket, WriteTracker, assemble,
 };
 
 use crate::check::{Bug, Checker, Violation};
@@ -24,86 +24,24 @@ pub const DEADLINE_US: u64 = 50_000;
 #[derive(Debug, Clone)]
 pub enum Step {
     ClientIssues,
-    Arrive {
-        command: Command,
-        replica: usize,
-        session: u32,
-        life: u32,
-    },
-    Return {
-        life: u32,
-        io: u64,
-        member: MemberIndex,
-        result: Result<u64, FailureCause>,
-    },
-    Deliver {
-        life: u32,
-        channel: usize,
-        message: Message,
-    },
-    ViewApplied {
-        life: u32,
-        channel: usize,
-        epoch: Epoch,
-    },
-    Quiesced {
-        life: u32,
-        channel: usize,
-        pause: PauseId,
-    },
-    Report {
-        life: u32,
-        member: MemberIndex,
-        op: MemberOp,
-        cause: FailureCause,
-    },
-    PersistArrive {
-        life: u32,
-        persist: Persist,
-        token: u32,
-        replica: usize,
-        session: u32,
-        answered: bool,
-    },
-    PersistDone {
-        life: u32,
-        persist: Persist,
-        token: u32,
-        stored: bool,
-    },
-    Abandon {
-        life: u32,
-        member: MemberIndex,
-    },
-    Closed {
-        life: u32,
-        member: MemberIndex,
-    },
-    Reconnect {
-        life: u32,
-        member: MemberIndex,
-    },
-    RetryFence {
-        life: u32,
-    },
-    CheckDeadlines {
-        life: u32,
-    },
-    PauseLimit {
-        life: u32,
-        pause: PauseId,
-    },
-    PauseEnd {
-        life: u32,
-        pause: PauseId,
-    },
-    RequestPause {
-        life: u32,
-    },
+    Arrive { command: Command, replica: usize, session: u32, life: u32 },
+    Return { life: u32, io: u64, member: MemberIndex, result: Result<u64, FailureCause> },
+    Deliver { life: u32, channel: usize, message: Message },
+    ViewApplied { life: u32, channel: usize, epoch: Epoch },
+    Quiesced { life: u32, channel: usize, pause: PauseId },
+    Report { life: u32, member: MemberIndex, op: MemberOp, cause: FailureCause },
+    PersistArrive { life: u32, persist: Persist, token: u32, replica: usize, session: u32, answered: bool },
+    PersistDone { life: u32, persist: Persist, token: u32, stored: bool },
+    Abandon { life: u32, member: MemberIndex },
+    Closed { life: u32, member: MemberIndex },
+    Reconnect { life: u32, member: MemberIndex },
+    RetryFence { life: u32 },
+    CheckDeadlines { life: u32 },
+    PauseLimit { life: u32, pause: PauseId },
+    PauseEnd { life: u32, pause: PauseId },
+    RequestPause { life: u32 },
     Fault,
-    Restore {
-        replica: usize,
-    },
+    Restore { replica: usize },
     Crash,
     Heal,
     Restart,
@@ -168,7 +106,7 @@ pub struct Channel {
     pub wheels: Vec<DeadlineWheel>,
     pub queue: VecDeque<u64>,
     pub applied: Epoch,
-    pub quiesced: bool,
+    pub quiesced: Option<PauseId>,
     pub pause: Option<PauseId>,
     pub next_delivery_us: u64,
 }
@@ -282,11 +220,7 @@ impl World {
 
     pub fn violate(&mut self, checker: Checker, what: impl Into<String>) {
         if self.violation.is_none() && self.only.is_none_or(|only| only == checker) {
-            self.violation = Some(Violation {
-                checker,
-                at_us: self.time.now_us(),
-                what: what.into(),
-            });
+            self.violation = Some(Violation { checker, at_us: self.time.now_us(), what: what.into() });
         }
     }
 
@@ -297,22 +231,10 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::ClientIssues => self.client_issues(CLIENT_END_US),
-            Step::Arrive {
-                command,
-                replica,
-                session,
-                life,
-            } => {
+            Step::Arrive { command, replica, session, life } => {
                 self.arrive(command, replica, session, life);
             }
-            Step::PersistArrive {
-                life,
-                persist,
-                token,
-                replica,
-                session,
-                answered,
-            } => {
+            Step::PersistArrive { life, persist, token, replica, session, answered } => {
                 self.persist_arrives(life, persist, token, (replica, session), answered);
             }
             Step::Fault => self.fault(),
@@ -345,25 +267,14 @@ impl World {
 
     fn engine_step(&mut self, step: Step) {
         match step {
-            Step::Return {
-                io, member, result, ..
-            } => self.leg_returns(io, member, result),
-            Step::Deliver {
-                channel, message, ..
-            } => self.deliver(channel, message),
+            Step::Return { io, member, result, .. } => self.leg_returns(io, member, result),
+            Step::Deliver { channel, message, .. } => self.deliver(channel, message),
             Step::ViewApplied { channel, epoch, .. } => self.view_applied(channel, epoch),
             Step::Quiesced { channel, pause, .. } => self.channel_quiesced(channel, pause),
-            Step::Report {
-                member, op, cause, ..
-            } => {
+            Step::Report { member, op, cause, .. } => {
                 self.core(Event::MemberIoError { member, op, cause });
             }
-            Step::PersistDone {
-                persist,
-                token,
-                stored,
-                ..
-            } => self.persist_done(persist, token, stored),
+            Step::PersistDone { persist, token, stored, .. } => self.persist_done(persist, token, stored),
             Step::Abandon { member, .. } => self.abandon(member),
             Step::Closed { member, .. } => self.member_closed(member),
             Step::Reconnect { member, .. } => self.reconnect(member),
@@ -393,25 +304,19 @@ impl World {
         let candidates: Vec<_> = self
             .replicas
             .iter_mut()
-            .map(|replica| Candidate {
-                replica: replica.name.clone(),
-                found: replica.attach(now),
-            })
+            .map(|replica| Candidate { replica: replica.name.clone(), found: replica.attach(now) })
             .collect();
-        let all_here = candidates
-            .iter()
-            .all(|candidate| matches!(candidate.found, Found::Opened(..)));
+        let all_here = candidates.iter().all(|candidate| matches!(candidate.found, Found::Opened(..)));
         let incarnation = Incarnation(self.random.next() as u32);
         match assemble(candidates, SIZE_BYTES, incarnation, Missing::Refuse) {
             Ok(assembly) => {
-                self.tally.caught_up += u64::from(!assembly.laggards.is_empty());
+                let cut_short = assembly.newest.incarnation() != incarnation;
+                self.tally.caught_up += u64::from(cut_short && !assembly.laggards.is_empty());
                 self.start(assembly);
             }
-            Err(
-                AssemblyError::Unverified(_)
-                | AssemblyError::Behind { .. }
-                | AssemblyError::NothingInSync,
-            ) if !all_here => {
+            Err(AssemblyError::Unverified(_) | AssemblyError::Behind { .. } | AssemblyError::NothingInSync)
+                if !all_here =>
+            {
                 self.time.after(10_000, Step::Restart);
             }
             Err(error) => self.violate(Checker::LastMember, format!("no mirror: {error}")),
@@ -442,14 +347,10 @@ impl World {
         for action in out.drain() {
             self.act(action);
         }
-        self.time
-            .after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
+        self.time.after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
     }
 
     pub fn number(&self, name: &corriente::name::ReplicaName) -> usize {
-        self.replicas
-            .iter()
-            .position(|replica| replica.name == *name)
-            .expect("one of ours")
+        self.replicas.iter().position(|replica| replica.name == *name).expect("one of ours")
     }
 }

@@ -27,6 +27,7 @@ pub struct Volume {
     pub block_size: u64,
     /// In the order they were taken.
     pub backups: Vec<Backup>,
+    #[serde(default)]
     pub incremental_restores: Vec<IncrementalRestore>,
 }
 
@@ -37,7 +38,8 @@ pub struct Backup {
     pub state: BackupState,
     pub size_at_backup: u64,
     ops: Vec<Op>,
-    pub image_sha256: String,
+    /// Of the image at `restore_size`; none for a backup that was never finished.
+    pub image_sha256: Option<String>,
     /// The restore must fail, with this in its message.
     pub restore_error_contains: Option<String>,
 }

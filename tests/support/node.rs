@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use corriente::rpc::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
+use corriente::rpc::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -131,6 +133,16 @@ impl Node {
 
     pub fn grpc_address(&self) -> SocketAddr {
         SocketAddr::new(self.ip().into(), GRPC_PORT)
+    }
+
+    /// Longhorn's service of this node.
+    pub fn spdk(&self) -> SpdkServiceClient<Channel> {
+        SpdkServiceClient::new(self.channel())
+    }
+
+    /// Our own service of this node.
+    pub fn corriente(&self) -> CorrienteServiceClient<Channel> {
+        CorrienteServiceClient::new(self.channel())
     }
 
     /// For any generated client; connects at the first call, and again after a restart.

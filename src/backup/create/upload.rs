@@ -58,9 +58,7 @@ impl<S: BackupSource> Uploader<S> {
         if lock(&self.seen).insert(digest) {
             self.store_block(offset, digest, buffer).await?;
         }
-        lock(&self.totals)
-            .blocks
-            .push(BackupBlock { offset, digest });
+        lock(&self.totals).blocks.push(BackupBlock { offset, digest });
         self.progress.block_done();
         Ok(())
     }
@@ -72,24 +70,12 @@ impl<S: BackupSource> Uploader<S> {
 
     /// The error of a cancelled backup.
     pub(super) fn cancelled(&self) -> Error {
-        Error::Canceled {
-            what: format!("backup {} of volume {}", self.backup, self.store.volume()),
-        }
+        Error::Canceled { what: format!("backup {} of volume {}", self.backup, self.store.volume()) }
     }
 
-    async fn store_block(
-        &self,
-        offset: ByteOffset,
-        digest: Digest,
-        buffer: S::Buffer,
-    ) -> Result<()> {
+    async fn store_block(&self, offset: ByteOffset, digest: Digest, buffer: S::Buffer) -> Result<()> {
         let path = layout::block(self.store.volume(), &digest);
-        let stat = self
-            .store
-            .target()
-            .stat(&path)
-            .await
-            .map_err(|error| self.blame(error, offset, digest))?;
+        let stat = self.store.target().stat(&path).await.map_err(|error| self.blame(error, offset, digest))?;
         // An empty file is what a crashed writer without fsync leaves; no method makes a block that small.
         let exists = stat.is_some_and(|stat| stat.size > 0);
         if exists && !self.rewrite {
@@ -97,9 +83,7 @@ impl<S: BackupSource> Uploader<S> {
         }
         let file = self.compress(buffer).await?;
         let size = file.len() as u64;
-        self.write(&path, file)
-            .await
-            .map_err(|error| self.blame(error, offset, digest))?;
+        self.write(&path, file).await.map_err(|error| self.blame(error, offset, digest))?;
         self.progress.add_stored(size);
         let mut totals = lock(&self.totals);
         if exists {
@@ -124,27 +108,16 @@ impl<S: BackupSource> Uploader<S> {
         let (method, block_size) = (self.method, self.block_size);
         self.work(move || {
             let compressed = codec::compress(method, content(&buffer, block_size)?);
-            compressed
-                .map(Bytes::from)
-                .map_err(|error| Error::internal("compression in memory", error.to_string()))
+            compressed.map(Bytes::from).map_err(|error| Error::internal("compression in memory", error.to_string()))
         })
         .await
     }
 
     /// Runs CPU work on a blocking thread, as many at once as there are permits.
-    async fn work<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let broken = |error: String| Error::internal("backup worker", error);
-        let _permit = self
-            .workers
-            .acquire()
-            .await
-            .map_err(|error| broken(error.to_string()))?;
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| broken(error.to_string()))?
+        let _permit = self.workers.acquire().await.map_err(|error| broken(error.to_string()))?;
+        tokio::task::spawn_blocking(work).await.map_err(|error| broken(error.to_string()))?
     }
 
     async fn write(&self, path: &StorePath, file: Bytes) -> TargetResult<()> {
@@ -163,11 +136,7 @@ impl<S: BackupSource> Uploader<S> {
     }
 
     fn blame(&self, error: TargetError, offset: ByteOffset, digest: Digest) -> Error {
-        let name = format!(
-            "{} of volume {}, block {digest} at offset {offset}",
-            self.backup,
-            self.store.volume()
-        );
+        let name = format!("{} of volume {}, block {digest} at offset {offset}", self.backup, self.store.volume());
         error.blame(self.store.target(), "backup", &name)
     }
 }
@@ -176,10 +145,7 @@ impl<S: BackupSource> Uploader<S> {
 fn content<B: AsRef<[u8]>>(buffer: &B, block_size: BlockSize) -> Result<&[u8]> {
     let given = buffer.as_ref();
     given.get(..block_size.length()).ok_or_else(|| {
-        let problem = format!(
-            "a buffer of {} bytes was given for a block of {block_size}",
-            given.len()
-        );
+        let problem = format!("a buffer of {} bytes was given for a block of {block_size}", given.len());
         Error::internal("backup source", problem)
     })
 }

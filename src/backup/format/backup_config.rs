@@ -65,9 +65,7 @@ impl BackupConfig {
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let raw: RawBackup = json::parse(bytes)?;
         let parameters = raw.parameters.as_ref();
-        let block_size = parameters
-            .and_then(|map| map.get(BLOCK_SIZE_PARAMETER))
-            .map_or("", String::as_str);
+        let block_size = parameters.and_then(|map| map.get(BLOCK_SIZE_PARAMETER)).map_or("", String::as_str);
         let blocks = BlockList::new(BlockSize::parse_stored(block_size)?, raw.blocks()?)?;
         Ok(Self {
             blocks,
@@ -99,10 +97,7 @@ impl BackupConfig {
         object.integer_text("Size", self.size);
         object.text_map("Labels", self.labels.as_ref());
         object.text_map("Parameters", self.parameters.as_ref());
-        object.raw(
-            "IsIncremental",
-            if self.is_incremental { "true" } else { "false" },
-        );
+        object.raw("IsIncremental", if self.is_incremental { "true" } else { "false" });
         object.string("CompressionMethod", self.compression_method.as_str());
         object.integer_text("NewlyUploadedDataSize", self.newly_uploaded_size);
         object.integer_text("ReUploadedDataSize", self.re_uploaded_size);
@@ -138,11 +133,7 @@ fn blocks_json(blocks: &[BackupBlock]) -> String {
     for (index, block) in blocks.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
         // Writing to a String cannot fail.
-        let _ = write!(
-            out,
-            r#"{comma}{{"Offset":{},"BlockChecksum":"{}"}}"#,
-            block.offset, block.digest
-        );
+        let _ = write!(out, r#"{comma}{{"Offset":{},"BlockChecksum":"{}"}}"#, block.offset, block.digest);
     }
     out.push(']');
     out
@@ -189,22 +180,14 @@ impl Fields for RawBackup {
             "newlyuploadeddatasize" => json::integer_text(&mut self.newly_uploaded_size, map),
             "reuploadeddatasize" => json::integer_text(&mut self.re_uploaded_size, map),
             "processingblocks" => {
-                let object =
-                    map.next_value::<Option<std::collections::BTreeMap<String, IgnoredAny>>>()?;
-                self.processing_blocks = if object.is_some() {
-                    ProcessingBlocks::Empty
-                } else {
-                    ProcessingBlocks::Null
-                };
+                let object = map.next_value::<Option<std::collections::BTreeMap<String, IgnoredAny>>>()?;
+                self.processing_blocks =
+                    if object.is_some() { ProcessingBlocks::Empty } else { ProcessingBlocks::Null };
                 Ok(())
             }
             "blocks" => {
                 let found = map.next_value::<Option<Vec<Object<RawBlock>>>>()?;
-                self.blocks = found
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|Object(block)| block)
-                    .collect();
+                self.blocks = found.unwrap_or_default().into_iter().map(|Object(block)| block).collect();
                 Ok(())
             }
             "singlefile" => {
@@ -227,14 +210,8 @@ struct RawBlock {
 
 impl RawBlock {
     fn checked(&self) -> Result<BackupBlock, FormatError> {
-        let digest = self
-            .digest
-            .clone()
-            .unwrap_or_else(|| Err(FormatError::Digest(String::new())))?;
-        Ok(BackupBlock {
-            offset: ByteOffset(self.offset),
-            digest,
-        })
+        let digest = self.digest.clone().unwrap_or_else(|| Err(FormatError::Digest(String::new())))?;
+        Ok(BackupBlock { offset: ByteOffset(self.offset), digest })
     }
 }
 
@@ -296,9 +273,7 @@ mod tests {
 
     #[test]
     fn a_legacy_file_gets_the_defaults_of_its_time() {
-        let text = format!(
-            r#"{{"blocks":[{{"BLOCKCHECKSUM":"{CHECKSUM}","offset":2097152}}],"CreatedTime":"x"}}"#
-        );
+        let text = format!(r#"{{"blocks":[{{"BLOCKCHECKSUM":"{CHECKSUM}","offset":2097152}}],"CreatedTime":"x"}}"#);
         let config = parse(&text).unwrap();
         assert_eq!(config.compression_method, CompressionMethod::Gzip);
         assert_eq!(config.blocks.block_size(), BlockSize::DEFAULT);
@@ -316,24 +291,15 @@ mod tests {
         };
         assert!(with("2Mi").is_ok());
         assert!(with("").is_ok());
-        assert!(matches!(
-            with("16777216"),
-            Err(FormatError::Misaligned { .. })
-        ));
+        assert!(matches!(with("16777216"), Err(FormatError::Misaligned { .. })));
     }
 
     #[test]
     fn every_cut_of_a_file_is_refused() {
-        let whole = parse(&format!(
-            r#"{{"Blocks":[{{"Offset":0,"BlockChecksum":"{CHECKSUM}"}}]}}"#
-        ))
-        .unwrap();
+        let whole = parse(&format!(r#"{{"Blocks":[{{"Offset":0,"BlockChecksum":"{CHECKSUM}"}}]}}"#)).unwrap();
         let whole = whole.to_bytes();
         for length in 0..whole.len() {
-            assert!(
-                BackupConfig::parse(&whole[..length]).is_err(),
-                "cut to {length} bytes was taken"
-            );
+            assert!(BackupConfig::parse(&whole[..length]).is_err(), "cut to {length} bytes was taken");
         }
     }
 }

@@ -43,9 +43,7 @@ impl BlockSize {
     pub fn parse_requested(text: &str) -> Result<Self, FormatError> {
         match Self::parse_stored(text)? {
             size if size == Self::DEFAULT || size == Self::LARGE => Ok(size),
-            _ => Err(FormatError::BlockSize(format!(
-                "{text} (only 2Mi and 16Mi can be written)"
-            ))),
+            _ => Err(FormatError::BlockSize(format!("{text} (only 2Mi and 16Mi can be written)"))),
         }
     }
 
@@ -65,10 +63,7 @@ impl BlockSize {
         if volume_size.is_multiple_of(self.0) {
             Ok(())
         } else {
-            Err(FormatError::VolumeSize {
-                volume_size,
-                block_size: self.0,
-            })
+            Err(FormatError::VolumeSize { volume_size, block_size: self.0 })
         }
     }
 }
@@ -118,22 +113,11 @@ impl BlockList {
         if !blocks.is_sorted_by_key(|block| block.offset) {
             blocks.sort_by_key(|block| block.offset);
         }
-        if let Some(block) = blocks
-            .iter()
-            .find(|block| !block.offset.0.is_multiple_of(block_size.0))
-        {
-            return Err(FormatError::Misaligned {
-                offset: block.offset.0,
-                block_size: block_size.0,
-            });
+        if let Some(block) = blocks.iter().find(|block| !block.offset.0.is_multiple_of(block_size.0)) {
+            return Err(FormatError::Misaligned { offset: block.offset.0, block_size: block_size.0 });
         }
-        if let Some(pair) = blocks
-            .windows(2)
-            .find(|pair| pair[0].offset == pair[1].offset)
-        {
-            return Err(FormatError::Duplicate {
-                offset: pair[0].offset.0,
-            });
+        if let Some(pair) = blocks.windows(2).find(|pair| pair[0].offset == pair[1].offset) {
+            return Err(FormatError::Duplicate { offset: pair[0].offset.0 });
         }
         Ok(Self { block_size, blocks })
     }
@@ -145,10 +129,7 @@ impl BlockList {
         };
         match last.offset.0.checked_add(self.block_size.0) {
             Some(end) if end <= volume_size => Ok(()),
-            _ => Err(FormatError::BeyondEnd {
-                offset: last.offset.0,
-                volume_size,
-            }),
+            _ => Err(FormatError::BeyondEnd { offset: last.offset.0, volume_size }),
         }
     }
 
@@ -168,10 +149,7 @@ mod tests {
     use super::*;
 
     fn block(offset: u64) -> BackupBlock {
-        BackupBlock {
-            offset: ByteOffset(offset),
-            digest: Digest::of(&offset.to_le_bytes()),
-        }
+        BackupBlock { offset: ByteOffset(offset), digest: Digest::of(&offset.to_le_bytes()) }
     }
 
     #[test]
@@ -180,41 +158,26 @@ mod tests {
         let list = BlockList::new(BlockSize::DEFAULT, vec![block(2 * size), block(0)]).unwrap();
         assert_eq!(list.as_slice(), [block(0), block(2 * size)]);
         assert!(list.check_within(3 * size).is_ok());
-        assert!(matches!(
-            list.check_within(3 * size - 1),
-            Err(FormatError::BeyondEnd { .. })
-        ));
+        assert!(matches!(list.check_within(3 * size - 1), Err(FormatError::BeyondEnd { .. })));
 
         let twice = BlockList::new(BlockSize::DEFAULT, vec![block(size), block(0), block(size)]);
         assert_eq!(twice, Err(FormatError::Duplicate { offset: size }));
         let off_grid = BlockList::new(BlockSize::LARGE, vec![block(size)]);
         assert!(matches!(off_grid, Err(FormatError::Misaligned { .. })));
         let far = BlockList::new(BlockSize::DEFAULT, vec![block(u64::MAX - size + 1)]).unwrap();
-        assert!(matches!(
-            far.check_within(u64::MAX),
-            Err(FormatError::BeyondEnd { .. })
-        ));
+        assert!(matches!(far.check_within(u64::MAX), Err(FormatError::BeyondEnd { .. })));
     }
 
     #[test]
     fn sizes_are_wide_for_reading_and_narrow_for_writing() {
         assert_eq!(BlockSize::parse_stored(""), Ok(BlockSize::DEFAULT));
         assert_eq!(BlockSize::parse_stored("0"), Ok(BlockSize::DEFAULT));
-        assert_eq!(
-            BlockSize::parse_stored("1Mi").map(BlockSize::bytes),
-            Ok(1 << 20)
-        );
+        assert_eq!(BlockSize::parse_stored("1Mi").map(BlockSize::bytes), Ok(1 << 20));
         for refused in ["1", "4095", "65Mi", "9Ti", "-2Mi", "x"] {
-            assert!(
-                BlockSize::parse_stored(refused).is_err(),
-                "{refused} was taken"
-            );
+            assert!(BlockSize::parse_stored(refused).is_err(), "{refused} was taken");
         }
         assert_eq!(BlockSize::parse_requested("16Mi"), Ok(BlockSize::LARGE));
-        assert_eq!(
-            BlockSize::parse_requested("2097152"),
-            Ok(BlockSize::DEFAULT)
-        );
+        assert_eq!(BlockSize::parse_requested("2097152"), Ok(BlockSize::DEFAULT));
         assert!(BlockSize::parse_requested("4Mi").is_err());
     }
 }

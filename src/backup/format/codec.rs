@@ -39,8 +39,7 @@ pub fn compress(method: CompressionMethod, content: &[u8]) -> Result<Vec<u8>, st
                 .block_mode(BlockMode::Independent)
                 .block_size(FrameBlockSize::Max4MB)
                 .content_checksum(true);
-            let mut encoder =
-                FrameEncoder::with_frame_info(frame, Vec::with_capacity(content.len() / 2));
+            let mut encoder = FrameEncoder::with_frame_info(frame, Vec::with_capacity(content.len() / 2));
             encoder.write_all(content)?;
             encoder.finish().map_err(std::io::Error::other)
         }
@@ -51,24 +50,13 @@ pub fn compress(method: CompressionMethod, content: &[u8]) -> Result<Vec<u8>, st
 ///
 /// A method other than `none` only says that the file is compressed: how is decided by its first bytes, because
 /// a volume whose method changed has files of both kinds. CPU work, so not for an async thread.
-pub fn decompress(
-    method: CompressionMethod,
-    file: &[u8],
-    expected: Digest,
-    out: &mut [u8],
-) -> Result<(), FormatError> {
+pub fn decompress(method: CompressionMethod, file: &[u8], expected: Digest, out: &mut [u8]) -> Result<(), FormatError> {
     match method {
         CompressionMethod::None => copy_raw(file, out)?,
         CompressionMethod::Gzip | CompressionMethod::Lz4 => decompress_by_magic(file, out)?,
     }
     let found = Digest::of(out);
-    if found == expected {
-        Ok(())
-    } else {
-        Err(FormatError::Checksum {
-            found: found.to_string(),
-        })
-    }
+    if found == expected { Ok(()) } else { Err(FormatError::Checksum { found: found.to_string() }) }
 }
 
 fn decompress_by_magic(file: &[u8], out: &mut [u8]) -> Result<(), FormatError> {
@@ -77,40 +65,28 @@ fn decompress_by_magic(file: &[u8], out: &mut [u8]) -> Result<(), FormatError> {
     } else if lz4_frame::starts_frame(file) {
         lz4_frame::decode(file, out)
     } else {
-        Err(FormatError::Decompress {
-            method: "gzip or lz4",
-            problem: "its first bytes belong to neither".into(),
-        })
+        Err(FormatError::Decompress { method: "gzip or lz4", problem: "its first bytes belong to neither".into() })
     }
 }
 
 fn copy_raw(file: &[u8], out: &mut [u8]) -> Result<(), FormatError> {
     if file.len() != out.len() {
         let found = format!("{} bytes rather", file.len());
-        return Err(FormatError::BlockLength {
-            found,
-            expected: out.len() as u64,
-        });
+        return Err(FormatError::BlockLength { found, expected: out.len() as u64 });
     }
     out.copy_from_slice(file);
     Ok(())
 }
 
 fn gunzip(file: &[u8], out: &mut [u8]) -> Result<(), FormatError> {
-    let failed = |error: std::io::Error| FormatError::Decompress {
-        method: "gzip",
-        problem: error.to_string(),
-    };
+    let failed = |error: std::io::Error| FormatError::Decompress { method: "gzip", problem: error.to_string() };
     let mut decoder = MultiGzDecoder::new(file);
     let mut filled = 0;
     while filled < out.len() {
         match decoder.read(&mut out[filled..]).map_err(failed)? {
             0 => {
                 let found = format!("{filled} bytes, less");
-                return Err(FormatError::BlockLength {
-                    found,
-                    expected: out.len() as u64,
-                });
+                return Err(FormatError::BlockLength { found, expected: out.len() as u64 });
             }
             count => filled += count,
         }
@@ -118,10 +94,7 @@ fn gunzip(file: &[u8], out: &mut [u8]) -> Result<(), FormatError> {
     // Reading on to the end checks the trailer and that there is no more.
     match decoder.read(&mut [0]).map_err(failed)? {
         0 => Ok(()),
-        _ => Err(FormatError::BlockLength {
-            found: "more".into(),
-            expected: out.len() as u64,
-        }),
+        _ => Err(FormatError::BlockLength { found: "more".into(), expected: out.len() as u64 }),
     }
 }
 

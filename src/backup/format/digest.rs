@@ -50,10 +50,7 @@ fn nibble(digit: u8) -> Option<u8> {
 /// The first four hexadecimal digits of SHA-512 of a name, which spread volumes over directories.
 pub(super) fn name_prefix(name: &str) -> String {
     let full = digest(&SHA512, name.as_bytes());
-    full.as_ref()[..2]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    full.as_ref()[..2].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl fmt::Display for Digest {
@@ -79,13 +76,7 @@ mod tests {
         let text = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a";
         assert_eq!(digest.to_string(), text);
         assert_eq!(Digest::parse(text), Ok(digest));
-        for refused in [
-            "",
-            "dd",
-            &text.to_uppercase(),
-            &text.replace('d', "g"),
-            &format!("{text}0"),
-        ] {
+        for refused in ["", "dd", &text.to_uppercase(), &text.replace('d', "g"), &format!("{text}0")] {
             assert!(Digest::parse(refused).is_err(), "{refused:?} was taken");
         }
     }

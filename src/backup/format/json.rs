@@ -60,8 +60,7 @@ impl ObjectWriter {
             return;
         };
         let mut object = ObjectWriter::new();
-        map.iter()
-            .for_each(|(key, value)| object.string(key, value));
+        map.iter().for_each(|(key, value)| object.string(key, value));
         out.push_str(&object.into_text());
     }
 
@@ -109,8 +108,7 @@ pub trait Fields: Default {
 pub fn parse<T: Fields>(bytes: &[u8]) -> Result<T, FormatError> {
     let text = String::from_utf8_lossy(bytes);
     let mut deserializer = serde_json::Deserializer::from_str(&text);
-    let Object(value) = Object::deserialize(&mut deserializer)
-        .map_err(|error| FormatError::Json(error.to_string()))?;
+    let Object(value) = Object::deserialize(&mut deserializer).map_err(|error| FormatError::Json(error.to_string()))?;
     Ok(value)
 }
 
@@ -119,9 +117,7 @@ pub struct Object<T>(pub T);
 
 impl<'de, T: Fields> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_map(ObjectVisitor(PhantomData))
-            .map(Object)
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Object)
     }
 }
 
@@ -168,40 +164,24 @@ pub fn integer_text<'de, A: MapAccess<'de>>(slot: &mut u64, map: &mut A) -> Resu
     };
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let value = if digits { text.parse().ok() } else { None };
-    *slot =
-        value.ok_or_else(|| A::Error::custom(format_args!("{text:?} is not a size in digits")))?;
+    *slot = value.ok_or_else(|| A::Error::custom(format_args!("{text:?} is not a size in digits")))?;
     Ok(())
 }
 
 /// Takes a string that holds a JSON string.
-pub fn quoted_string<'de, A: MapAccess<'de>>(
-    slot: &mut String,
-    map: &mut A,
-) -> Result<(), A::Error> {
+pub fn quoted_string<'de, A: MapAccess<'de>>(slot: &mut String, map: &mut A) -> Result<(), A::Error> {
     let Some(text) = map.next_value::<Option<String>>()? else {
         return Ok(());
     };
-    let inner = if text.starts_with('"') && text.ends_with('"') {
-        serde_json::from_str(&text).ok()
-    } else {
-        None
-    };
+    let inner = if text.starts_with('"') && text.ends_with('"') { serde_json::from_str(&text).ok() } else { None };
     *slot = inner.ok_or_else(|| A::Error::custom(format_args!("{text:?} is not a quoted text")))?;
     Ok(())
 }
 
 /// Takes an object of strings; `null` is none, and a `null` text is empty.
-pub fn text_map<'de, A: MapAccess<'de>>(
-    slot: &mut Option<TextMap>,
-    map: &mut A,
-) -> Result<(), A::Error> {
+pub fn text_map<'de, A: MapAccess<'de>>(slot: &mut Option<TextMap>, map: &mut A) -> Result<(), A::Error> {
     let found = map.next_value::<Option<BTreeMap<String, Option<String>>>>()?;
-    *slot = found.map(|texts| {
-        texts
-            .into_iter()
-            .map(|(key, text)| (key, text.unwrap_or_default()))
-            .collect()
-    });
+    *slot = found.map(|texts| texts.into_iter().map(|(key, text)| (key, text.unwrap_or_default())).collect());
     Ok(())
 }
 
@@ -213,10 +193,7 @@ mod tests {
     fn strings_are_escaped_as_go_does() {
         let mut out = String::new();
         push_string(&mut out, "a\"\\<&>\u{2028}\u{1}\n\u{8}é\u{7f}");
-        assert_eq!(
-            out,
-            "\"a\\\"\\\\\\u003c\\u0026\\u003e\\u2028\\u0001\\n\\bé\u{7f}\""
-        );
+        assert_eq!(out, "\"a\\\"\\\\\\u003c\\u0026\\u003e\\u2028\\u0001\\n\\bé\u{7f}\"");
     }
 
     #[test]

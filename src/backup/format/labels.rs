@@ -43,10 +43,7 @@ pub struct BackupParameters {
 
 impl Default for BackupParameters {
     fn default() -> Self {
-        Self {
-            mode: BackupMode::default(),
-            block_size: BlockSize::DEFAULT,
-        }
+        Self { mode: BackupMode::default(), block_size: BlockSize::DEFAULT }
     }
 }
 
@@ -89,41 +86,27 @@ impl BackupLabels {
 }
 
 fn split(text: &str) -> Result<(&str, &str)> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| Error::invalid(FIELD, format!("{text:?} is not <key>=<value>")))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| Error::invalid(FIELD, format!("{text:?} is not <key>=<value>")))?;
     if !is_qualified_name(key) {
-        return Err(Error::invalid(
-            FIELD,
-            format!("the key {key:?} is not a Kubernetes qualified name"),
-        ));
+        return Err(Error::invalid(FIELD, format!("the key {key:?} is not a Kubernetes qualified name")));
     }
     if value.is_empty() {
-        return Err(Error::invalid(
-            FIELD,
-            format!("the value of {key:?} must not be empty"),
-        ));
+        return Err(Error::invalid(FIELD, format!("the value of {key:?} must not be empty")));
     }
     Ok((key, value))
 }
 
 fn block_size(text: &str) -> Result<BlockSize> {
-    BlockSize::parse_requested(text).map_err(|_| {
-        Error::invalid(
-            BLOCK_SIZE_PARAMETER,
-            format!("{text:?} is neither 2 MiB nor 16 MiB"),
-        )
-    })
+    BlockSize::parse_requested(text)
+        .map_err(|_| Error::invalid(BLOCK_SIZE_PARAMETER, format!("{text:?} is neither 2 MiB nor 16 MiB")))
 }
 
 fn mode(text: &str) -> Result<BackupMode> {
     match text {
         "full" => Ok(BackupMode::Full),
         "incremental" => Ok(BackupMode::Incremental),
-        _ => Err(Error::invalid(
-            MODE_PARAMETER,
-            format!("{text:?} is neither full nor incremental"),
-        )),
+        _ => Err(Error::invalid(MODE_PARAMETER, format!("{text:?} is neither full nor incremental"))),
     }
 }
 
@@ -134,16 +117,12 @@ fn is_qualified_name(text: &str) -> bool {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
     };
-    prefix.is_none_or(is_subdomain)
-        && is_plain(name, 63, |byte| byte.is_ascii_alphanumeric(), b"-_.")
+    prefix.is_none_or(is_subdomain) && is_plain(name, 63, |byte| byte.is_ascii_alphanumeric(), b"-_.")
 }
 
 fn is_subdomain(text: &str) -> bool {
     let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.len() <= 253
-        && text
-            .split('.')
-            .all(|label| is_plain(label, 253, lower, b"-"))
+    text.len() <= 253 && text.split('.').all(|label| is_plain(label, 253, lower, b"-"))
 }
 
 fn is_plain(text: &str, limit: usize, letter: impl Fn(u8) -> bool, inner: &[u8]) -> bool {
@@ -151,9 +130,7 @@ fn is_plain(text: &str, limit: usize, letter: impl Fn(u8) -> bool, inner: &[u8])
     let ends = [bytes.first(), bytes.last()];
     bytes.len() <= limit
         && ends.iter().all(|end| end.is_some_and(|byte| letter(*byte)))
-        && bytes
-            .iter()
-            .all(|byte| letter(*byte) || inner.contains(byte))
+        && bytes.iter().all(|byte| letter(*byte) || inner.contains(byte))
 }
 
 #[cfg(test)]
@@ -169,13 +146,7 @@ mod tests {
             "KubernetesStatus={\"a\":\"b=c\"}",
         ])
         .unwrap();
-        assert_eq!(
-            parsed.parameters,
-            BackupParameters {
-                mode: BackupMode::Full,
-                block_size: BlockSize::LARGE
-            }
-        );
+        assert_eq!(parsed.parameters, BackupParameters { mode: BackupMode::Full, block_size: BlockSize::LARGE });
         assert_eq!(parsed.labels.len(), 2);
         assert_eq!(parsed.labels["KubernetesStatus"], "{\"a\":\"b=c\"}");
         assert_eq!(parsed.labels["longhorn.io/backup-parameter.other"], "kept");
@@ -199,17 +170,11 @@ mod tests {
             "longhorn.io/backup-parameter.backup-block-size=4194304",
         ] {
             assert!(
-                matches!(
-                    BackupLabels::parse(&[refused]),
-                    Err(Error::InvalidArgument { .. })
-                ),
+                matches!(BackupLabels::parse(&[refused]), Err(Error::InvalidArgument { .. })),
                 "{refused} was taken"
             );
         }
         assert!(BackupLabels::parse(&[format!("{}=x", "a".repeat(64))]).is_err());
-        assert_eq!(
-            BackupLabels::parse::<&str>(&[]).unwrap(),
-            BackupLabels::default()
-        );
+        assert_eq!(BackupLabels::parse::<&str>(&[]).unwrap(), BackupLabels::default());
     }
 }

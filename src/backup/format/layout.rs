@@ -55,11 +55,7 @@ pub fn volumes() -> StorePath {
 /// The directory of a volume.
 pub fn volume(volume: &VolumeName) -> StorePath {
     let prefix = name_prefix(volume.as_str());
-    StorePath(format!(
-        "{BASE}/volumes/{}/{}/{volume}",
-        &prefix[..2],
-        &prefix[2..]
-    ))
+    StorePath(format!("{BASE}/volumes/{}/{}/{volume}", &prefix[..2], &prefix[2..]))
 }
 
 /// The volume's cfg file.
@@ -74,29 +70,19 @@ pub fn backups(name: &VolumeName) -> StorePath {
 
 /// A backup's cfg file.
 pub fn backup_config(name: &VolumeName, backup: &BackupName) -> StorePath {
-    StorePath(format!(
-        "{}/{BACKUP_PREFIX}{backup}{CONFIG_SUFFIX}",
-        backups(name)
-    ))
+    StorePath(format!("{}/{BACKUP_PREFIX}{backup}{CONFIG_SUFFIX}", backups(name)))
 }
 
 /// The backup that a file in [`backups`] describes, or `None` if it is no backup cfg.
 pub fn backup_of_file(file: &str) -> Option<BackupName> {
-    let name = file
-        .strip_prefix(BACKUP_PREFIX)?
-        .strip_suffix(CONFIG_SUFFIX)?;
+    let name = file.strip_prefix(BACKUP_PREFIX)?.strip_suffix(CONFIG_SUFFIX)?;
     BackupName::parse(name).ok()
 }
 
 /// A block's file. Blocks are shared by the backups of one volume, never across volumes.
 pub fn block(name: &VolumeName, digest: &Digest) -> StorePath {
     let text = digest.to_string();
-    StorePath(format!(
-        "{}/blocks/{}/{}/{text}{BLOCK_SUFFIX}",
-        volume(name),
-        &text[..2],
-        &text[2..4]
-    ))
+    StorePath(format!("{}/blocks/{}/{}/{text}{BLOCK_SUFFIX}", volume(name), &text[..2], &text[2..4]))
 }
 
 /// The directory of the volume's lock files.
@@ -116,20 +102,11 @@ mod tests {
     #[test]
     fn paths_are_those_of_the_fact_sheet() {
         let name = VolumeName::parse("pvc-5f2d1c7e-lz4").unwrap();
-        assert_eq!(
-            volume(&name).as_str(),
-            "backupstore/volumes/0b/95/pvc-5f2d1c7e-lz4"
-        );
+        assert_eq!(volume(&name).as_str(), "backupstore/volumes/0b/95/pvc-5f2d1c7e-lz4");
         let backup = BackupName::parse("backup-0123456789abcdef").unwrap();
         let path = backup_config(&name, &backup);
-        assert!(
-            path.as_str()
-                .ends_with("/backups/backup_backup-0123456789abcdef.cfg")
-        );
-        assert_eq!(
-            backup_of_file("backup_backup-0123456789abcdef.cfg"),
-            Some(backup)
-        );
+        assert!(path.as_str().ends_with("/backups/backup_backup-0123456789abcdef.cfg"));
+        assert_eq!(backup_of_file("backup_backup-0123456789abcdef.cfg"), Some(backup));
         assert_eq!(backup_of_file("backup_x.cfg.tmp.17"), None);
         assert_eq!(backup_of_file("backup_../x.cfg"), None);
         let digest = Digest::of(b"");

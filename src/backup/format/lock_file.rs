@@ -36,11 +36,7 @@ impl LockFile {
     /// Parses a file; missing keys are the zero values.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let raw: RawLock = json::parse(bytes)?;
-        Ok(Self {
-            name: raw.name,
-            kind: LockType(raw.kind),
-            acquired: raw.acquired,
-        })
+        Ok(Self { name: raw.name, kind: LockType(raw.kind), acquired: raw.acquired })
     }
 
     /// The bytes that Longhorn would write.
@@ -83,8 +79,7 @@ pub struct StoredLock {
 impl StoredLock {
     /// Whether nobody heeds it any more; a time in the future is not expired.
     fn is_expired(&self, now: SystemTime) -> bool {
-        now.duration_since(self.modified)
-            .is_ok_and(|age| age > LOCK_LIFE)
+        now.duration_since(self.modified).is_ok_and(|age| age > LOCK_LIFE)
     }
 
     /// Ascending: acquired ones first, then the longest unwritten, then by name.
@@ -94,11 +89,7 @@ impl StoredLock {
 }
 
 /// The lock that `mine` must give way to, if there is one.
-pub fn blocking<'a>(
-    mine: &StoredLock,
-    others: &'a [StoredLock],
-    now: SystemTime,
-) -> Option<&'a StoredLock> {
+pub fn blocking<'a>(mine: &StoredLock, others: &'a [StoredLock], now: SystemTime) -> Option<&'a StoredLock> {
     others
         .iter()
         .filter(|other| other.file.kind != mine.file.kind && !other.is_expired(now))
@@ -111,14 +102,7 @@ mod tests {
 
     fn lock(name: &str, kind: LockType, acquired: bool, seconds: u64) -> StoredLock {
         let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        StoredLock {
-            file: LockFile {
-                name: name.into(),
-                kind,
-                acquired,
-            },
-            modified,
-        }
+        StoredLock { file: LockFile { name: name.into(), kind, acquired }, modified }
     }
 
     fn at(seconds: u64) -> SystemTime {

@@ -16,10 +16,7 @@ const STORED_BIT: u32 = 1 << 31;
 
 /// Whether a file begins with an LZ4 frame or a skippable frame.
 pub(super) fn starts_frame(file: &[u8]) -> bool {
-    let Some(magic) = file
-        .first_chunk::<4>()
-        .map(|bytes| u32::from_le_bytes(*bytes))
-    else {
+    let Some(magic) = file.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)) else {
         return false;
     };
     magic == FRAME_MAGIC || magic & SKIPPABLE_MASK == SKIPPABLE_MAGIC
@@ -43,10 +40,7 @@ pub(super) fn decode(file: &[u8], out: &mut [u8]) -> Result<(), FormatError> {
     }
     if filled < out.len() {
         let found = format!("{filled} bytes, less");
-        return Err(FormatError::BlockLength {
-            found,
-            expected: out.len() as u64,
-        });
+        return Err(FormatError::BlockLength { found, expected: out.len() as u64 });
     }
     Ok(())
 }
@@ -77,11 +71,7 @@ fn decode_frame(input: &mut Input<'_>, out: &mut [u8], start: usize) -> Result<u
             copy_stored(data, out, filled)?
         } else {
             // Links do not reach over the start of their frame.
-            let window = if descriptor.linked {
-                start.max(filled.saturating_sub(WINDOW))
-            } else {
-                filled
-            };
+            let window = if descriptor.linked { start.max(filled.saturating_sub(WINDOW)) } else { filled };
             decode_block(data, out, window, filled, descriptor.block_limit)?
         };
     }
@@ -119,22 +109,11 @@ fn read_descriptor(input: &mut Input<'_>) -> Result<Descriptor, FormatError> {
 fn copy_stored(data: &[u8], out: &mut [u8], filled: usize) -> Result<usize, FormatError> {
     let expected = out.len() as u64;
     let place = out.get_mut(filled..filled + data.len());
-    place
-        .ok_or(FormatError::BlockLength {
-            found: "more".into(),
-            expected,
-        })?
-        .copy_from_slice(data);
+    place.ok_or(FormatError::BlockLength { found: "more".into(), expected })?.copy_from_slice(data);
     Ok(data.len())
 }
 
-fn decode_block(
-    data: &[u8],
-    out: &mut [u8],
-    window: usize,
-    filled: usize,
-    limit: usize,
-) -> Result<usize, FormatError> {
+fn decode_block(data: &[u8], out: &mut [u8], window: usize, filled: usize, limit: usize) -> Result<usize, FormatError> {
     let end = out.len().min(filled + limit);
     let (before, rest) = out.split_at_mut(filled);
     let place = &mut rest[..end - filled];
@@ -152,10 +131,7 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], FormatError> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or_else(|| failed("the file is cut off"))?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or_else(|| failed("the file is cut off"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -171,8 +147,5 @@ impl<'a> Input<'a> {
 }
 
 fn failed(problem: impl Into<String>) -> FormatError {
-    FormatError::Decompress {
-        method: "lz4",
-        problem: problem.into(),
-    }
+    FormatError::Decompress { method: "lz4", problem: problem.into() }
 }

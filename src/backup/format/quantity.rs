@@ -3,9 +3,7 @@
 /// Parses a whole number of bytes: digits and an optional decimal (`k`, `M`, …), binary (`Ki`, `Mi`, …) or
 /// exponent (`e6`) suffix. `None` for anything else, for fractions and for what does not fit 64 bits.
 pub(super) fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
     number.checked_mul(multiplier(suffix)?)
@@ -41,17 +39,7 @@ mod tests {
         assert_eq!(parse_bytes("16Mi"), Some(16_777_216));
         assert_eq!(parse_bytes("2M"), Some(2_000_000));
         assert_eq!(parse_bytes("2e6"), Some(2_000_000));
-        for refused in [
-            "",
-            "Mi",
-            "-2",
-            "2 Mi",
-            "2mi",
-            "1.5Mi",
-            "99999999999999999999",
-            "9e30",
-            "2Ti0",
-        ] {
+        for refused in ["", "Mi", "-2", "2 Mi", "2mi", "1.5Mi", "99999999999999999999", "9e30", "2Ti0"] {
             assert_eq!(parse_bytes(refused), None, "{refused:?} was taken");
         }
     }

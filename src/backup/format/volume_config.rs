@@ -44,11 +44,7 @@ impl VolumeConfig {
     /// Parses a file. Missing keys get the defaults of the releases that did not write them: gzip and `v1`.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let raw: RawVolume = json::parse(bytes)?;
-        let data_engine = if raw.data_engine.is_empty() {
-            "v1".into()
-        } else {
-            raw.data_engine
-        };
+        let data_engine = if raw.data_engine.is_empty() { "v1".into() } else { raw.data_engine };
         Ok(Self {
             name: raw.name,
             size: raw.size,
@@ -153,9 +149,7 @@ mod tests {
 
     #[test]
     fn what_longhorn_accepts_is_accepted() {
-        let config = parse(
-            r#" { "nAmE" : "old", "Name":"new", "Size":"5", "SIZE":null, "X":{"y":[1]} } trailing {"#,
-        );
+        let config = parse(r#" { "nAmE" : "old", "Name":"new", "Size":"5", "SIZE":null, "X":{"y":[1]} } trailing {"#);
         let config = config.unwrap();
         assert_eq!((config.name.as_str(), config.size), ("new", 5));
         assert_eq!(config.compression_method, CompressionMethod::Gzip);
@@ -172,14 +166,9 @@ mod tests {
 
     #[test]
     fn every_cut_of_a_file_is_refused() {
-        let whole = parse(r#"{"Name":"v1","Size":"4194304","CompressionMethod":"\"lz4\""}"#)
-            .unwrap()
-            .to_bytes();
+        let whole = parse(r#"{"Name":"v1","Size":"4194304","CompressionMethod":"\"lz4\""}"#).unwrap().to_bytes();
         for length in 0..whole.len() {
-            assert!(
-                VolumeConfig::parse(&whole[..length]).is_err(),
-                "cut to {length} bytes was taken"
-            );
+            assert!(VolumeConfig::parse(&whole[..length]).is_err(), "cut to {length} bytes was taken");
         }
     }
 }

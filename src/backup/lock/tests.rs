@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use super::*;
 use crate::backup::target::Target;
@@ -17,36 +18,26 @@ impl Place {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let url = TargetUrl::parse(&format!("vfs://{}", root.path().display())).unwrap();
-        let store = VolumeStore::new(
-            Target::open(&url).unwrap(),
-            VolumeName::parse("vol-1").unwrap(),
-        );
+        let store = VolumeStore::new(Target::open(&url).unwrap(), VolumeName::parse("vol-1").unwrap());
         Self { root, store }
     }
 
     fn directory(&self) -> PathBuf {
-        self.root
-            .path()
-            .join(layout::locks(self.store.volume()).as_str())
+        self.root.path().join(layout::locks(self.store.volume()).as_str())
     }
 
+    /// The lock files; a refresh may be writing its temporary one at any time.
     fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory()).into_iter().flatten();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(layout::LOCK_SUFFIX)).collect()
     }
 
     fn put(&self, name: &str, content: &str, age: Duration) {
         fs::create_dir_all(self.directory()).unwrap();
         let path = self.directory().join(name);
         fs::write(&path, content).unwrap();
-        fs::File::options()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_modified(SystemTime::now() - age)
-            .unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
     }
 
     async fn acquire(&self, kind: LockKind) -> Result<VolumeLock> {
@@ -55,10 +46,7 @@ impl Place {
 }
 
 fn quick() -> LockSettings {
-    LockSettings {
-        settle: Duration::from_millis(20),
-        refresh: Duration::from_millis(30),
-    }
+    LockSettings { settle: Duration::from_millis(20), refresh: Duration::from_millis(30) }
 }
 
 #[tokio::test]
@@ -66,26 +54,14 @@ async fn equal_kinds_share_and_other_kinds_exclude() {
     let place = Place::new();
     let first = place.acquire(LockKind::CreateRestore).await.unwrap();
     let second = place.acquire(LockKind::CreateRestore).await.unwrap();
-    let error = place
-        .acquire(LockKind::Delete)
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = place.acquire(LockKind::Delete).await.unwrap_err().to_string();
     assert!(error.contains("failed to acquire lock "), "{error}");
-    assert!(
-        error.contains("when performing backup delete, please try again later"),
-        "{error}"
-    );
+    assert!(error.contains("when performing backup delete, please try again later"), "{error}");
     assert_eq!(place.files().len(), 2);
     first.release().await;
     second.release().await;
     assert!(!place.directory().exists());
-    place
-        .acquire(LockKind::Delete)
-        .await
-        .unwrap()
-        .release()
-        .await;
+    place.acquire(LockKind::Delete).await.unwrap().release().await;
 }
 
 #[tokio::test]
@@ -109,14 +85,9 @@ async fn the_file_goes_with_the_last_hold_also_when_dropped() {
 #[tokio::test]
 async fn a_call_that_is_dropped_while_it_waits_leaves_no_file() {
     let place = Place::new();
-    let settings = LockSettings {
-        settle: Duration::from_secs(3600),
-        ..quick()
-    };
+    let settings = LockSettings { settle: Duration::from_secs(3600), ..quick() };
     let waiting = VolumeLock::acquire(place.store.clone(), LockKind::Delete, &settings);
-    tokio::time::timeout(Duration::from_millis(100), waiting)
-        .await
-        .unwrap_err();
+    tokio::time::timeout(Duration::from_millis(100), waiting).await.unwrap_err();
     for _ in 0..200 {
         if place.files().is_empty() {
             return;
@@ -132,12 +103,7 @@ async fn it_is_written_again_while_held() {
     let lock = place.acquire(LockKind::CreateRestore).await.unwrap();
     let path = place.directory().join(&place.files()[0]);
     let long_ago = SystemTime::now() - Duration::from_secs(1000);
-    fs::File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_modified(long_ago)
-        .unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(fs::metadata(&path).unwrap().modified().unwrap() > long_ago + Duration::from_secs(500));
     let file = LockFile::parse(&fs::read(&path).unwrap()).unwrap();
@@ -153,12 +119,7 @@ async fn only_living_readable_locks_of_others_count() {
         ("lock-00.lck", deletes, 1000, true),
         ("lock-00.lck", "garbage", 10, true),
         ("lock-00.lck.tmp.5", deletes, 10, true),
-        (
-            "lock-00.lck",
-            r#"{"Name":"lock-00","Type":0,"Acquired":true}"#,
-            10,
-            false,
-        ),
+        ("lock-00.lck", r#"{"Name":"lock-00","Type":0,"Acquired":true}"#, 10, false),
     ] {
         let place = Place::new();
         place.put(name, content, Duration::from_secs(age));

@@ -24,19 +24,11 @@ pub struct ChangedMap {
 }
 
 /// The starts of all blocks that `extents` touch, ascending, none behind the end of the volume.
-pub(super) fn blocks_touched(
-    extents: &[Extent],
-    block_size: BlockSize,
-    volume_size: u64,
-) -> BTreeSet<ByteOffset> {
+pub(super) fn blocks_touched(extents: &[Extent], block_size: BlockSize, volume_size: u64) -> BTreeSet<ByteOffset> {
     let size = block_size.bytes();
     let mut blocks = BTreeSet::new();
     for extent in extents {
-        let end = extent
-            .offset
-            .0
-            .saturating_add(extent.length)
-            .min(volume_size);
+        let end = extent.offset.0.saturating_add(extent.length).min(volume_size);
         let first = extent.offset.0 - extent.offset.0 % size;
         if extent.offset.0 < end {
             blocks.extend((first..end).step_by(block_size.length()).map(ByteOffset));
@@ -51,10 +43,7 @@ mod tests {
 
     #[test]
     fn extents_are_widened_to_blocks_and_clipped_to_the_volume() {
-        let extent = |offset, length| Extent {
-            offset: ByteOffset(offset),
-            length,
-        };
+        let extent = |offset, length| Extent { offset: ByteOffset(offset), length };
         let mebibyte = 1 << 20;
         let extents = [
             extent(3 * mebibyte, mebibyte),
@@ -65,10 +54,7 @@ mod tests {
             extent(u64::MAX, u64::MAX),
         ];
         let blocks = blocks_touched(&extents, BlockSize::DEFAULT, 10 * mebibyte);
-        let expected: Vec<_> = [2, 4, 8]
-            .into_iter()
-            .map(|start| ByteOffset(start * mebibyte))
-            .collect();
+        let expected: Vec<_> = [2, 4, 8].into_iter().map(|start| ByteOffset(start * mebibyte)).collect();
         assert_eq!(blocks.into_iter().collect::<Vec<_>>(), expected);
     }
 }

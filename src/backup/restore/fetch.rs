@@ -35,12 +35,7 @@ pub(super) enum Fetched {
 }
 
 impl Fetcher {
-    pub(super) fn new(
-        store: VolumeStore,
-        plan: &RestorePlan,
-        settings: &RestoreSettings,
-        cancel: Cancel,
-    ) -> Self {
+    pub(super) fn new(store: VolumeStore, plan: &RestorePlan, settings: &RestoreSettings, cancel: Cancel) -> Self {
         Self {
             store,
             backup: plan.backup.clone(),
@@ -60,21 +55,14 @@ impl Fetcher {
     }
 
     pub(super) fn attempts<'a>(&'a self, block: &'a BackupBlock) -> Attempts<'a> {
-        Attempts {
-            fetcher: self,
-            block,
-            failed: 0,
-            missing: 0,
-        }
+        Attempts { fetcher: self, block, failed: 0, missing: 0 }
     }
 
     /// The error of a cancelled restore. Longhorn's engine looks for its first four words (§16).
     pub(super) fn cancelled(&self) -> Error {
         let (backup, volume) = (&self.backup, self.store.volume());
         Error::Canceled {
-            what: format!(
-                "backup restoration is cancelled: restore of backup {backup} of volume {volume}"
-            ),
+            what: format!("backup restoration is cancelled: restore of backup {backup} of volume {volume}"),
         }
     }
 
@@ -128,74 +116,42 @@ impl Attempts<'_> {
 
     fn missing_wait(&mut self) -> Option<Duration> {
         self.missing += 1;
-        self.fetcher
-            .retry
-            .missing_waits
-            .get(self.missing - 1)
-            .copied()
+        self.fetcher.retry.missing_waits.get(self.missing - 1).copied()
     }
 
     fn failed_wait(&mut self) -> Option<Duration> {
         self.failed += 1;
-        self.fetcher
-            .retry
-            .failed_waits
-            .get(self.failed - 1)
-            .copied()
+        self.fetcher.retry.failed_waits.get(self.failed - 1).copied()
     }
 
-    async fn wait(
-        &self,
-        wait: Duration,
-        error: &(dyn std::error::Error + Send + Sync),
-    ) -> Result<()> {
+    async fn wait(&self, wait: Duration, error: &(dyn std::error::Error + Send + Sync)) -> Result<()> {
         let (volume, backup) = (self.fetcher.store.volume(), &self.fetcher.backup);
         let (block, offset) = (self.block.digest, self.block.offset);
         tracing::warn!(%volume, %backup, %block, %offset, ?wait, %error, "block will be fetched again");
-        if self.fetcher.cancel.sleep(wait).await {
-            Ok(())
-        } else {
-            Err(self.fetcher.cancelled())
-        }
+        if self.fetcher.cancel.sleep(wait).await { Ok(()) } else { Err(self.fetcher.cancelled()) }
     }
 
     /// Blames the target if it is gone altogether, the stored data if only this block is.
     async fn give_up(&self, error: TargetError) -> Error {
         let gone = match &error {
-            TargetError::NotFound { .. } => {
-                !matches!(self.fetcher.store.is_reachable().await, Ok(true))
-            }
+            TargetError::NotFound { .. } => !matches!(self.fetcher.store.is_reachable().await, Ok(true)),
             TargetError::TooLarge { .. } => false,
             TargetError::NoSpace { .. } | TargetError::Failed { .. } => true,
         };
         if !gone {
             return self.corruption(error.to_string());
         }
-        let problem = format!(
-            "{}: {}: {error}",
-            self.fetcher.backup_words(),
-            self.block_words()
-        );
+        let problem = format!("{}: {}: {error}", self.fetcher.backup_words(), self.block_words());
         Error::peer(self.fetcher.store.target(), problem)
     }
 
     fn corruption(&self, problem: String) -> Error {
-        let object = format!(
-            "{} in {}",
-            self.fetcher.backup_words(),
-            self.fetcher.store.target()
-        );
-        Error::Corruption {
-            object,
-            problem: format!("{}: {problem}", self.block_words()),
-        }
+        let object = format!("{} in {}", self.fetcher.backup_words(), self.fetcher.store.target());
+        Error::Corruption { object, problem: format!("{}: {problem}", self.block_words()) }
     }
 
     fn block_words(&self) -> String {
-        format!(
-            "block {} at offset {}",
-            self.block.digest, self.block.offset
-        )
+        format!("block {} at offset {}", self.block.digest, self.block.offset)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,18 +34,12 @@ impl DirectoryTarget {
     pub(super) async fn read(&self, path: &StorePath, limit: u64) -> Result<Vec<u8>, TargetError> {
         self.run("read", path, move |file| read_bounded(file, limit))
             .await?
-            .ok_or_else(|| TargetError::TooLarge {
-                path: path.to_string(),
-                limit,
-            })
+            .ok_or_else(|| TargetError::TooLarge { path: path.to_string(), limit })
     }
 
     pub(super) async fn write(&self, path: &StorePath, content: Bytes) -> Result<(), TargetError> {
         let root = self.root.clone();
-        self.run("write", path, move |file| {
-            write_durably(&root, file, &content)
-        })
-        .await
+        self.run("write", path, move |file| write_durably(&root, file, &content)).await
     }
 
     pub(super) async fn stat(&self, path: &StorePath) -> Result<Option<ObjectStat>, TargetError> {
@@ -54,10 +48,7 @@ impl DirectoryTarget {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
                 other => other?,
             };
-            Ok(Some(ObjectStat {
-                size: metadata.len(),
-                modified: metadata.modified()?,
-            }))
+            Ok(Some(ObjectStat { size: metadata.len(), modified: metadata.modified()? }))
         })
         .await
     }
@@ -68,8 +59,7 @@ impl DirectoryTarget {
 
     pub(super) async fn remove(&self, path: &StorePath) -> Result<(), TargetError> {
         let base = self.root.join(BASE);
-        self.run("remove", path, move |file| remove_and_prune(&base, file))
-            .await
+        self.run("remove", path, move |file| remove_and_prune(&base, file)).await
     }
 
     /// Runs blocking work on the file of `path` and names both in its error.
@@ -81,21 +71,13 @@ impl DirectoryTarget {
     ) -> Result<T, TargetError> {
         let file = self.root.join(path.as_str());
         let done = tokio::task::spawn_blocking(move || work(&file)).await;
-        let failed = |problem: String| TargetError::Failed {
-            action,
-            path: path.to_string(),
-            problem,
-        };
+        let failed = |problem: String| TargetError::Failed { action, path: path.to_string(), problem };
         match done {
             Err(join) => Err(failed(join.to_string())),
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(match error.kind() {
-                ErrorKind::NotFound => TargetError::NotFound {
-                    path: path.to_string(),
-                },
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => TargetError::NoSpace {
-                    path: path.to_string(),
-                },
+                ErrorKind::NotFound => TargetError::NotFound { path: path.to_string() },
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => TargetError::NoSpace { path: path.to_string() },
                 _ => failed(error.to_string()),
             }),
         }
@@ -104,7 +86,8 @@ impl DirectoryTarget {
 
 /// The content, or `None` if there is more than `limit`.
 fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = File::open(path)?;
+    // Without waiting for the other end, should somebody have put a pipe there.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -131,9 +114,7 @@ fn list_bounded(path: &Path) -> io::Result<Vec<String>> {
             names.push(name);
         }
         if names.len() > LIST_LIMIT {
-            return Err(io::Error::other(format!(
-                "the directory has more than {LIST_LIMIT} entries"
-            )));
+            return Err(io::Error::other(format!("the directory has more than {LIST_LIMIT} entries")));
         }
     }
     names.sort_unstable();
@@ -142,17 +123,11 @@ fn list_bounded(path: &Path) -> io::Result<Vec<String>> {
 
 /// Writes next to the target and renames over it, so that a reader sees the old content or the new.
 fn write_durably(root: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let parent = path
-        .parent()
-        .ok_or_else(|| io::Error::other("the path has no directory"))?;
+    let parent = path.parent().ok_or_else(|| io::Error::other("the path has no directory"))?;
     let mut last = None;
     for _ in 0..WRITE_ATTEMPTS {
         match create_directories(root, parent).and_then(|()| write_once(parent, path, content)) {
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) =>
-            {
-                last = Some(error)
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => last = Some(error),
             other => return other,
         }
     }
@@ -160,18 +135,12 @@ fn write_durably(root: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn write_once(parent: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let nanoseconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos();
+    let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".tmp.{nanoseconds}"));
     let temporary = PathBuf::from(temporary);
     // A new file only: two writers may draw the same nanosecond.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
     let written = file
         .write_all(content)
         .and_then(|()| file.sync_all())
@@ -190,14 +159,9 @@ fn create_directories(root: &Path, directory: &Path) -> io::Result<()> {
         return Ok(());
     }
     if directory == root {
-        return DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY_MODE)
-            .create(root);
+        return DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(root);
     }
-    let parent = directory
-        .parent()
-        .ok_or_else(|| io::Error::other("the path has no directory"))?;
+    let parent = directory.parent().ok_or_else(|| io::Error::other("the path has no directory"))?;
     create_directories(root, parent)?;
     match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
@@ -216,10 +180,7 @@ fn remove_and_prune(base: &Path, path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other?,
     }
-    let below_base = path
-        .ancestors()
-        .skip(1)
-        .take_while(|parent| parent.starts_with(base) && *parent != base);
+    let below_base = path.ancestors().skip(1).take_while(|parent| parent.starts_with(base) && *parent != base);
     for parent in below_base {
         match fs::remove_dir(parent) {
             Ok(()) => {}

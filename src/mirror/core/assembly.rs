@@ -2,155 +2,21 @@
 //!
 //! The highest generation wins. A replica below it lacks writes that were acknowledged and is refused, unless the
 //! highest one's record names it in sync and it holds the generation that was being raised, or its base: then the engine
-//! died between two durable writes of one raise, and it lacks nothing. Every start raises the generation
+//! died between two durable writes of one raise, and it lacks nothing. A new mirror's first generation is only a promise
+//! to start: all hold it before the second is raised and I/O begins, so a replica without a record that it names is
+//! as empty as it should be. Every start raises the generation
 //! again before the first write, so what is left out now can never pass for current later.
 
 use super::generation::{Generation, GenerationRecord, Incarnation};
-use super::mask::MemberMask;
-use super::members::{Members, MembersError, OpenMember};
+use super::members::{Members, OpenMember};
 use crate::name::{NonEmpty, ReplicaName};
+
+mod types;
 
 #[cfg(test)]
 mod tests;
 
-/// A replica that the mirror is asked to have.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// Which.
-    pub replica: ReplicaName,
-    /// What was found there.
-    pub found: Found,
-}
-
-/// What was found at a candidate's address.
-#[derive(Debug, Clone)]
-pub enum Found {
-    /// It was opened; its record, if it ever was in a mirror.
-    Opened(OpenMember, Option<GenerationRecord>),
-    /// It could not be reached or opened.
-    Unreachable(String),
-}
-
-/// What to do when a replica that may be newer cannot be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
-    /// Refuse to start: it may hold acknowledged writes that nobody else has.
-    Refuse,
-    /// Start, and say so ([`Assembly::unverified`]). For callers who know that the missing ones are not newer, such as
-    /// Longhorn's manager, which lists replicas by their recorded failures.
-    Tolerate,
-}
-
-/// Why a candidate does not take part.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RefusedReason {
-    /// It could not be reached or opened.
-    #[error("unreachable: {0}")]
-    Unreachable(String),
-    /// It lacks acknowledged writes.
-    #[error("stale: it has generation {found}, the newest is {newest}")]
-    Stale {
-        /// Its generation.
-        found: Generation,
-        /// The highest.
-        newest: Generation,
-    },
-    /// Another engine went on from it; it has writes that the chosen ones lack.
-    #[error("diverged: it has generation {found}, the chosen ones have {chosen}")]
-    Diverged {
-        /// Its generation.
-        found: Generation,
-        /// The one that was chosen.
-        chosen: Generation,
-    },
-    /// Its rebuild was not finished, or it is new.
-    #[error("not in sync: its content was never complete")]
-    NeverInSync,
-    /// It has another size than the mirror.
-    #[error("it has {found} bytes, the mirror has {expected}")]
-    Size {
-        /// Its size in bytes.
-        found: u64,
-        /// The mirror's size in bytes.
-        expected: u64,
-    },
-}
-
-/// A candidate that does not take part.
-#[derive(Debug, Clone)]
-pub struct Refused {
-    /// Which.
-    pub replica: ReplicaName,
-    /// To be closed, when it was opened.
-    pub open: Option<OpenMember>,
-    /// Why.
-    pub reason: RefusedReason,
-}
-
-/// Why no mirror can start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AssemblyError {
-    /// No replica is known to be complete. New replicas only make a new mirror when all of them answer.
-    #[error("no reachable replica is known to be in sync")]
-    NothingInSync,
-    /// Two engines went on from one state. Salvage chooses one.
-    #[error("replicas {0:?} diverged: each has writes that the other lacks; salvage chooses one")]
-    Diverged(Vec<ReplicaName>),
-    /// Every complete replica that answered is stale for sure: a void one tells that others had gone on.
-    #[error(
-        "replicas {holders:?} hold generation {newest} or newer and cannot be asked; all others are stale"
-    )]
-    Behind {
-        /// The generation the mirror is known to have reached.
-        newest: Generation,
-        /// Who has it.
-        holders: Vec<ReplicaName>,
-    },
-    /// Replicas that may be newer did not answer.
-    #[error("replicas {0:?} may be newer and cannot be asked")]
-    Unverified(Vec<ReplicaName>),
-    /// Every replica in sync has another size than the mirror.
-    #[error("the replicas in sync have {found} bytes, the mirror has {expected}")]
-    Size {
-        /// Their size in bytes.
-        found: u64,
-        /// The mirror's in bytes.
-        expected: u64,
-    },
-    /// The members do not fit together.
-    #[error(transparent)]
-    Members(#[from] MembersError),
-}
-
-/// A mirror that can start: hand it to [`super::MirrorCore::start`].
-#[derive(Debug, Clone)]
-pub struct Assembly {
-    /// Who takes part, all in sync.
-    pub members: Members,
-    /// Who does not, and why.
-    pub refused: Vec<Refused>,
-    /// Replicas that were in sync with the chosen ones and could not be asked; they may hold newer writes.
-    pub unverified: Vec<ReplicaName>,
-    /// The highest generation found; [`Generation::NONE`] for a new mirror.
-    pub newest: Generation,
-    /// The base of that generation.
-    pub base: Generation,
-    /// Members that must first be brought to `newest`: a raise was cut short.
-    pub laggards: MemberMask,
-    /// Who raises generations from now on.
-    pub incarnation: Incarnation,
-}
-
-/// What a salvage gave up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Loss {
-    /// The replica's own acknowledged writes since the two went apart.
-    Diverged(ReplicaName),
-    /// The acknowledged writes since the replica, which could not be asked, went on without the others.
-    Newer(ReplicaName),
-    /// Whatever the replica, which could not be asked, may have on top.
-    Unverified(ReplicaName),
-}
+pub use types::{Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason};
 
 /// Decides who takes part. `size_bytes` is the size the mirror must have; `incarnation` is drawn at random by the caller.
 pub fn assemble(
@@ -166,10 +32,7 @@ pub fn assemble(
     }
     if let Some(beyond) = beyond(&candidates, &newest) {
         let GenerationRecord { base, in_sync, .. } = beyond.clone();
-        return Err(AssemblyError::Behind {
-            newest: base,
-            holders: in_sync,
-        });
+        return Err(AssemblyError::Behind { newest: base, holders: in_sync });
     }
     let assembly = build(candidates, &newest, size_bytes, incarnation)?;
     if missing == Missing::Refuse && !assembly.unverified.is_empty() {
@@ -208,16 +71,8 @@ struct Newest {
 
 impl Newest {
     fn of(record: &GenerationRecord) -> Self {
-        let GenerationRecord {
-            generation,
-            base,
-            in_sync,
-        } = record.clone();
-        Self {
-            generation,
-            base,
-            in_sync,
-        }
+        let GenerationRecord { generation, base, in_sync } = record.clone();
+        Self { generation, base, in_sync }
     }
 
     fn names(&self, replica: &ReplicaName) -> bool {
@@ -232,12 +87,15 @@ impl Newest {
         found == self.generation || (self.names(replica) && (found == self.base || raising))
     }
 
+    /// Whether the mirror has never run, so that a replica without any record lacks nothing.
+    fn never_ran(&self) -> bool {
+        self.base == Generation::NONE
+    }
+
     /// Whether a replica has writes of its own: another engine counted on from a state it shared with the newest.
     fn disagrees(&self, replica: &ReplicaName, found: Generation) -> bool {
         found.diverges_from(self.generation)
-            || (self.names(replica)
-                && found.counter() >= self.base.counter()
-                && !self.accepts(replica, found))
+            || (self.names(replica) && found.counter() >= self.base.counter() && !self.accepts(replica, found))
     }
 }
 
@@ -249,10 +107,7 @@ fn record(candidate: &Candidate) -> Option<&GenerationRecord> {
 }
 
 fn newest_records(candidates: &[Candidate]) -> Option<Newest> {
-    let highest = candidates
-        .iter()
-        .filter_map(record)
-        .max_by_key(|record| record.generation)?;
+    let highest = candidates.iter().filter_map(record).max_by_key(|record| record.generation)?;
     let mut newest = Newest::of(highest);
     for same in candidates.iter().filter_map(record) {
         if same.generation == newest.generation {
@@ -267,10 +122,7 @@ fn newest_records(candidates: &[Candidate]) -> Option<Newest> {
 }
 
 /// The void record that tells of the highest generation beyond all that were found.
-fn beyond<'a>(
-    candidates: &'a [Candidate],
-    newest: &Option<Newest>,
-) -> Option<&'a GenerationRecord> {
+fn beyond<'a>(candidates: &'a [Candidate], newest: &Option<Newest>) -> Option<&'a GenerationRecord> {
     let newest = newest.as_ref()?;
     candidates
         .iter()
@@ -290,9 +142,7 @@ fn rivals(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaName>
     let having = |test: &dyn Fn(&ReplicaName, Generation) -> bool| -> Vec<ReplicaName> {
         candidates
             .iter()
-            .filter(|candidate| {
-                record(candidate).is_some_and(|record| test(&candidate.replica, record.generation))
-            })
+            .filter(|candidate| record(candidate).is_some_and(|record| test(&candidate.replica, record.generation)))
             .map(|candidate| candidate.replica.clone())
             .collect()
     };
@@ -309,9 +159,7 @@ fn build(
     size_bytes: u64,
     incarnation: Incarnation,
 ) -> Result<Assembly, AssemblyError> {
-    let all_new = candidates
-        .iter()
-        .all(|candidate| matches!(candidate.found, Found::Opened(_, None)));
+    let all_new = candidates.iter().all(|candidate| matches!(candidate.found, Found::Opened(_, None)));
     if newest.is_none() && !all_new {
         return Err(AssemblyError::NothingInSync);
     }
@@ -337,28 +185,22 @@ fn build(
     }
     let Some(chosen) = NonEmpty::from_vec(chosen) else {
         return Err(match wrong_size {
-            Some(found) => AssemblyError::Size {
-                found,
-                expected: size_bytes,
-            },
+            Some(found) => AssemblyError::Size { found, expected: size_bytes },
             None => AssemblyError::NothingInSync,
         });
     };
     let members = Members::new(chosen)?;
+    let first = Generation::NONE.next(incarnation);
+    if newest.is_none() {
+        lagging = members.iter().map(|(_, open)| open.replica.clone()).collect();
+    }
     Ok(Assembly {
-        laggards: lagging
-            .iter()
-            .filter_map(|replica| members.find(replica))
-            .collect(),
+        laggards: lagging.iter().filter_map(|replica| members.find(replica)).collect(),
         members,
         refused,
         unverified,
-        newest: newest
-            .as_ref()
-            .map_or(Generation::NONE, |newest| newest.generation),
-        base: newest
-            .as_ref()
-            .map_or(Generation::NONE, |newest| newest.base),
+        newest: newest.as_ref().map_or(first, |newest| newest.generation),
+        base: newest.as_ref().map_or(Generation::NONE, |newest| newest.base),
         incarnation,
     })
 }
@@ -367,7 +209,12 @@ fn build(
 fn unverified(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaName> {
     let seen = |replica: &ReplicaName| {
         candidates.iter().any(|candidate| {
-            candidate.replica == *replica && matches!(candidate.found, Found::Opened(_, Some(_)))
+            candidate.replica == *replica
+                && match &candidate.found {
+                    Found::Opened(_, Some(_)) => true,
+                    Found::Opened(_, None) => newest.as_ref().is_some_and(Newest::never_ran),
+                    Found::Unreachable(_) => false,
+                }
         })
     };
     let named = newest.iter().flat_map(|newest| &newest.in_sync);
@@ -375,51 +222,32 @@ fn unverified(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaN
 }
 
 /// The member a candidate makes and whether it lags, or why it makes none.
-fn judge(
-    candidate: Candidate,
-    newest: &Option<Newest>,
-    size_bytes: u64,
-) -> Result<(OpenMember, bool), Refused> {
+fn judge(candidate: Candidate, newest: &Option<Newest>, size_bytes: u64) -> Result<(OpenMember, bool), Refused> {
     let replica = candidate.replica;
     let (open, record) = match candidate.found {
         Found::Opened(open, record) => (open, record),
         Found::Unreachable(problem) => {
-            return Err(Refused {
-                replica,
-                open: None,
-                reason: RefusedReason::Unreachable(problem),
-            });
+            return Err(Refused { replica, open: None, reason: RefusedReason::Unreachable(problem) });
         }
     };
+    let new = record.is_none();
     let found = record.map_or(Generation::NONE, |record| record.generation);
     let reason = match newest {
         None => None,
+        Some(newest) if new && newest.never_ran() && newest.names(&replica) => None,
         Some(_) if found == Generation::NONE => Some(RefusedReason::NeverInSync),
         Some(newest) if newest.accepts(&replica, found) => None,
-        Some(newest) if newest.disagrees(&replica, found) => Some(RefusedReason::Diverged {
-            found,
-            chosen: newest.generation,
-        }),
-        Some(newest) => Some(RefusedReason::Stale {
-            found,
-            newest: newest.generation,
-        }),
+        Some(newest) if newest.disagrees(&replica, found) => {
+            Some(RefusedReason::Diverged { found, chosen: newest.generation })
+        }
+        Some(newest) => Some(RefusedReason::Stale { found, newest: newest.generation }),
     };
-    let size = RefusedReason::Size {
-        found: open.size_bytes,
-        expected: size_bytes,
-    };
+    let size = RefusedReason::Size { found: open.size_bytes, expected: size_bytes };
     let wrong_size = (open.size_bytes != size_bytes).then_some(size);
     match reason.or(wrong_size) {
-        Some(reason) => Err(Refused {
-            replica,
-            open: Some(open),
-            reason,
-        }),
+        Some(reason) => Err(Refused { replica, open: Some(open), reason }),
         None => {
-            let lags = newest
-                .as_ref()
-                .is_some_and(|newest| newest.generation != found);
+            let lags = newest.as_ref().is_some_and(|newest| newest.generation != found);
             Ok((open, lags))
         }
     }

@@ -96,8 +96,7 @@ impl ChannelState {
     pub(super) fn choose_read(&mut self, tried: MemberMask) -> Option<MemberIndex> {
         let candidates = self.view.rw.minus(tried);
         self.turn = self.turn.wrapping_add(1);
-        self.policy
-            .choose(candidates, self.view.local, &self.pending, self.turn)
+        self.policy.choose(candidates, self.view.local, &self.pending, self.turn)
     }
 
     /// A leg was submitted to `member`.

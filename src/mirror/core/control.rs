@@ -13,9 +13,10 @@ mod membership;
 mod pause;
 mod types;
 
-pub use types::{
-    Action, Actions, Event, Health, MemberMode, Notice, OutReason, PauseId, Refusal, Status,
-};
+#[cfg(test)]
+mod tests;
+
+pub use types::{Action, Actions, Event, Health, MemberMode, Notice, OutReason, PauseId, Refusal, Status};
 
 use self::fence::Fence;
 use self::membership::{Slot, SlotState};
@@ -80,9 +81,7 @@ impl MirrorCore {
         match event {
             Event::MemberIoError { member, op, cause } => self.io_error(member, op, cause, out),
             Event::FencePersisted { member, generation } => self.persisted(member, generation, out),
-            Event::FenceFailed { member, generation } => {
-                self.persist_failed(member, generation, out)
-            }
+            Event::FenceFailed { member, generation } => self.persist_failed(member, generation, out),
             Event::RetryFence => return self.retry_fence(out),
             Event::ChannelsUpdated { epoch } => self.channels_updated(epoch, out),
             Event::AddMember { member, local } => return self.add(member, local, out),
@@ -126,10 +125,8 @@ impl MirrorCore {
     }
 
     fn health(&self) -> Health {
-        let every_rw = self
-            .slots
-            .iter()
-            .all(|slot| matches!(slot.state, SlotState::Free | SlotState::In(MemberMode::Rw)));
+        let every_rw =
+            self.slots.iter().all(|slot| matches!(slot.state, SlotState::Free | SlotState::In(MemberMode::Rw)));
         if self.readable().is_empty() || !self.started {
             Health::Faulted
         } else if self.fence == Fence::Stuck {
@@ -151,9 +148,7 @@ impl MirrorCore {
     }
 
     fn having(&self, test: impl Fn(&Slot) -> bool) -> MemberMask {
-        MemberIndex::all()
-            .filter(|member| test(&self.slots[member.get()]))
-            .collect()
+        MemberIndex::all().filter(|member| test(&self.slots[member.get()])).collect()
     }
 
     fn in_mode(&self, mode: MemberMode) -> MemberMask {

@@ -33,12 +33,7 @@ impl DeadlineWheel {
     /// owner calls [`Self::advance`] later).
     pub fn new(deadline_ticks: u64, now_ticks: u64) -> Self {
         let period_ticks = deadline_ticks.div_ceil(PERIODS as u64 - 1).max(1);
-        Self {
-            counts: [0; PERIODS],
-            current: 0,
-            period_ticks,
-            next_turn: now_ticks.saturating_add(period_ticks),
-        }
+        Self { counts: [0; PERIODS], current: 0, period_ticks, next_turn: now_ticks.saturating_add(period_ticks) }
     }
 
     /// An I/O was submitted.
@@ -82,9 +77,7 @@ mod tests {
     use super::*;
 
     fn expired_at(wheel: &mut DeadlineWheel, from: u64, to: u64, step: u64) -> Option<u64> {
-        (from..to)
-            .step_by(step as usize)
-            .find(|now| wheel.advance(*now) != Expiry::InTime)
+        (from..to).step_by(step as usize).find(|now| wheel.advance(*now) != Expiry::InTime)
     }
 
     #[test]
@@ -94,10 +87,7 @@ mod tests {
             assert_eq!(expired_at(&mut wheel, 0, submitted + 1, 1), None);
             wheel.submit();
             let found = expired_at(&mut wheel, submitted + 1, 5000, 1).expect("expires");
-            assert!(
-                (submitted + 700..=submitted + 800).contains(&found),
-                "{submitted} → {found}"
-            );
+            assert!((submitted + 700..=submitted + 800).contains(&found), "{submitted} → {found}");
         }
     }
 

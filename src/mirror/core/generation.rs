@@ -99,12 +99,7 @@ impl GenerationRecord {
     /// 2,067 bytes, which fits an lvol's xattr (a metadata page of 4,096).
     pub fn encode(&self) -> String {
         let names: Vec<_> = self.in_sync.iter().map(ReplicaName::as_str).collect();
-        format!(
-            "1 {:016x} {:016x} {}",
-            self.generation.raw(),
-            self.base.raw(),
-            names.join(",")
-        )
+        format!("1 {:016x} {:016x} {}", self.generation.raw(), self.base.raw(), names.join(","))
     }
 
     /// Reads the stored text.
@@ -115,13 +110,8 @@ impl GenerationRecord {
             return Err(form());
         }
         let mut number = || {
-            let digits = fields
-                .next()
-                .filter(|digits| digits.len() == 16)
-                .ok_or_else(form)?;
-            u64::from_str_radix(digits, 16)
-                .map(Generation::from_raw)
-                .map_err(|_| form())
+            let digits = fields.next().filter(|digits| digits.len() == 16).ok_or_else(form)?;
+            u64::from_str_radix(digits, 16).map(Generation::from_raw).map_err(|_| form())
         };
         let (generation, base) = (number()?, number()?);
         let names = fields.next().ok_or_else(form)?;
@@ -133,11 +123,7 @@ impl GenerationRecord {
             .filter(|name| !name.is_empty())
             .map(|name| ReplicaName::parse(name).map_err(RecordError::Name))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            generation,
-            base,
-            in_sync,
-        })
+        Ok(Self { generation, base, in_sync })
     }
 }
 
@@ -169,16 +155,9 @@ mod tests {
             base: Generation::from_raw(0x0000_0004_0000_0001),
             in_sync: vec![name("vol-r-1"), name("vol-r-2")],
         };
-        assert_eq!(
-            record.encode(),
-            "1 00000005deadbeef 0000000400000001 vol-r-1,vol-r-2"
-        );
+        assert_eq!(record.encode(), "1 00000005deadbeef 0000000400000001 vol-r-1,vol-r-2");
         assert_eq!(GenerationRecord::parse(&record.encode()), Ok(record));
-        let void = GenerationRecord {
-            generation: Generation::NONE,
-            base: Generation::NONE,
-            in_sync: vec![],
-        };
+        let void = GenerationRecord { generation: Generation::NONE, base: Generation::NONE, in_sync: vec![] };
         assert_eq!(GenerationRecord::parse(&void.encode()), Ok(void));
     }
 

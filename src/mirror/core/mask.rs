@@ -12,11 +12,7 @@ pub struct MemberIndex(u8);
 impl MemberIndex {
     /// The place `index`; `None` when there is no such place.
     pub const fn new(index: usize) -> Option<Self> {
-        if index < MAX_MEMBERS {
-            Some(Self(index as u8))
-        } else {
-            None
-        }
+        if index < MAX_MEMBERS { Some(Self(index as u8)) } else { None }
     }
 
     /// As an array index, always below [`MAX_MEMBERS`].
@@ -108,11 +104,7 @@ impl MemberMask {
     /// The first member in order.
     #[inline]
     pub const fn first(self) -> Option<MemberIndex> {
-        if self.0 == 0 {
-            None
-        } else {
-            Some(MemberIndex(self.0.trailing_zeros() as u8))
-        }
+        if self.0 == 0 { None } else { Some(MemberIndex(self.0.trailing_zeros() as u8)) }
     }
 
     /// The `n`-th member, counting round: 0 is the first, and the set's count is the first again.
@@ -149,9 +141,7 @@ impl FromIterator<MemberIndex> for MemberMask {
 
 impl fmt::Debug for MemberMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set()
-            .entries(self.iter().map(|member| member.0))
-            .finish()
+        f.debug_set().entries(self.iter().map(|member| member.0)).finish()
     }
 }
 
@@ -172,10 +162,7 @@ mod tests {
     #[test]
     fn counting_round_visits_each_member_in_turn() {
         let mask: MemberMask = [member(1), member(4), member(7)].into_iter().collect();
-        let visited: Vec<_> = (0..6)
-            .filter_map(|n| mask.nth_round(n))
-            .map(MemberIndex::get)
-            .collect();
+        let visited: Vec<_> = (0..6).filter_map(|n| mask.nth_round(n)).map(MemberIndex::get).collect();
         assert_eq!(visited, [1, 4, 7, 1, 4, 7]);
         assert_eq!(MemberMask::EMPTY.nth_round(3), None);
     }

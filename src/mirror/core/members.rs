@@ -85,11 +85,7 @@ impl Members {
     /// The members in order at places 0, 1, …
     pub fn new(members: NonEmpty<OpenMember>) -> Result<Self, MembersError> {
         let first = members.first();
-        let mut all = Self {
-            slots: Default::default(),
-            size_bytes: first.size_bytes,
-            block_bytes: first.block_bytes,
-        };
+        let mut all = Self { slots: Default::default(), size_bytes: first.size_bytes, block_bytes: first.block_bytes };
         for member in members.into_vec() {
             all.add(member)?;
         }
@@ -101,11 +97,7 @@ impl Members {
         for (_, other) in self.iter() {
             if let Some(what) = shared(&member, other) {
                 let other = other.replica.clone();
-                return Err(MembersError::Duplicate {
-                    replica: member.replica,
-                    other,
-                    what,
-                });
+                return Err(MembersError::Duplicate { replica: member.replica, other, what });
             }
         }
         if (member.size_bytes, member.block_bytes) != (self.size_bytes, self.block_bytes) {
@@ -122,18 +114,14 @@ impl Members {
                 self.slots[index.get()] = Some(member);
                 Ok(index)
             }
-            None => Err(MembersError::TooMany {
-                replica: member.replica,
-            }),
+            None => Err(MembersError::TooMany { replica: member.replica }),
         }
     }
 
     /// Frees a place once the core has freed it; `None` when it is free already.
     pub fn remove(&mut self, index: MemberIndex) -> Result<Option<OpenMember>, MembersError> {
         if let (Some(member), 1) = (self.get(index), self.mask().count()) {
-            return Err(MembersError::Last {
-                replica: member.replica.clone(),
-            });
+            return Err(MembersError::Last { replica: member.replica.clone() });
         }
         Ok(self.slots[index.get()].take())
     }
@@ -145,9 +133,7 @@ impl Members {
 
     /// Where a replica is.
     pub fn find(&self, replica: &ReplicaName) -> Option<MemberIndex> {
-        self.iter()
-            .find(|(_, member)| member.replica == *replica)
-            .map(|(index, _)| index)
+        self.iter().find(|(_, member)| member.replica == *replica).map(|(index, _)| index)
     }
 
     /// All in order of their places.
@@ -162,10 +148,7 @@ impl Members {
 
     /// The places of members on this node.
     pub fn local(&self) -> MemberMask {
-        self.iter()
-            .filter(|(_, member)| member.locality == Locality::Local)
-            .map(|(index, _)| index)
-            .collect()
+        self.iter().filter(|(_, member)| member.locality == Locality::Local).map(|(index, _)| index).collect()
     }
 
     /// The mirror's size in bytes.
@@ -179,21 +162,9 @@ impl Members {
     }
 
     /// What to store for [`super::Action::PersistGeneration`].
-    pub fn record(
-        &self,
-        generation: Generation,
-        base: Generation,
-        in_sync: MemberMask,
-    ) -> GenerationRecord {
-        let in_sync = in_sync
-            .iter()
-            .filter_map(|index| Some(self.get(index)?.replica.clone()))
-            .collect();
-        GenerationRecord {
-            generation,
-            base,
-            in_sync,
-        }
+    pub fn record(&self, generation: Generation, base: Generation, in_sync: MemberMask) -> GenerationRecord {
+        let in_sync = in_sync.iter().filter_map(|index| Some(self.get(index)?.replica.clone())).collect();
+        GenerationRecord { generation, base, in_sync }
     }
 }
 
@@ -217,13 +188,8 @@ pub(super) mod tests {
         OpenMember {
             replica: ReplicaName::parse(&format!("vol-r-{number}")).expect("a name"),
             bdev: BdevName::parse(&format!("lvs/vol-r-{number}")).expect("a name"),
-            address: ReplicaAddress::parse(&format!("10.0.0.{}:2000", number + 1))
-                .expect("an address"),
-            locality: if number == 0 {
-                Locality::Local
-            } else {
-                Locality::Remote
-            },
+            address: ReplicaAddress::parse(&format!("10.0.0.{}:2000", number + 1)).expect("an address"),
+            locality: if number == 0 { Locality::Local } else { Locality::Remote },
             size_bytes: 1 << 30,
             block_bytes: 4096,
         }
@@ -238,10 +204,7 @@ pub(super) mod tests {
     fn a_mirror_has_one_to_eight_members() {
         let mut full = members(MAX_MEMBERS);
         assert_eq!(full.mask().count(), 8);
-        assert!(matches!(
-            full.add(open(8)),
-            Err(MembersError::TooMany { .. })
-        ));
+        assert!(matches!(full.add(open(8)), Err(MembersError::TooMany { .. })));
         let mut one = members(1);
         let only = one.find(&open(0).replica).expect("there");
         assert!(matches!(one.remove(only), Err(MembersError::Last { .. })));
@@ -251,27 +214,9 @@ pub(super) mod tests {
     fn no_two_members_share_a_name_a_bdev_or_an_address() {
         let fresh = open(3);
         for (twin, expected) in [
-            (
-                OpenMember {
-                    replica: open(1).replica,
-                    ..fresh.clone()
-                },
-                "name",
-            ),
-            (
-                OpenMember {
-                    bdev: open(1).bdev,
-                    ..fresh.clone()
-                },
-                "bdev",
-            ),
-            (
-                OpenMember {
-                    address: open(1).address,
-                    ..fresh.clone()
-                },
-                "address",
-            ),
+            (OpenMember { replica: open(1).replica, ..fresh.clone() }, "name"),
+            (OpenMember { bdev: open(1).bdev, ..fresh.clone() }, "bdev"),
+            (OpenMember { address: open(1).address, ..fresh.clone() }, "address"),
         ] {
             match members(2).add(twin) {
                 Err(MembersError::Duplicate { what, .. }) => assert_eq!(what, expected),
@@ -282,22 +227,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_member_of_another_size_is_refused() {
-        let small = OpenMember {
-            size_bytes: 1 << 20,
-            ..open(2)
-        };
-        assert!(matches!(
-            members(2).add(small),
-            Err(MembersError::Geometry { .. })
-        ));
-        let fine = OpenMember {
-            block_bytes: 512,
-            ..open(2)
-        };
-        assert!(matches!(
-            members(2).add(fine),
-            Err(MembersError::Geometry { .. })
-        ));
+        let small = OpenMember { size_bytes: 1 << 20, ..open(2) };
+        assert!(matches!(members(2).add(small), Err(MembersError::Geometry { .. })));
+        let fine = OpenMember { block_bytes: 512, ..open(2) };
+        assert!(matches!(members(2).add(fine), Err(MembersError::Geometry { .. })));
     }
 
     #[test]

@@ -39,10 +39,7 @@ impl ReadPolicy {
             }
             Self::RoundRobin => candidates.nth_round(turn),
             Self::LeastPending => {
-                let least = candidates
-                    .iter()
-                    .map(|member| pending[member.get()])
-                    .min()?;
+                let least = candidates.iter().map(|member| pending[member.get()]).min()?;
                 candidates
                     .iter()
                     .filter(|member| pending[member.get()] == least)
@@ -84,10 +81,7 @@ mod tests {
     use super::*;
 
     fn mask(members: &[usize]) -> MemberMask {
-        members
-            .iter()
-            .filter_map(|index| MemberIndex::new(*index))
-            .collect()
+        members.iter().filter_map(|index| MemberIndex::new(*index)).collect()
     }
 
     fn chosen(policy: ReadPolicy, candidates: &[usize], local: &[usize]) -> Vec<usize> {
@@ -100,37 +94,24 @@ mod tests {
 
     #[test]
     fn local_first_leaves_the_node_only_when_it_must() {
-        assert_eq!(
-            chosen(ReadPolicy::LocalFirst, &[0, 1, 2], &[1]),
-            [1, 1, 1, 1]
-        );
+        assert_eq!(chosen(ReadPolicy::LocalFirst, &[0, 1, 2], &[1]), [1, 1, 1, 1]);
         assert_eq!(chosen(ReadPolicy::LocalFirst, &[0, 2], &[1]), [0, 2, 0, 2]);
     }
 
     #[test]
     fn round_robin_takes_turns() {
-        assert_eq!(
-            chosen(ReadPolicy::RoundRobin, &[0, 2, 3], &[0]),
-            [0, 2, 3, 0]
-        );
+        assert_eq!(chosen(ReadPolicy::RoundRobin, &[0, 2, 3], &[0]), [0, 2, 3, 0]);
     }
 
     #[test]
     fn least_pending_takes_turns_among_equals() {
-        assert_eq!(
-            chosen(ReadPolicy::LeastPending, &[0, 1, 2, 3], &[0]),
-            [1, 2, 1, 2]
-        );
+        assert_eq!(chosen(ReadPolicy::LeastPending, &[0, 1, 2, 3], &[0]), [1, 2, 1, 2]);
         assert!(chosen(ReadPolicy::LeastPending, &[], &[0]).is_empty());
     }
 
     #[test]
     fn policies_parse_from_their_own_spelling_only() {
-        for policy in [
-            ReadPolicy::LocalFirst,
-            ReadPolicy::RoundRobin,
-            ReadPolicy::LeastPending,
-        ] {
+        for policy in [ReadPolicy::LocalFirst, ReadPolicy::RoundRobin, ReadPolicy::LeastPending] {
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
         for wrong in ["", "Local-First", "local_first", "least"] {

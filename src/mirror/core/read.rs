@@ -72,9 +72,7 @@ impl ReadTracker {
         match result {
             Ok(()) => {
                 self.waiting = false;
-                ReadOutcome::Complete {
-                    repair: self.medium_error,
-                }
+                ReadOutcome::Complete { repair: self.medium_error }
             }
             Err(cause) => {
                 if cause == FailureCause::Medium {
@@ -105,10 +103,7 @@ impl ReadTracker {
             Some(member) => {
                 self.current = member;
                 self.tried = self.tried.with(member);
-                ReadOutcome::Retry {
-                    member,
-                    fresh_buffer: !self.abandoned.is_empty(),
-                }
+                ReadOutcome::Retry { member, fresh_buffer: !self.abandoned.is_empty() }
             }
             None => {
                 self.waiting = false;

@@ -56,12 +56,7 @@ impl WriteTracker {
 
     /// One leg ended. A failed one is also reported at once ([`super::ChannelState::blame`]).
     #[inline]
-    pub fn leg_done(
-        &mut self,
-        member: MemberIndex,
-        result: Result<(), FailureCause>,
-        view: &IoView,
-    ) -> WriteOutcome {
+    pub fn leg_done(&mut self, member: MemberIndex, result: Result<(), FailureCause>, view: &IoView) -> WriteOutcome {
         if !self.outstanding.contains(member) {
             self.abandoned = self.abandoned.without(member);
             return WriteOutcome::Wait;
@@ -165,10 +160,7 @@ mod tests {
         assert_eq!(write.targets(), mask(&[0, 1, 2]));
         assert_eq!(write.leg_done(member(2), Ok(()), &view), WriteOutcome::Wait);
         assert_eq!(write.leg_done(member(0), Ok(()), &view), WriteOutcome::Wait);
-        assert_eq!(
-            write.leg_done(member(1), Ok(()), &view),
-            WriteOutcome::Complete
-        );
+        assert_eq!(write.leg_done(member(1), Ok(()), &view), WriteOutcome::Complete);
         assert!(write.is_drained());
     }
 
@@ -179,26 +171,16 @@ mod tests {
         write.leg_done(member(0), Ok(()), &before);
         let parked = write.leg_done(member(1), Err(FailureCause::Medium), &before);
         assert_eq!(parked, WriteOutcome::Park(mask(&[1])));
-        assert_eq!(
-            write.resolve(&view(&[0], &[], &[1])),
-            WriteOutcome::Park(mask(&[1]))
-        );
+        assert_eq!(write.resolve(&view(&[0], &[], &[1])), WriteOutcome::Park(mask(&[1])));
         assert_eq!(write.resolve(&view(&[0], &[], &[])), WriteOutcome::Complete);
-        assert_eq!(
-            write.resolve(&view(&[0], &[], &[])),
-            WriteOutcome::Wait,
-            "answered once"
-        );
+        assert_eq!(write.resolve(&view(&[0], &[], &[])), WriteOutcome::Wait, "answered once");
     }
 
     #[test]
     fn a_write_begun_during_a_fence_waits_for_it() {
         let during = view(&[0], &[], &[1]);
         let mut write = WriteTracker::start(&during);
-        assert_eq!(
-            write.leg_done(member(0), Ok(()), &during),
-            WriteOutcome::Park(mask(&[1]))
-        );
+        assert_eq!(write.leg_done(member(0), Ok(()), &during), WriteOutcome::Park(mask(&[1])));
         assert_eq!(write.resolve(&view(&[0], &[], &[])), WriteOutcome::Complete);
     }
 
@@ -219,10 +201,7 @@ mod tests {
         let parked = write.leg_done(member(1), Err(FailureCause::Medium), &both);
         assert_eq!(parked, WriteOutcome::Park(mask(&[0, 1])));
         let after = view(&[1], &[], &[0]);
-        assert_eq!(
-            write.resolve(&after),
-            WriteOutcome::Fail(FailureCause::Medium)
-        );
+        assert_eq!(write.resolve(&after), WriteOutcome::Fail(FailureCause::Medium));
     }
 
     #[test]
@@ -233,10 +212,7 @@ mod tests {
         let after = view(&[0], &[], &[]);
         assert_eq!(write.abandon(mask(&[1]), &after), WriteOutcome::Complete);
         assert!(!write.is_drained());
-        assert_eq!(
-            write.leg_done(member(1), Ok(()), &after),
-            WriteOutcome::Wait
-        );
+        assert_eq!(write.leg_done(member(1), Ok(()), &after), WriteOutcome::Wait);
         assert!(write.is_drained());
     }
 
@@ -246,14 +222,8 @@ mod tests {
         let mut write = WriteTracker::start(&before);
         write.leg_done(member(0), Ok(()), &before);
         write.leg_done(member(1), Err(FailureCause::Gone), &before);
-        let stuck = IoView {
-            writable: false,
-            ..view(&[0], &[], &[1])
-        };
-        assert_eq!(
-            write.resolve(&stuck),
-            WriteOutcome::Fail(FailureCause::Gone)
-        );
+        let stuck = IoView { writable: false, ..view(&[0], &[], &[1]) };
+        assert_eq!(write.resolve(&stuck), WriteOutcome::Fail(FailureCause::Gone));
     }
 
     #[test]

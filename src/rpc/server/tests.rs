@@ -14,6 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::*;
+use crate::config::OptionalPath;
 use crate::rpc::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 use crate::rpc::wire::spdkrpc::{EngineGetRequest, LogGetLevelResponse, LogSetLevelRequest};
 
@@ -42,9 +43,11 @@ struct Running {
 const MESSAGE_BYTES: usize = 64 << 10;
 
 async fn start(unix_socket: Option<PathBuf>) -> Running {
-    let mut config = NodeConfig::default();
-    config.listen = "127.0.0.1:0".parse().unwrap();
-    config.unix_socket.0 = unix_socket;
+    let mut config = NodeConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        unix_socket: OptionalPath(unix_socket),
+        ..NodeConfig::default()
+    };
     config.timeouts.shutdown = Duration::from_millis(300);
     let listeners = Listeners::bind(&config).await.expect("free addresses");
     let address = listeners.address().unwrap();

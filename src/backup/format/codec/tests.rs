@@ -35,11 +35,7 @@ fn lz4(info: FrameInfo, content: &[u8]) -> Vec<u8> {
 #[test]
 fn every_method_round_trips_and_announces_itself_as_longhorn_does() {
     let content = content();
-    for method in [
-        CompressionMethod::None,
-        CompressionMethod::Gzip,
-        CompressionMethod::Lz4,
-    ] {
+    for method in [CompressionMethod::None, CompressionMethod::Gzip, CompressionMethod::Lz4] {
         let file = compress(method, &content).unwrap();
         assert!(file.len() as u64 <= file_limit(BlockSize::DEFAULT));
         check(method, &file, &content).unwrap();
@@ -60,12 +56,7 @@ fn a_large_block_is_several_lz4_blocks() {
 #[test]
 fn every_lz4_frame_variant_is_read() {
     let content = content();
-    let sizes = [
-        FrameBlockSize::Max64KB,
-        FrameBlockSize::Max256KB,
-        FrameBlockSize::Max1MB,
-        FrameBlockSize::Max4MB,
-    ];
+    let sizes = [FrameBlockSize::Max64KB, FrameBlockSize::Max256KB, FrameBlockSize::Max1MB, FrameBlockSize::Max4MB];
     for size in sizes {
         for mode in [BlockMode::Independent, BlockMode::Linked] {
             for bits in 0..8 {
@@ -86,11 +77,7 @@ fn every_lz4_frame_variant_is_read() {
 #[test]
 fn several_frames_and_skippable_ones_are_read() {
     let content = content();
-    let linked = || {
-        FrameInfo::new()
-            .block_size(FrameBlockSize::Max64KB)
-            .block_mode(BlockMode::Linked)
-    };
+    let linked = || FrameInfo::new().block_size(FrameBlockSize::Max64KB).block_mode(BlockMode::Linked);
     let mut file = vec![0x5f, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
     file.extend(lz4(linked(), &content[..LENGTH / 3]));
     file.extend(lz4(linked(), &content[LENGTH / 3..]));
@@ -121,30 +108,17 @@ fn the_first_bytes_decide_unless_the_method_is_none() {
 #[test]
 fn cut_flipped_and_overlong_files_are_refused() {
     let content = content();
-    for method in [
-        CompressionMethod::None,
-        CompressionMethod::Gzip,
-        CompressionMethod::Lz4,
-    ] {
+    for method in [CompressionMethod::None, CompressionMethod::Gzip, CompressionMethod::Lz4] {
         let file = compress(method, &content).unwrap();
         for length in [0, 1, 3, 4, 6, 9, 20, file.len() / 2, file.len() - 1] {
-            assert!(
-                check(method, &file[..length], &content).is_err(),
-                "{method} cut to {length} was taken"
-            );
+            assert!(check(method, &file[..length], &content).is_err(), "{method} cut to {length} was taken");
         }
         let mut longer = content.clone();
         longer.push(0);
         let overlong = compress(method, &longer).unwrap();
-        assert!(
-            check(method, &overlong, &content).is_err(),
-            "{method} of one byte more was taken"
-        );
+        assert!(check(method, &overlong, &content).is_err(), "{method} of one byte more was taken");
     }
     let mut raw = content.clone();
     raw[12_345] ^= 1;
-    assert!(matches!(
-        check(CompressionMethod::None, &raw, &content),
-        Err(FormatError::Checksum { .. })
-    ));
+    assert!(matches!(check(CompressionMethod::None, &raw, &content), Err(FormatError::Checksum { .. })));
 }

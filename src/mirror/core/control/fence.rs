@@ -21,11 +21,7 @@ pub(super) enum Fence {
     Settled,
     /// These have not said yet that they hold it, the newcomers come after them; and all channels must have the view of
     /// that epoch.
-    Raising {
-        awaiting: MemberMask,
-        newcomers: MemberMask,
-        epoch: Epoch,
-    },
+    Raising { awaiting: MemberMask, newcomers: MemberMask, epoch: Epoch },
     /// The last survivor could not store it.
     Stuck,
 }
@@ -67,32 +63,18 @@ impl MirrorCore {
     }
 
     fn persist(&mut self, awaiting: MemberMask, out: &mut Actions) {
-        self.fence = Fence::Raising {
-            awaiting,
-            newcomers: self.promoting,
-            epoch: self.epoch,
-        };
+        self.fence = Fence::Raising { awaiting, newcomers: self.promoting, epoch: self.epoch };
         self.send_records(awaiting, out);
     }
 
     fn send_records(&self, to: MemberMask, out: &mut Actions) {
         let in_sync = self.in_mode(MemberMode::Rw).or(self.promoting);
         for member in to.iter() {
-            out.push(Action::PersistGeneration {
-                member,
-                generation: self.generation,
-                base: self.settled,
-                in_sync,
-            });
+            out.push(Action::PersistGeneration { member, generation: self.generation, base: self.settled, in_sync });
         }
     }
 
-    pub(super) fn persisted(
-        &mut self,
-        member: MemberIndex,
-        generation: Generation,
-        out: &mut Actions,
-    ) {
+    pub(super) fn persisted(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
         let slot = &mut self.slots[member.get()];
         if let SlotState::Joining { prepared } = &mut slot.state {
             if generation == Generation::NONE && !*prepared {
@@ -111,12 +93,7 @@ impl MirrorCore {
 
     /// After the survivors, the newcomers. True when nobody is left.
     fn all_persisted(&mut self, out: &mut Actions) -> bool {
-        let Fence::Raising {
-            awaiting,
-            newcomers,
-            ..
-        } = &mut self.fence
-        else {
+        let Fence::Raising { awaiting, newcomers, .. } = &mut self.fence else {
             return false;
         };
         if !awaiting.is_empty() {
@@ -128,12 +105,7 @@ impl MirrorCore {
         next.is_empty()
     }
 
-    pub(super) fn persist_failed(
-        &mut self,
-        member: MemberIndex,
-        generation: Generation,
-        out: &mut Actions,
-    ) {
+    pub(super) fn persist_failed(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
         if let SlotState::Joining { .. } = self.slots[member.get()].state {
             if generation == Generation::NONE {
                 self.drop_member(member, OutReason::FenceFailed, out);
@@ -202,11 +174,7 @@ impl MirrorCore {
         let first = !self.started;
         self.started = true;
         self.publish(out);
-        out.notify(if first {
-            Notice::Started(self.generation)
-        } else {
-            Notice::Fenced(self.generation)
-        });
+        out.notify(if first { Notice::Started(self.generation) } else { Notice::Fenced(self.generation) });
         self.close_unused(out);
         self.free_closed(out);
     }

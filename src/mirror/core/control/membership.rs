@@ -53,11 +53,7 @@ impl Slot {
     };
 
     pub(super) const fn in_sync(local: bool) -> Self {
-        Self {
-            state: SlotState::In(MemberMode::Rw),
-            local,
-            ..Self::FREE
-        }
+        Self { state: SlotState::In(MemberMode::Rw), local, ..Self::FREE }
     }
 
     pub(super) const fn mode(&self) -> Option<MemberMode> {
@@ -76,16 +72,9 @@ impl MirrorCore {
     /// - The last one in sync keeps its place whatever happens: there is nothing better to go on with. Its failed I/O fails
     ///   to the client; if it cannot be reached, all I/O does, until it returns. Write-only members leave in that case:
     ///   what they hold of the failed write may differ from what the source holds.
-    pub(super) fn io_error(
-        &mut self,
-        member: MemberIndex,
-        op: MemberOp,
-        cause: FailureCause,
-        out: &mut Actions,
-    ) {
+    pub(super) fn io_error(&mut self, member: MemberIndex, op: MemberOp, cause: FailureCause, out: &mut Actions) {
         let slot = &self.slots[member.get()];
-        let (SlotState::In(MemberMode::Rw | MemberMode::Wo), false) = (slot.state, slot.lost)
-        else {
+        let (SlotState::In(MemberMode::Rw | MemberMode::Wo), false) = (slot.state, slot.lost) else {
             return;
         };
         if (op, cause) == (MemberOp::Read, FailureCause::Medium) {
@@ -123,11 +112,7 @@ impl MirrorCore {
         self.close_unused(out);
     }
 
-    pub(super) fn returned(
-        &mut self,
-        member: MemberIndex,
-        out: &mut Actions,
-    ) -> Result<(), Refusal> {
+    pub(super) fn returned(&mut self, member: MemberIndex, out: &mut Actions) -> Result<(), Refusal> {
         let slot = &mut self.slots[member.get()];
         if !slot.lost || slot.closing != Closing::Closed {
             return Err(Refusal::WrongMode(member));
@@ -144,12 +129,7 @@ impl MirrorCore {
     }
 
     /// Puts a member out; a raise must follow unless no write ever went to it.
-    pub(super) fn drop_member(
-        &mut self,
-        member: MemberIndex,
-        reason: OutReason,
-        out: &mut Actions,
-    ) {
+    pub(super) fn drop_member(&mut self, member: MemberIndex, reason: OutReason, out: &mut Actions) {
         let slot = &mut self.slots[member.get()];
         let written = matches!(slot.state, SlotState::In(_));
         slot.state = SlotState::In(MemberMode::Err(reason));
@@ -163,12 +143,7 @@ impl MirrorCore {
         out.notify(Notice::MemberOut(member, reason));
     }
 
-    pub(super) fn add(
-        &mut self,
-        member: MemberIndex,
-        local: bool,
-        out: &mut Actions,
-    ) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, member: MemberIndex, local: bool, out: &mut Actions) -> Result<(), Refusal> {
         if !self.started {
             return Err(Refusal::NotStarted);
         }
@@ -176,11 +151,7 @@ impl MirrorCore {
             return Err(Refusal::Taken(member));
         }
         let state = SlotState::Joining { prepared: false };
-        self.slots[member.get()] = Slot {
-            state,
-            local,
-            ..Slot::FREE
-        };
+        self.slots[member.get()] = Slot { state, local, ..Slot::FREE };
         out.push(Action::PersistGeneration {
             member,
             generation: Generation::NONE,
@@ -227,9 +198,7 @@ impl MirrorCore {
                 self.close_unused(out);
             }
             SlotState::In(_) if !self.started => return Err(Refusal::NotStarted),
-            SlotState::In(MemberMode::Rw)
-                if self.in_mode(MemberMode::Rw) == MemberMask::of(member) =>
-            {
+            SlotState::In(MemberMode::Rw) if self.in_mode(MemberMode::Rw) == MemberMask::of(member) => {
                 return Err(Refusal::LastMember(member));
             }
             SlotState::In(_) => {

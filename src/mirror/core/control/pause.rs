@@ -25,10 +25,7 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    pub(super) const NONE: Self = Self {
-        phase: Phase::Running,
-        id: PauseId(0),
-    };
+    pub(super) const NONE: Self = Self { phase: Phase::Running, id: PauseId(0) };
 
     fn is(&self, phase: Phase, id: PauseId) -> bool {
         (self.phase, self.id) == (phase, id)
@@ -44,10 +41,7 @@ impl MirrorCore {
             return Err(Refusal::PauseBusy);
         }
         let id = PauseId(self.pause.id.0.wrapping_add(1));
-        self.pause = Pause {
-            phase: Phase::Pausing,
-            id,
-        };
+        self.pause = Pause { phase: Phase::Pausing, id };
         out.push(Action::PauseChannels(id));
         Ok(())
     }

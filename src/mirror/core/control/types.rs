@@ -100,7 +100,8 @@ pub enum Event {
     },
     /// Request: stop client I/O.
     PauseRequested,
-    /// No channel admits or has any client I/O.
+    /// No channel admits or has any client I/O. Channels answer for one pause by its id; an answer about an earlier one
+    /// does not count.
     ChannelsQuiesced {
         /// The pause of the action.
         pause: PauseId,
@@ -248,17 +249,11 @@ pub struct Actions {
 impl Actions {
     /// Empty.
     pub const fn new() -> Self {
-        Self {
-            items: [None; CAPACITY],
-            length: 0,
-        }
+        Self { items: [None; CAPACITY], length: 0 }
     }
 
     pub(super) fn push(&mut self, action: Action) {
-        assert!(
-            self.length < CAPACITY,
-            "the owner drains the actions after every event"
-        );
+        assert!(self.length < CAPACITY, "the owner drains the actions after every event");
         self.items[self.length] = Some(action);
         self.length += 1;
     }

@@ -1,0 +1,155 @@
+//! A replica of this node as an engine controls and opens it: no network, no NVMe.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::attach::LocalHead;
+use super::backend::{
+    Attribute, Backend, BackupOrder, BackupProgress, Child, Layer, ReplicaDescription, SnapshotOptions,
+};
+use super::context::{LocalReplica, LocalReplicas};
+use crate::disk::FlushHandle;
+use crate::error::{Error, Result};
+use crate::mirror::DiskFlush;
+use crate::name::{BackupName, ReplicaName, SnapshotName};
+use crate::replica::{self, LvolView, ReplicaView, Replicas};
+use crate::spdk::control::Reply;
+
+/// The replicas of this node.
+pub struct NodeReplicas {
+    replicas: Replicas,
+}
+
+impl NodeReplicas {
+    /// Those of `replicas`.
+    pub fn new(replicas: Replicas) -> Self {
+        Self { replicas }
+    }
+}
+
+impl LocalReplicas for NodeReplicas {
+    fn find<'a>(&'a self, replica: &'a ReplicaName) -> BoxFuture<'a, Result<Option<LocalReplica>>> {
+        Box::pin(async move {
+            let Some(head) = self.replicas.local_head(replica).await? else { return Ok(None) };
+            Ok(Some(LocalReplica {
+                backend: Arc::new(LocalBackend { replicas: self.replicas.clone(), name: replica.clone() }),
+                head: LocalHead { bdev: head.bdev, flush: Arc::new(DiskOfNode(head.flush)) },
+            }))
+        })
+    }
+}
+
+/// The flush of a disk of this node, for a mirror on a reactor.
+struct DiskOfNode(FlushHandle);
+
+impl DiskFlush for DiskOfNode {
+    fn flush(&self, reply: Reply<bool>) {
+        self.0.request(move |outcome| {
+            if let Err(error) = &outcome {
+                tracing::error!(%error, "a member's disk could not be flushed");
+            }
+            reply.send(outcome.is_ok());
+        });
+    }
+}
+
+/// Control of one replica of this node.
+struct LocalBackend {
+    replicas: Replicas,
+    name: ReplicaName,
+}
+
+impl Backend for LocalBackend {
+    fn describe(&self) -> BoxFuture<'_, Result<ReplicaDescription>> {
+        Box::pin(async move { Ok(describe(&*self.replicas.get(&self.name).await?)) })
+    }
+
+    fn snapshot_create<'a>(&'a self, snapshot: &'a SnapshotName, options: SnapshotOptions) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let options =
+                replica::SnapshotOptions { user_created: options.user_created, timestamp: options.timestamp };
+            self.replicas.snapshot_create(&self.name, snapshot, options).await.map(drop)
+        })
+    }
+
+    fn snapshot_delete<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.replicas.snapshot_delete(&self.name, snapshot).await.map(drop) })
+    }
+
+    fn snapshot_revert<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.replicas.snapshot_revert(&self.name, snapshot).await.map(drop) })
+    }
+
+    fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.snapshot_purge(&self.name).await.map(drop) })
+    }
+
+    fn expand(&self, size: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.expand(&self.name, size).await.map(drop) })
+    }
+
+    fn attribute(&self, attribute: Attribute) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        Box::pin(async move { self.replicas.xattr_get(&self.name, attribute.key()).await })
+    }
+
+    fn set_attribute(&self, attribute: Attribute, value: Vec<u8>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.xattr_set(&self.name, attribute.key(), &value).await })
+    }
+
+    fn backup_create(&self, order: BackupOrder) -> BoxFuture<'_, Result<(BackupName, bool)>> {
+        Box::pin(async move {
+            let mut request = order.request;
+            request.replica_name = self.name.to_string();
+            let answer = crate::rpc::replica::backup_create(&self.replicas, request).await?;
+            let name = BackupName::parse(&answer.backup)
+                .map_err(|error| Error::internal("backup name", error.to_string()))?;
+            Ok((name, answer.is_incremental))
+        })
+    }
+
+    fn backup_status<'a>(&'a self, backup: &'a BackupName) -> BoxFuture<'a, Result<BackupProgress>> {
+        Box::pin(async move {
+            let request = crate::rpc::wire::spdkrpc::BackupStatusRequest { backup: backup.to_string(), ..Default::default() };
+            let answer = crate::rpc::replica::backup_status(&self.replicas, request).await?;
+            Ok(BackupProgress {
+                state: answer.state,
+                progress: answer.progress,
+                backup_url: answer.backup_url,
+                error: answer.error,
+                snapshot_name: answer.snapshot_name,
+            })
+        })
+    }
+}
+
+fn describe(view: &ReplicaView) -> ReplicaDescription {
+    ReplicaDescription {
+        name: view.name.clone(),
+        spec_size: view.spec_size,
+        state: view.state.as_str().to_owned(),
+        error_message: view.error.clone(),
+        head: view.head.as_ref().map(layer),
+        snapshots: view.snapshots.iter().map(|(name, lvol)| (name.clone(), layer(lvol))).collect(),
+    }
+}
+
+fn layer(lvol: &LvolView) -> Layer {
+    let child = |child: &replica::Child| match child {
+        replica::Child::Snapshot(name) => Child::Snapshot(name.clone()),
+        replica::Child::Head => Child::Head,
+    };
+    let mut children: Vec<_> = lvol.children.iter().map(child).collect();
+    children.sort();
+    Layer {
+        uuid: lvol.uuid.to_string(),
+        spec_size: lvol.spec_size,
+        actual_size: lvol.actual_size,
+        parent: lvol.parent.clone(),
+        children,
+        creation_time: lvol.creation_time.clone(),
+        user_created: lvol.user_created,
+        timestamp: lvol.snapshot_timestamp.clone(),
+        checksum: String::new(),
+    }
+}

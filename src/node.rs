@@ -1,0 +1,230 @@
+//! The node: everything that runs in one process, put together, started in order and stopped in reverse.
+
+mod affinity;
+mod shutdown;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::changes::Changes;
+use crate::config::{NodeConfig, choice};
+use crate::disk::Disks;
+use crate::engine::Engines;
+use crate::engine::context::{EngineContext, EngineLimits};
+use crate::engine::local::NodeReplicas;
+use crate::engine::peer::{PeerLimits, Peers};
+use crate::error::{Error, Result};
+use crate::mirror::core::ReadPolicy;
+use crate::ports::Ports;
+use crate::replica::Replicas;
+use crate::rpc::corriente_service::CorrienteServer;
+use crate::rpc::server::{Listeners, routes};
+use crate::rpc::spdk_service::SpdkServer;
+use crate::rpc::wire::corriente::v1 as own;
+use crate::spdk::env::{Environment, EnvironmentConfig, Memory, version_text};
+use crate::spdk::nvme::NvmeOptions;
+use crate::spdk::nvmf::TransportOptions;
+use crate::spdk::reactor::PollMode;
+use crate::spdk::{Capabilities, SpdkError};
+use crate::telemetry::{Health, Metrics, log};
+
+/// Structures for I/O in flight, and how many each thread keeps: enough for 128-deep queues of several volumes on three
+/// members each; 8 MiB.
+const BDEV_IO_POOL: u32 = 16 * 1024 - 1;
+const BDEV_IO_CACHE: u32 = 256;
+/// Exports a node can hold: volumes and replicas.
+const MAX_EXPORTS: u32 = 1024;
+
+/// A running node.
+pub struct Node {
+    /// Its configuration.
+    pub config: NodeConfig,
+    /// Disks.
+    pub disks: Disks,
+    /// Replicas on them.
+    pub replicas: Replicas,
+    /// Volumes served here.
+    pub engines: Engines,
+    environment: Arc<Environment>,
+    started: Instant,
+}
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT.
+pub fn serve(config: NodeConfig) -> Result<()> {
+    let log_control = log::init(&config.log)?;
+    affinity::leave_to_reactors(&config.reactor.cores)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("management")
+        .build()
+        .map_err(|error| Error::internal("the management threads", error.to_string()))?;
+    let limit = config.timeouts.shutdown;
+    let result = runtime.block_on(run(config, log_control));
+    runtime.shutdown_timeout(limit);
+    result
+}
+
+async fn run(config: NodeConfig, _log: log::LogControl) -> Result<()> {
+    let listeners = Listeners::bind(&config).await?;
+    let metrics = Metrics::new();
+    let health = Health::new();
+    let endpoint = match config.metrics.listen {
+        choice::Listen::On(address) => Some(crate::telemetry::http::Endpoint::bind(address).await?),
+        choice::Listen::Off => None,
+    };
+    let (stop, stopping) = shutdown::signal();
+    if let Some(endpoint) = endpoint {
+        let (metrics, health, stopping) = (metrics.clone(), health.clone(), stopping.clone());
+        tokio::spawn(async move { endpoint.serve(metrics, health, stopping.wait()).await });
+    }
+    let node = Arc::new(Node::start(config).await?);
+    node.disks.load_all().await?;
+    health.set_ready();
+    tracing::info!(listen = %node.config.listen, data_ip = %node.config.data_ip, spdk = version_text(), "the node is ready");
+    let (routes, reporter) = routes(
+        usize::try_from(node.config.limits.message_size.bytes()).unwrap_or(usize::MAX),
+        SpdkServer::new(node.clone()),
+        CorrienteServer::new(node.clone()),
+    )?;
+    drop(reporter);
+    let served = listeners.serve(routes, metrics, stopping.wait()).await;
+    drop(stop);
+    health.set_not_ready("the node is stopping");
+    node.stop().await;
+    served
+}
+
+impl Node {
+    /// Brings SPDK and the domain up, without disks yet.
+    async fn start(config: NodeConfig) -> Result<Self> {
+        let started = Instant::now();
+        let environment_config = environment_config(&config);
+        let environment = tokio::task::spawn_blocking(move || Environment::start(environment_config))
+            .await
+            .map_err(|error| Error::internal("SPDK's start", error.to_string()))??;
+        let control = environment.control();
+        control
+            .run(|on| async move {
+                crate::spdk::nvme::configure(on, &NvmeOptions::default())?;
+                crate::spdk::nvmf::start_tcp(on, &TransportOptions::default()).await
+            })
+            .await
+            .map_err(|error: SpdkError| Error::from(error))?;
+        let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone());
+        let ports = Ports::new(config.data_ports, config.data_ip);
+        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), &config);
+        let restores = config.limits.restores.get();
+        let context = EngineContext {
+            control,
+            capabilities: Capabilities::linked(),
+            local: Arc::new(NodeReplicas::new(replicas.clone())),
+            peers: Peers::new(
+                u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT),
+                PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call },
+            ),
+            ports,
+            data_ip: config.data_ip,
+            read_policy: read_policy(config.read_policy),
+            limits: engine_limits(&config),
+            changes: Changes::new(),
+            restores: Arc::new(tokio::sync::Semaphore::new(restores)),
+        };
+        Ok(Self { config, disks, replicas, engines: Engines::new(Arc::new(context)), environment, started })
+    }
+
+    /// Takes everything down in order; what cannot be is logged and left to the end of the process.
+    async fn stop(&self) {
+        let limit = self.config.timeouts.shutdown;
+        let engines = async {
+            for engine in self.engines.list() {
+                if let Err(error) = self.engines.delete(&engine.name).await {
+                    tracing::warn!(engine = %engine.name, %error, "an engine could not be stopped");
+                }
+            }
+            self.stop_replicas().await;
+        };
+        if tokio::time::timeout(limit, engines).await.is_err() {
+            tracing::warn!(?limit, "volumes did not stop in time and are left as they are");
+            return;
+        }
+        if let Err(error) = self.environment.stop(Duration::from_secs(5)).await {
+            tracing::warn!(%error, "SPDK did not stop cleanly");
+        }
+        tracing::info!("the node has stopped");
+    }
+
+    async fn stop_replicas(&self) {
+        let Ok(replicas) = self.replicas.list().await else { return };
+        for replica in replicas {
+            if let Err(error) = self.replicas.delete(&replica.name, false).await {
+                tracing::warn!(replica = %replica.name, %error, "a replica could not be stopped");
+            }
+        }
+    }
+
+    /// The node for people.
+    pub fn info(&self) -> own::NodeInfoResponse {
+        let reactor = |reactor: &crate::spdk::control::Reactor| {
+            let load = reactor.load();
+            own::Reactor {
+                core: reactor.core(),
+                busy_ns: load.busy_ns,
+                idle_ns: load.idle_ns,
+                nap_ns: load.nap_ns,
+                spdk_threads: 0,
+            }
+        };
+        own::NodeInfoResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            spdk_version: version_text().into(),
+            capabilities: Capabilities::linked().words().map(str::to_owned).collect(),
+            reactors: self.environment.reactors().iter().map(reactor).collect(),
+            memory: None,
+            data_ip: self.config.data_ip.to_string(),
+            service_address: self.config.listen.to_string(),
+            poll: self.config.reactor.poll.as_str().into(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+fn environment_config(config: &NodeConfig) -> EnvironmentConfig {
+    let mib = u32::try_from(config.memory.size.bytes() >> 20).unwrap_or(u32::MAX);
+    let memory = match config.memory.mode {
+        choice::MemoryMode::Hugepages => Memory::Huge { mib, directory: config.memory.hugepage_dir.0.clone() },
+        choice::MemoryMode::NoHuge => Memory::Ordinary { mib },
+    };
+    EnvironmentConfig {
+        cores: config.reactor.cores.cores().to_vec(),
+        poll: match config.reactor.poll {
+            choice::Poll::Adaptive => PollMode::Adaptive,
+            choice::Poll::Busy => PollMode::Busy,
+        },
+        memory,
+        pci: true,
+        bdev_io_pool_size: BDEV_IO_POOL,
+        bdev_io_cache_size: BDEV_IO_CACHE,
+        max_exports: MAX_EXPORTS,
+    }
+}
+
+fn read_policy(policy: choice::ReadPolicy) -> ReadPolicy {
+    match policy {
+        choice::ReadPolicy::LocalFirst => ReadPolicy::LocalFirst,
+        choice::ReadPolicy::RoundRobin => ReadPolicy::RoundRobin,
+        choice::ReadPolicy::LeastPending => ReadPolicy::LeastPending,
+    }
+}
+
+fn engine_limits(config: &NodeConfig) -> EngineLimits {
+    EngineLimits {
+        replicas: config.limits.replicas.get(),
+        restores: config.limits.restores.get(),
+        restore_workers: config.limits.restore_workers.get(),
+        restore_queue_depth: config.limits.restore_queue_depth.get(),
+        attach: config.timeouts.attach,
+        pause: config.timeouts.pause,
+        persist: config.timeouts.member_deadline,
+        restore_stall: config.timeouts.restore_stall,
+    }
+}
