@@ -1,7 +1,7 @@
 //! Disks of this node: a file, a block device or an NVMe controller, with an lvstore of the same name on it.
 //!
 //! - [`request`]: what a disk is asked to be, as types. [`info`]: a disk as it is shown. [`handle`]: a ready disk.
-//! - [`device`], [`signature`]: a path before SPDK opens it: is it free, is it large enough, whose data is on it.
+//! - [`device`], [`pci`], [`signature`]: a path before SPDK opens it: is it free, large enough, whose data is on it.
 //! - [`bring_up`]: from a path to an lvstore. [`record`]: what brings a disk back after a restart.
 //! - [`flush`]: making written data durable, many callers by one flush.
 
@@ -10,6 +10,7 @@ mod device;
 mod flush;
 mod handle;
 pub mod info;
+mod pci;
 mod record;
 pub mod request;
 mod signature;
@@ -235,21 +236,22 @@ impl Disks {
     }
 
     async fn take_down(&self, disk: Disk) -> Result<()> {
+        let name = disk.name().clone();
         disk.close()?;
-        self.set(disk.name(), Entry::Deleting(disk.clone()));
+        self.set(&name, Entry::Deleting(disk.clone()));
         if let Some(observer) = self.0.observer.get() {
             observer.unloading(disk.clone()).await;
         }
-        let down = bring_up::take_down(&disk).await;
-        if let Err(error) = &down {
-            tracing::error!(disk = %disk.name(), %error, "a disk could not be taken down");
+        if let Err(error) = bring_up::unload(&disk).await {
+            tracing::error!(disk = %name, %error, "a disk could not be unloaded, and is used further");
             disk.reopen();
             if let Some(observer) = self.0.observer.get() {
                 observer.loaded(disk.clone()).await;
             }
-            self.set(&disk.name().clone(), Entry::Ready(disk));
+            self.set(&name, Entry::Ready(disk));
+            return Err(error);
         }
-        down
+        bring_up::let_go(&disk).await
     }
 
     /// An lvstore that is another disk's, or a disk with another lvstore, is not what the caller means.
@@ -290,7 +292,8 @@ impl Disks {
     async fn publish(&self, disk: Disk) -> Result<Disk> {
         let (records, recorded) = (self.0.records.clone(), disk.clone());
         if let Err(error) = blocking(move || records.write(&recorded.inner().request, recorded.uuid())).await {
-            bring_up::take_down(&disk).await?;
+            bring_up::unload(&disk).await?;
+            bring_up::let_go(&disk).await?;
             return Err(error);
         }
         if let Some(observer) = self.0.observer.get() {
@@ -304,7 +307,11 @@ impl Disks {
             Entry::Creating(request) => Ok(DiskInfo::creating(&request)),
             Entry::Failed(request, error) => Ok(DiskInfo::failed(&request, &error)),
             Entry::Ready(disk) => DiskInfo::ready(&disk).await,
-            Entry::Deleting(disk) => Ok(DiskInfo::creating(&disk.inner().request)),
+            // The wire has no state for that.
+            Entry::Deleting(disk) => {
+                let problem = Error::precondition(format!("disk {}", disk.name()), "it is being deleted");
+                Ok(DiskInfo::failed(&disk.inner().request, &problem))
+            }
         }
     }
 

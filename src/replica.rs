@@ -108,11 +108,7 @@ impl Replicas {
             changes: Changes::new(),
             replicas: Mutex::default(),
             stores: Mutex::default(),
-            backups: Backups::new(
-                limits.backups.get(),
-                limits.restore_workers.get(),
-                config.timeouts.restore_stall,
-            ),
+            backups: Backups::new(limits.backups.get(), limits.restore_workers.get(), config.timeouts.restore_stall),
         }));
         disks.observe(Arc::new(replicas.clone()));
         replicas

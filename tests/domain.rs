@@ -10,17 +10,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use corriente::Error;
-use corriente::config::{NodeConfig, PortRange};
 use corriente::config::value::Value;
+use corriente::config::{NodeConfig, PortRange};
 use corriente::disk::{BlockSize, DiskDriver, DiskInfo, DiskPath, DiskRequest, DiskState, Disks};
 use corriente::initiator::{Initiator, Options};
 use corriente::mirror::core::{Generation, GenerationRecord, Incarnation};
-use corriente::name::{DiskName, Nqn, ReplicaName, SnapshotName};
+use corriente::name::{DiskName, LvolAlias, LvolName, LvsName, Nqn, ReplicaName, SnapshotName};
 use corriente::ports::Ports;
 use corriente::replica::{Child, DiskChoice, ReplicaRequest, ReplicaState, ReplicaView, Replicas, SnapshotOptions};
+use corriente::rpc::{self, wire::spdkrpc as wire};
+use corriente::spdk::client::BdevClient;
+use corriente::spdk::lvol;
 use corriente::spdk::nvmf::{self, TransportOptions};
 use corriente::spdk::reactor::PollMode;
-use corriente::spdk::{Environment, EnvironmentConfig, Memory, SpdkError};
+use corriente::spdk::xattr::{XattrChange, XattrName, XattrValue};
+use corriente::spdk::{DmaBuffer, Environment, EnvironmentConfig, Memory, SpdkError};
 
 const MIB: u64 = 1 << 20;
 const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -333,7 +337,7 @@ fn trimmed_ranges_read_as_zeroes_and_take_no_space_where_nothing_was() {
         initiator.deallocate(MIB + 4096, 63 * MIB - 4096).await.unwrap();
         assert!(holds(&initiator, 0, MIB + 4096, 0x5A).await);
         assert!(holds(&initiator, MIB + 4096, 15 * MIB - 4096, 0).await);
-        initiator.write_zeroes(0, MIB).await.unwrap();
+        initiator.write_zeroes(0, MIB + 4096).await.unwrap();
         assert!(holds(&initiator, 0, 8 * MIB, 0).await);
         initiator.write_zeroes(32 * MIB, 16 * MIB).await.unwrap();
         let view = node.replicas.get(&name).await.unwrap();
@@ -387,4 +391,160 @@ fn expansion_is_seen_by_who_is_connected_and_attributes_stay() {
         node.replicas.delete(&name, true).await.unwrap();
         node.disks.delete(&DiskName::parse("grow").unwrap(), None).await.unwrap();
     });
+}
+
+#[test]
+fn an_engine_of_this_node_uses_the_head_until_the_replica_stops() {
+    run(async {
+        let (folder, path) = file(64);
+        let node = Node::start(folder.path(), "21120-21139");
+        node.ready_disk("local", &path).await;
+        let name = replica_name("vol-local-r-00000001");
+        node.create_replica(name.as_str(), "local", 8).await;
+        assert!(node.replicas.local_head(&replica_name("nobody-r-00000001")).await.unwrap().is_none());
+        let head = node.replicas.local_head(&name).await.unwrap().unwrap();
+        let control = environment().control();
+        let client = BdevClient::open(&control, head.bdev.clone(), true).await.unwrap();
+        let mut data = DmaBuffer::zeroed(MIB as usize).unwrap();
+        data.fill(0x42);
+        client.write(MIB, data).await.unwrap();
+        client.flush().await.unwrap();
+        let exported = connect(&node.replicas.get(&name).await.unwrap()).await;
+        assert!(holds(&exported, MIB, MIB, 0x42).await, "both faces are of one head");
+        exported.disconnect().await.unwrap();
+
+        // Who has the head open learns of the stop by its I/O, closes it, and lets the stop end.
+        let replicas = node.replicas.clone();
+        let stopping = tokio::spawn(async move { replicas.delete(&replica_name("vol-local-r-00000001"), false).await });
+        while client.read(0, DmaBuffer::zeroed(4096).unwrap()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(client);
+        stopping.await.unwrap().unwrap();
+        assert_eq!(node.replicas.get(&name).await.unwrap().state, ReplicaState::Stopped);
+        node.replicas.delete(&name, true).await.unwrap();
+        node.disks.delete(&DiskName::parse("local").unwrap(), None).await.unwrap();
+    });
+}
+
+#[test]
+fn an_interrupted_revert_is_undone_or_finished_when_the_disk_is_found_again() {
+    run(async {
+        let (folder, path) = file(64);
+        let node = Node::start(folder.path(), "21140-21159");
+        node.ready_disk("crash", &path).await;
+        let name = replica_name("vol-crash-r-00000001");
+        let view = node.create_replica(name.as_str(), "crash", 8).await;
+        let initiator = connect(&view).await;
+        fill(&initiator, 0, MIB, 0x01).await;
+        node.replicas.snapshot_create(&name, &snapshot_name("s1"), options(true, 0)).await.unwrap();
+        fill(&initiator, 0, MIB, 0x02).await;
+        initiator.disconnect().await.unwrap();
+        node.replicas.delete(&name, false).await.unwrap();
+
+        for (with_old_head, expected) in [(true, 0x02), (false, 0x01)] {
+            let lvs = LvsName::parse("crash").unwrap();
+            let alias = move |text: &str| LvolAlias { lvs: lvs.clone(), lvol: LvolName::parse(text).unwrap() };
+            let marked = name.clone();
+            let prepared: Result<(), SpdkError> = environment()
+                .control()
+                .run(async move |on| {
+                    let snapshot = alias(&format!("{marked}-snap-s1"));
+                    let next = LvolName::parse("revert-0123456789abcdef").unwrap();
+                    lvol::clone(on, &snapshot, &next).await?;
+                    let owner = XattrValue::new(format!("{marked}\0").as_bytes()).unwrap();
+                    let mark = XattrChange::set(XattrName::parse("corriente.replica").unwrap(), owner);
+                    lvol::apply_xattrs(on, &alias(next.as_str()), &[mark]).await?;
+                    match with_old_head {
+                        true => Ok(()),
+                        false => lvol::delete(on, &alias(marked.as_str())).await,
+                    }
+                })
+                .await;
+            prepared.unwrap();
+            node.disks.unload_all().await;
+            node.disks.load_all().await.unwrap();
+            let view = node.create_replica(name.as_str(), "crash", 8).await;
+            assert_eq!(view.snapshots[&snapshot_name("s1")].children.len(), 1);
+            let initiator = connect(&view).await;
+            assert!(holds(&initiator, 0, MIB, expected).await, "with the old head: {with_old_head}");
+            initiator.disconnect().await.unwrap();
+            node.replicas.delete(&name, false).await.unwrap();
+        }
+        node.replicas.delete(&name, true).await.unwrap();
+        let store = node.disks.get(&DiskName::parse("crash").unwrap()).await.unwrap().store.unwrap();
+        assert_eq!(store.free_size, store.total_size, "no leftover");
+        node.disks.delete(&DiskName::parse("crash").unwrap(), None).await.unwrap();
+    });
+}
+
+async fn backed_up(node: &Node, request: &wire::BackupCreateRequest) -> (bool, wire::BackupStatusResponse) {
+    let started = rpc::replica::backup_create(&node.replicas, request.clone()).await.unwrap();
+    assert_eq!(started.backup, request.backup_name);
+    loop {
+        let status = wire::BackupStatusRequest { backup: started.backup.clone(), ..Default::default() };
+        let status = rpc::replica::backup_status(&node.replicas, status).await.unwrap();
+        match status.state.as_str() {
+            "in_progress" => assert!(status.progress < 100 && status.backup_url.is_empty()),
+            _ => return (started.is_incremental, status),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn a_backup_reads_what_changed_and_drops_what_vanished() {
+    run(async {
+        let (folder, path) = file(128);
+        let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let node = Node::start(folder.path(), "21160-21179");
+        node.ready_disk("backup", &path).await;
+        let name = replica_name("vol-backup-r-00000001");
+        let view = node.create_replica(name.as_str(), "backup", 16).await;
+        let initiator = connect(&view).await;
+        let request = |backup: &str, snapshot: &str| wire::BackupCreateRequest {
+            snapshot_name: snapshot.into(),
+            backup_target: format!("vfs://{}", store.path().display()),
+            volume_name: "vol-backup".into(),
+            replica_name: name.to_string(),
+            backup_name: backup.into(),
+            compression_method: "lz4".into(),
+            ..Default::default()
+        };
+        fill(&initiator, 0, 3 * MIB, 0x11).await;
+        fill(&initiator, 8 * MIB, MIB, 0x12).await;
+        node.replicas.snapshot_create(&name, &snapshot_name("s1"), options(true, 1)).await.unwrap();
+        fill(&initiator, 2 * MIB, MIB, 0x21).await;
+        node.replicas.snapshot_create(&name, &snapshot_name("s2"), options(true, 2)).await.unwrap();
+
+        let missing = rpc::replica::backup_create(&node.replicas, request("backup-0", "none")).await;
+        assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+        let (incremental, first) = backed_up(&node, &request("backup-1", "s1")).await;
+        assert_eq!((incremental, first.state.as_str(), first.progress), (false, "complete", 100), "{}", first.error);
+        assert!(first.backup_url.contains("backup=backup-1"), "{}", first.backup_url);
+        let again = rpc::replica::backup_create(&node.replicas, request("backup-1", "s1")).await;
+        assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+        let (incremental, second) = backed_up(&node, &request("backup-2", "s2")).await;
+        assert_eq!((incremental, second.state.as_str()), (true, "complete"), "{}", second.error);
+        let (incremental, _) = backed_up(&node, &request("backup-3", "s1")).await;
+        assert!(!incremental, "s2 is no ancestor of s1");
+
+        let offsets = |backup: &str| -> Vec<u64> {
+            let folder = store.path().join("backupstore/volumes");
+            let found = walk(&folder).into_iter().find(|path| path.ends_with(format!("backup_{backup}.cfg")));
+            let text = std::fs::read(found.unwrap()).unwrap();
+            let config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            config["Blocks"].as_array().unwrap().iter().map(|block| block["Offset"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(offsets("backup-1"), [0, 2 * MIB, 8 * MIB]);
+        assert_eq!(offsets("backup-2"), [0, 2 * MIB, 8 * MIB]);
+        initiator.disconnect().await.unwrap();
+        node.replicas.delete(&name, true).await.unwrap();
+        node.disks.delete(&DiskName::parse("backup").unwrap(), None).await.unwrap();
+    });
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

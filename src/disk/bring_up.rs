@@ -1,21 +1,28 @@
 //! From a path to a ready disk: open the device, make its bdev, find its lvstore or make one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::device::Device;
+use super::device::{Device, check_carried};
 use super::flush::{Flusher, Medium};
 use super::handle::{Disk, Holds, Inner};
+use super::pci::PciFunction;
 use super::request::{DiskDriver, DiskPath, DiskRequest};
+use super::signature::PROBE_LENGTH;
 use crate::name::{BdevName, LvsName};
+use crate::spdk::bdev::OpenBdev;
 use crate::spdk::lvstore::{self, ClearMethod, LvsInfo};
-use crate::spdk::{Control, base};
+use crate::spdk::nvme::{self, PciAddress, Peer};
+use crate::spdk::{Control, DmaBuffer, SpdkError, base};
 use crate::{Error, Result};
 
 /// Bytes in a cluster of a new lvstore (`engine-behaviour` §2).
 const CLUSTER_SIZE: u32 = 1 << 20;
+/// How long an NVMe controller may take to come up, or to be let go.
+const NVME_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a bring-up needs of the node.
 pub(super) struct BringUp {
@@ -25,7 +32,7 @@ pub(super) struct BringUp {
 }
 
 /// The path that is really opened.
-pub(super) fn host_path(prefix: Option<&PathBuf>, path: &std::path::Path) -> PathBuf {
+pub(super) fn host_path(prefix: Option<&PathBuf>, path: &Path) -> PathBuf {
     match prefix {
         // Joining an absolute path would replace the prefix.
         Some(prefix) => prefix.join(path.strip_prefix("/").unwrap_or(path)),
@@ -33,113 +40,179 @@ pub(super) fn host_path(prefix: Option<&PathBuf>, path: &std::path::Path) -> Pat
     }
 }
 
+/// A device that has a bdev.
+struct Base {
+    driver: DiskDriver,
+    id: String,
+    bdev: BdevName,
+    below: Below,
+}
+
+/// What is below a bdev.
+enum Below {
+    Kernel(Arc<Device>),
+    Nvme,
+}
+
 impl BringUp {
-    /// Makes the disk ready. `others` are the ids of disks that are ready already. On an error nothing is left open.
+    /// Makes the disk ready. `others` are the ids and names of disks that are ready already. On an error nothing is left
+    /// open.
     pub(super) async fn run(&self, request: &DiskRequest, others: &[(String, String)]) -> Result<Disk> {
-        match (&request.path, request.driver) {
+        let base = match (&request.path, request.driver) {
             (DiskPath::File(path), DiskDriver::Auto | DiskDriver::Aio) => {
                 let path = host_path(self.host_prefix.as_ref(), path);
-                self.kernel_device(request, path, others).await
+                self.kernel_device(request, path, others).await?
             }
-            (DiskPath::File(path), DiskDriver::Nvme) => Err(Error::invalid(
-                "disk_path",
-                format!("{} is not a PCI address, which the nvme driver needs", path.display()),
-            )),
-            (DiskPath::Pci(address), DiskDriver::Aio) => Err(Error::invalid(
-                "disk_path",
-                format!("{address} is a PCI address; the aio driver needs the path of a file or block device"),
-            )),
-            (DiskPath::Pci(_), DiskDriver::Auto | DiskDriver::Nvme) => Err(Error::Unimplemented {
-                what: "a disk by PCI address",
-                reason: "give its block device as an aio disk",
-            }),
-        }
-    }
-
-    async fn kernel_device(&self, request: &DiskRequest, path: PathBuf, others: &[(String, String)]) -> Result<Disk> {
-        let block_size = request.block_size;
-        let device = blocking(move || Device::open(&path, block_size)).await?;
-        let id = device.identity.to_string();
-        if let Some((_, other)) = others.iter().find(|(other_id, _)| *other_id == id) {
-            return Err(Error::precondition(device.path.display(), format!("it is disk {other} already")));
-        }
-        let bdev = request.bdev_name()?;
-        self.create_aio(&bdev, &device, request).await?;
-        let device = Arc::new(device);
-        match self.store(request, &bdev, &device).await {
-            Ok(lvs) => Ok(self.ready(request, bdev, lvs, id, device)?),
+            (DiskPath::Pci(address), DiskDriver::Auto | DiskDriver::Nvme) => {
+                self.nvme_controller(request, address, others).await?
+            }
+            (DiskPath::File(path), DiskDriver::Nvme) => {
+                let problem = format!("{} is not a PCI address, which the nvme driver needs", path.display());
+                return Err(Error::invalid("disk_path", problem));
+            }
+            (DiskPath::Pci(address), DiskDriver::Aio) => {
+                let problem = format!("{address} is a PCI address; the aio driver needs a file or block device");
+                return Err(Error::invalid("disk_path", problem));
+            }
+        };
+        match self.finish(request, &base).await {
+            Ok(disk) => Ok(disk),
             Err(error) => {
-                self.take_down(&bdev).await;
+                if let Err(undo) = take_down(&self.control, request, &base.bdev).await {
+                    let disk = &request.name;
+                    tracing::error!(%disk, error = %undo, "a disk that could not be created could not be taken down");
+                }
                 Err(error)
             }
         }
     }
 
-    fn ready(
-        &self,
-        request: &DiskRequest,
-        bdev: BdevName,
-        lvs: LvsInfo,
-        id: String,
-        device: Arc<Device>,
-    ) -> Result<Disk> {
-        let file = device
-            .file
-            .try_clone()
-            .map_err(|error| Error::medium(device.path.display(), format!("its descriptor: {error}")))?;
-        // Both descriptors are one open file, so the lock stays as long as the flusher has it.
-        let flusher = Flusher::start(request.name.as_str(), Medium::Kernel(Arc::new(file)));
-        Ok(Disk::new(Inner {
-            request: request.clone(),
-            control: self.control.clone(),
-            driver: DiskDriver::Aio,
-            id,
-            lvs,
-            bdev,
-            // The aio bdev has no unmap in 20.07, and its unmap promises no zeroes on newer releases' block devices.
-            clear: ClearMethod::WriteZeroes,
-            flusher,
-            holds: Arc::new(Mutex::new(Holds::default())),
-        }))
-    }
-
-    async fn create_aio(&self, bdev: &BdevName, device: &Device, request: &DiskRequest) -> Result<()> {
-        let (bdev, path, block_size) = (bdev.clone(), device.path.clone(), request.block_size.bytes());
+    async fn kernel_device(&self, request: &DiskRequest, path: PathBuf, others: &[(String, String)]) -> Result<Base> {
+        let block_size = request.block_size;
+        let device = blocking(move || Device::open(&path, block_size)).await?;
+        let id = device.identity.to_string();
+        refuse_known(&request.path, &id, others)?;
+        let bdev = request.bdev_name()?;
+        let (name, path) = (bdev.clone(), device.path.clone());
         let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("disk-{bdev}").as_bytes());
-        let made = self
-            .control
-            .run(move |on| async move { base::create_aio(on, &bdev, &path, block_size, uuid).map(drop) })
-            .await;
-        Ok(made?)
+        self.control
+            .run(move |on| async move { base::create_aio(on, &name, &path, block_size.bytes(), uuid).map(drop) })
+            .await?;
+        Ok(Base { driver: DiskDriver::Aio, id, bdev, below: Below::Kernel(Arc::new(device)) })
     }
 
-    /// Finds the lvstore that is asked for, or makes one where that destroys nothing.
-    async fn store(&self, request: &DiskRequest, bdev: &BdevName, device: &Arc<Device>) -> Result<LvsInfo> {
-        let name = request.lvs_name()?;
-        match self.load(bdev).await? {
-            Some(found) => self.adopt(request, found, name).await,
-            None => {
-                if let Some(uuid) = request.uuid {
-                    return Err(store_missing(request, uuid, "it carries no lvstore, and is not formatted for that"));
-                }
-                let checked = device.clone();
-                let is_zero = blocking(move || checked.check_vacant().map(|()| checked.zero_quickly())).await?;
-                let clear = if is_zero { ClearMethod::None } else { ClearMethod::WriteZeroes };
-                tracing::info!(disk = %request.name, path = %request.path, ?clear, "formatting a disk");
-                let bdev = bdev.clone();
-                let made = self
-                    .control
-                    .run(move |on| async move { lvstore::create(on, &bdev, &name, CLUSTER_SIZE, clear).await })
-                    .await;
-                Ok(made?)
+    async fn nvme_controller(&self, request: &DiskRequest, address: &str, others: &[(String, String)]) -> Result<Base> {
+        let pci = PciAddress::parse(address).map_err(|error| Error::name("disk_path", error))?;
+        refuse_known(&request.path, address, others)?;
+        let (auto, wanted) = (request.driver == DiskDriver::Auto, pci.clone());
+        let function = blocking(move || {
+            let function = PciFunction::find(wanted)?;
+            if auto {
+                function.check_is_nvme()?;
+            }
+            function.hand_to_user_space()?;
+            Ok(function)
+        })
+        .await?;
+        let controller = request.bdev_name()?;
+        let attached = self
+            .control
+            .run(move |on| async move {
+                let names = nvme::attach_pcie(on, &controller, &pci, NVME_LIMIT).await?;
+                nvme::only(on, &controller, names, NVME_LIMIT).await
+            })
+            .await;
+        match attached {
+            Ok(bdev) => {
+                let id = address.to_owned();
+                Ok(Base { driver: DiskDriver::Nvme, id, bdev, below: Below::Nvme })
+            }
+            Err(error) => {
+                blocking(move || function.hand_to_kernel()).await?;
+                Err(SpdkError::into(error))
             }
         }
     }
 
+    /// From a bdev to a disk.
+    async fn finish(&self, request: &DiskRequest, base: &Base) -> Result<Disk> {
+        let (lvs, medium) = match &base.below {
+            Below::Kernel(device) => {
+                let lvs = self.store(request, base).await?;
+                // Both descriptors are one open file, so its lock stays as long as the flusher has it.
+                let file = device.file.try_clone();
+                let file = file.map_err(|error| Error::medium(device.path.display(), error.to_string()))?;
+                (lvs, Medium::Kernel(Arc::new(file)))
+            }
+            Below::Nvme => {
+                // A raw flush needs a descriptor for writing, which cannot be had once the lvstore has its claim.
+                let found = self.store(request, base).await?;
+                let (name, bdev) = (found.name, base.bdev.clone());
+                let opened = self.control.run(move |on| async move {
+                    lvstore::unload(on, &name).await?;
+                    let flushed = bdev.clone();
+                    OpenBdev::open(on, &bdev, true, move |event| tracing::warn!(bdev = %flushed, ?event, "a disk"))
+                });
+                let medium = Medium::Bdev(self.control.clone(), opened.await?);
+                let lvs = self.load(&base.bdev).await?;
+                (lvs.ok_or_else(|| Error::medium(&base.bdev, "its lvstore vanished"))?, medium)
+            }
+        };
+        Ok(Disk::new(Inner {
+            request: request.clone(),
+            control: self.control.clone(),
+            driver: base.driver,
+            id: base.id.clone(),
+            lvs,
+            bdev: base.bdev.clone(),
+            // The aio bdev has no unmap in 20.07, and none of the drivers promises zeroes after one.
+            clear: ClearMethod::WriteZeroes,
+            flusher: Flusher::start(request.name.as_str(), medium),
+            holds: Arc::new(Mutex::new(Holds::default())),
+        }))
+    }
+
+    /// Finds the lvstore that is asked for, or makes one where that destroys nothing.
+    async fn store(&self, request: &DiskRequest, base: &Base) -> Result<LvsInfo> {
+        let name = request.lvs_name()?;
+        if let Some(found) = self.load(&base.bdev).await? {
+            return self.adopt(request, found, name).await;
+        }
+        if let Some(uuid) = request.uuid {
+            return Err(store_missing(request, uuid, "it carries no lvstore, and is not formatted for that"));
+        }
+        let clear = match &base.below {
+            Below::Kernel(device) => {
+                let device = device.clone();
+                let is_zero = blocking(move || device.check_vacant().map(|()| device.zero_quickly())).await?;
+                if is_zero { ClearMethod::None } else { ClearMethod::WriteZeroes }
+            }
+            Below::Nvme => {
+                let start = self.read_start(&base.bdev).await?;
+                check_carried(&request.path, &start)?;
+                ClearMethod::WriteZeroes
+            }
+        };
+        tracing::info!(disk = %request.name, path = %request.path, ?clear, "formatting a disk");
+        let bdev = base.bdev.clone();
+        let made =
+            self.control.run(move |on| async move { lvstore::create(on, &bdev, &name, CLUSTER_SIZE, clear).await });
+        Ok(made.await?)
+    }
+
+    async fn read_start(&self, bdev: &BdevName) -> Result<DmaBuffer> {
+        let bdev = bdev.clone();
+        let read = self.control.run(move |on| async move {
+            let bdev = OpenBdev::open(on, &bdev, false, |_| {})?;
+            let length = bdev.geometry().size().min(PROBE_LENGTH as u64);
+            bdev.channel(on.thread())?.read(0, DmaBuffer::zeroed(length as usize)?).await
+        });
+        Ok(read.await?)
+    }
+
     async fn load(&self, bdev: &BdevName) -> Result<Option<LvsInfo>> {
         let bdev = bdev.clone();
-        let loaded = self.control.run(move |on| async move { lvstore::load(on, &bdev).await }).await;
-        Ok(loaded?)
+        Ok(self.control.run(move |on| async move { lvstore::load(on, &bdev).await }).await?)
     }
 
     async fn adopt(&self, request: &DiskRequest, found: LvsInfo, name: LvsName) -> Result<LvsInfo> {
@@ -153,49 +226,59 @@ impl BringUp {
         }
         tracing::info!(disk = %request.name, old = %found.name, "the lvstore takes its disk's name");
         let old = found.name;
-        let renamed = self
-            .control
-            .run(move |on| async move {
-                lvstore::rename(on, &old, &name).await?;
-                lvstore::info(on, &name)
-            })
-            .await;
-        Ok(renamed?)
-    }
-
-    /// Unloads the store, if one is loaded, and deletes the bdev, after a bring-up that failed.
-    async fn take_down(&self, bdev: &BdevName) {
-        let gone = bdev.clone();
-        let down = self
-            .control
-            .run(move |on| async move {
-                if let Some(lvs) = lvstore::on_base(on, &gone)? {
-                    lvstore::unload(on, &lvs.name).await?;
-                }
-                base::delete(on, &gone).await
-            })
-            .await;
-        if let Err(error) = down {
-            tracing::error!(%bdev, %error, "a disk that could not be created could not be taken down either");
-        }
+        let renamed = self.control.run(move |on| async move {
+            lvstore::rename(on, &old, &name).await?;
+            lvstore::info(on, &name)
+        });
+        Ok(renamed.await?)
     }
 }
 
-/// Unloads the lvstore of a disk that nobody uses, and deletes its bdev. The data stays.
-pub(super) async fn take_down(disk: &Disk) -> Result<()> {
-    let (lvs, bdev) = (disk.lvs().clone(), disk.inner().bdev.clone());
-    let down = disk
-        .inner()
-        .control
-        .run(move |on| async move {
-            // A delete that failed half-way is repeated from there.
-            if lvstore::on_base(on, &bdev)?.is_some() {
-                lvstore::unload(on, &lvs).await?;
-            }
-            base::delete(on, &bdev).await
-        })
-        .await;
-    Ok(down?)
+/// First step of taking a disk away: its lvstore. Refused while something on it is open; nothing is lost then.
+pub(super) async fn unload(disk: &Disk) -> Result<()> {
+    let inner = disk.inner();
+    unload_store(&inner.control, &inner.bdev).await
+}
+
+/// Second step: the device. The data stays on it. One that failed can be repeated.
+pub(super) async fn let_go(disk: &Disk) -> Result<()> {
+    let inner = disk.inner();
+    inner.flusher.stop().await;
+    remove_bdev(&inner.control, &inner.request, &inner.bdev).await
+}
+
+async fn take_down(control: &Control, request: &DiskRequest, bdev: &BdevName) -> Result<()> {
+    unload_store(control, bdev).await?;
+    remove_bdev(control, request, bdev).await
+}
+
+async fn unload_store(control: &Control, bdev: &BdevName) -> Result<()> {
+    let bdev = bdev.clone();
+    let unloaded = control.run(move |on| async move {
+        match lvstore::on_base(on, &bdev)? {
+            Some(lvs) => lvstore::unload(on, &lvs.name).await,
+            None => Ok(()),
+        }
+    });
+    Ok(unloaded.await?)
+}
+
+async fn remove_bdev(control: &Control, request: &DiskRequest, bdev: &BdevName) -> Result<()> {
+    let DiskPath::Pci(address) = &request.path else {
+        let bdev = bdev.clone();
+        return Ok(control.run(move |on| async move { base::delete(on, &bdev).await }).await?);
+    };
+    let controller = request.bdev_name()?;
+    control.run(move |on| async move { nvme::detach(on, &controller, Peer::Alive, NVME_LIMIT).await }).await?;
+    let address = PciAddress::parse(address).map_err(|error| Error::name("disk_path", error))?;
+    blocking(move || PciFunction::find(address)?.hand_to_kernel()).await
+}
+
+fn refuse_known(path: &DiskPath, id: &str, others: &[(String, String)]) -> Result<()> {
+    match others.iter().find(|(other, _)| other == id) {
+        Some((_, name)) => Err(Error::precondition(path, format!("it is disk {name} already"))),
+        None => Ok(()),
+    }
 }
 
 fn store_missing(request: &DiskRequest, uuid: Uuid, instead: &str) -> Error {

@@ -87,18 +87,12 @@ impl Device {
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.take(PROBE_LENGTH as u64).read_to_end(&mut start))
             .map_err(|error| Error::medium(self.path.display(), format!("its start cannot be read: {error}")))?;
-        let carried = match (signature::find(&start), self.identity) {
-            (Some(kind), _) => kind,
-            // A file that is to become a disk is made for it; a used block device may hold remains of anything.
-            (None, Identity::File(..)) if !signature::is_blank(&start) => "data, and no lvstore",
-            (None, _) => return Ok(()),
-        };
-        Err(Error::precondition(
-            self.path.display(),
-            format!(
-                "it carries {carried}, which is not overwritten; wipe it first (wipefs -a, blkdiscard) if that is meant"
-            ),
-        ))
+        check_carried(&self.path.display(), &start)?;
+        // A file that is to become a disk is made for it; a used block device may hold remains of anything.
+        match self.identity {
+            Identity::File(..) if !signature::is_blank(&start) => Err(carries(&self.path.display(), "data")),
+            _ => Ok(()),
+        }
     }
 
     /// Makes all of the device read as zeroes if the device can do that without writing them. Blocks.
@@ -117,6 +111,19 @@ impl Device {
         let Ok(length) = i64::try_from(self.size) else { return false };
         fallocate(&self.file, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length).is_ok()
     }
+}
+
+/// Refuses a device whose start says that it carries something of somebody else.
+pub(super) fn check_carried(device: &impl ToString, start: &[u8]) -> Result<()> {
+    match signature::find(start) {
+        Some(kind) => Err(carries(device, kind)),
+        None => Ok(()),
+    }
+}
+
+fn carries(device: &impl ToString, what: &str) -> Error {
+    let wipe = "wipe it first (wipefs -a, blkdiscard) if that is meant";
+    Error::precondition(device.to_string(), format!("it carries {what}, and no lvstore; it is not overwritten: {wipe}"))
 }
 
 fn check_size(path: &Path, size: u64, block_size: BlockSize, identity: Identity) -> Result<()> {
@@ -195,7 +202,7 @@ mod tests {
         file.write_all(b"hello").unwrap();
         let device = Device::open(file.path(), BlockSize::B512).unwrap();
         let refused = device.check_vacant().unwrap_err().to_string();
-        assert!(refused.contains("data, and no lvstore"), "{refused}");
+        assert!(refused.contains("carries data"), "{refused}");
     }
 
     #[test]

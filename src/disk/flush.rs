@@ -26,6 +26,13 @@ pub(super) enum Medium {
 /// Who asked, to be called with the outcome. It must not wait.
 type Answer = Box<dyn FnOnce(Outcome) + Send>;
 
+/// What the flushing task is asked.
+enum Request {
+    Flush(Answer),
+    /// Let go of the device.
+    Stop(oneshot::Sender<()>),
+}
+
 /// What a flush came to; the text says why it failed.
 type Outcome = std::result::Result<(), Arc<str>>;
 
@@ -33,7 +40,7 @@ type Outcome = std::result::Result<(), Arc<str>>;
 #[derive(Debug, Clone)]
 pub(super) struct Flusher {
     disk: Arc<str>,
-    queue: mpsc::UnboundedSender<Answer>,
+    queue: mpsc::UnboundedSender<Request>,
     failures: Arc<AtomicU64>,
 }
 
@@ -46,6 +53,15 @@ impl Flusher {
         Self { disk: disk.into(), queue, failures }
     }
 
+    /// Lets go of the device. Flushes asked for later fail.
+    pub(super) async fn stop(&self) {
+        let (sender, stopped) = oneshot::channel();
+        if self.queue.send(Request::Stop(sender)).is_ok() {
+            // An end of the task without an answer has let go of the device too.
+            let _ = stopped.await;
+        }
+    }
+
     /// A user's own view of the disk's flushes.
     pub(super) fn handle(&self) -> FlushHandle {
         let seen = AtomicU64::new(self.failures.load(Ordering::Acquire));
@@ -53,15 +69,32 @@ impl Flusher {
     }
 }
 
-async fn serve(medium: Medium, mut requests: mpsc::UnboundedReceiver<Answer>, failures: Arc<AtomicU64>) {
+async fn serve(medium: Medium, mut requests: mpsc::UnboundedReceiver<Request>, failures: Arc<AtomicU64>) {
     let mut batch = Vec::new();
     while requests.recv_many(&mut batch, usize::MAX).await > 0 {
-        let outcome = flush_once(&medium).await;
-        if let Err(problem) = &outcome {
-            tracing::error!(%problem, "a flush of a disk failed; writes acknowledged before may be lost");
-            failures.fetch_add(1, Ordering::AcqRel);
+        let mut stopped = None;
+        let mut answers = Vec::with_capacity(batch.len());
+        for request in batch.drain(..) {
+            match request {
+                Request::Flush(answer) => answers.push(answer),
+                Request::Stop(sender) => stopped = Some(sender),
+            }
         }
-        batch.drain(..).for_each(|answer| answer(outcome.clone()));
+        if !answers.is_empty() {
+            let outcome = flush_once(&medium).await;
+            if let Err(problem) = &outcome {
+                tracing::error!(%problem, "a flush of a disk failed; writes acknowledged before may be lost");
+                failures.fetch_add(1, Ordering::AcqRel);
+            }
+            answers.into_iter().for_each(|answer| answer(outcome.clone()));
+        }
+        if let Some(stopped) = stopped {
+            drop(requests);
+            drop(medium);
+            // Who asked may have gone.
+            let _ = stopped.send(());
+            return;
+        }
     }
 }
 
@@ -104,7 +137,7 @@ impl FlushHandle {
     pub fn request(&self, answer: impl FnOnce(Result<()>) + Send + 'static) {
         let user = self.clone();
         let queued: Answer = Box::new(move |outcome| answer(user.judge(outcome)));
-        if self.flusher.queue.send(queued).is_err() {
+        if self.flusher.queue.send(Request::Flush(queued)).is_err() {
             tracing::warn!(disk = %self.flusher.disk, "a flush came after the end of the disk");
         }
     }
@@ -130,7 +163,7 @@ impl FlushHandle {
 mod tests {
     use super::*;
 
-    fn flusher() -> (Flusher, mpsc::UnboundedReceiver<Answer>) {
+    fn flusher() -> (Flusher, mpsc::UnboundedReceiver<Request>) {
         let (queue, requests) = mpsc::unbounded_channel();
         (Flusher { disk: "d".into(), queue, failures: Arc::default() }, requests)
     }
@@ -143,6 +176,8 @@ mod tests {
         for outcome in futures::future::join_all(handles.iter().map(FlushHandle::flush)).await {
             outcome.unwrap();
         }
+        flusher.stop().await;
+        assert!(handles[0].flush().await.is_err(), "the device is let go of");
     }
 
     #[tokio::test]

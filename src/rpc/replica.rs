@@ -11,9 +11,7 @@ use super::disk::uuid;
 use super::wire::spdkrpc as wire;
 use crate::backup::{BackupLabels, BackupRequest, CompressionMethod, TargetUrl};
 use crate::name::{BackupName, DiskName, ReplicaName, SnapshotName, VolumeName};
-use crate::replica::{
-    BackupOrder, BackupPhase, DiskChoice, ReplicaRequest, ReplicaView, Replicas, SnapshotOptions,
-};
+use crate::replica::{BackupOrder, BackupPhase, DiskChoice, ReplicaRequest, ReplicaView, Replicas, SnapshotOptions};
 use crate::{Error, Result};
 
 /// The largest volume, 64 TiB: what the sizes of cluster maps were thought for.
@@ -102,7 +100,7 @@ pub async fn backup_create(
     request: wire::BackupCreateRequest,
 ) -> Result<wire::BackupCreateResponse> {
     let order = parse_backup(&request)?;
-    let address = replica_address(&*replicas.get(&order.replica).await?);
+    let address = replica_address(replicas.get(&order.replica).await?.as_ref());
     let started = replicas.backup_create(order).await?;
     Ok(wire::BackupCreateResponse {
         backup: started.name.to_string(),
@@ -112,8 +110,7 @@ pub async fn backup_create(
 }
 
 fn parse_backup(request: &wire::BackupCreateRequest) -> Result<BackupOrder> {
-    let replica =
-        ReplicaName::parse(&request.replica_name).map_err(|error| Error::name("replica_name", error))?;
+    let replica = ReplicaName::parse(&request.replica_name).map_err(|error| Error::name("replica_name", error))?;
     let snapshot = snapshot_name(&request.snapshot_name)?;
     let volume = VolumeName::parse(&request.volume_name).map_err(|error| Error::name("volume_name", error))?;
     let backup = match request.backup_name.as_str() {
