@@ -25,6 +25,7 @@ pub struct ChannelState {
     /// By cause: a member that stays, being the last, may fail again in another way.
     reported: [MemberMask; 3],
     paused: bool,
+    /// The place after the one that was read last.
     turn: u32,
     in_flight: u32,
     pending: [u32; MAX_MEMBERS],
@@ -95,8 +96,9 @@ impl ChannelState {
     #[inline]
     pub(super) fn choose_read(&mut self, tried: MemberMask) -> Option<MemberIndex> {
         let candidates = self.view.rw.minus(tried);
-        self.turn = self.turn.wrapping_add(1);
-        self.policy.choose(candidates, self.view.local, &self.pending, self.turn)
+        let chosen = self.policy.choose(candidates, self.view.local, &self.pending, self.turn)?;
+        self.turn = chosen.get() as u32 + 1;
+        Some(chosen)
     }
 
     /// A leg was submitted to `member`.

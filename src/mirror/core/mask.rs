@@ -107,18 +107,15 @@ impl MemberMask {
         if self.0 == 0 { None } else { Some(MemberIndex(self.0.trailing_zeros() as u8)) }
     }
 
-    /// The `n`-th member, counting round: 0 is the first, and the set's count is the first again.
+    /// The first member at `place` or after it, going round; only the lowest three bits of `place` count.
     #[inline]
-    pub fn nth_round(self, n: u32) -> Option<MemberIndex> {
-        let count = self.count();
-        if count == 0 {
+    pub const fn from_place(self, place: u32) -> Option<MemberIndex> {
+        let shift = place % MAX_MEMBERS as u32;
+        let turned = self.0.rotate_right(shift);
+        if turned == 0 {
             return None;
         }
-        let mut rest = self.0;
-        for _ in 0..n % count {
-            rest &= rest - 1;
-        }
-        Some(MemberIndex(rest.trailing_zeros() as u8))
+        Some(MemberIndex(((turned.trailing_zeros() + shift) % MAX_MEMBERS as u32) as u8))
     }
 
     /// The members in order.
@@ -160,10 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn counting_round_visits_each_member_in_turn() {
+    fn going_round_visits_each_member_in_turn() {
         let mask: MemberMask = [member(1), member(4), member(7)].into_iter().collect();
-        let visited: Vec<_> = (0..6).filter_map(|n| mask.nth_round(n)).map(MemberIndex::get).collect();
-        assert_eq!(visited, [1, 4, 7, 1, 4, 7]);
-        assert_eq!(MemberMask::EMPTY.nth_round(3), None);
+        let mut place = 0;
+        let visited = (0..6).filter_map(|_| {
+            let next = mask.from_place(place)?.get();
+            place = next as u32 + 1;
+            Some(next)
+        });
+        assert_eq!(visited.collect::<Vec<_>>(), [1, 4, 7, 1, 4, 7]);
+        assert_eq!(MemberMask::EMPTY.from_place(3), None);
     }
 }

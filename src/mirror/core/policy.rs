@@ -23,7 +23,7 @@ pub enum ReadPolicy {
 pub struct UnknownReadPolicy(String);
 
 impl ReadPolicy {
-    /// Chooses among `candidates`; `None` when there is none. `turn` counts the reads of the channel.
+    /// Chooses among `candidates`; `None` when there is none. `turn` is the place after the one chosen last.
     #[inline]
     pub fn choose(
         self,
@@ -35,17 +35,10 @@ impl ReadPolicy {
         match self {
             Self::LocalFirst => {
                 let near = candidates.and(local);
-                if near.is_empty() { candidates } else { near }.nth_round(turn)
+                if near.is_empty() { candidates } else { near }.from_place(turn)
             }
-            Self::RoundRobin => candidates.nth_round(turn),
-            Self::LeastPending => {
-                let least = candidates.iter().map(|member| pending[member.get()]).min()?;
-                candidates
-                    .iter()
-                    .filter(|member| pending[member.get()] == least)
-                    .collect::<MemberMask>()
-                    .nth_round(turn)
-            }
+            Self::RoundRobin => candidates.from_place(turn),
+            Self::LeastPending => least_pending(candidates, pending, turn),
         }
     }
 
@@ -57,6 +50,20 @@ impl ReadPolicy {
             Self::LeastPending => "least-pending",
         }
     }
+}
+
+/// The one with the fewest pending; the first of equals, going round from `turn`.
+#[inline]
+fn least_pending(candidates: MemberMask, pending: &[u32; MAX_MEMBERS], turn: u32) -> Option<MemberIndex> {
+    let mut best = candidates.from_place(turn)?;
+    let mut rest = candidates.without(best);
+    while let Some(next) = rest.from_place(turn) {
+        if pending[next.get()] < pending[best.get()] {
+            best = next;
+        }
+        rest = rest.without(next);
+    }
+    Some(best)
 }
 
 impl FromStr for ReadPolicy {
@@ -86,10 +93,13 @@ mod tests {
 
     fn chosen(policy: ReadPolicy, candidates: &[usize], local: &[usize]) -> Vec<usize> {
         let pending = [5, 1, 1, 9, 0, 0, 0, 0];
-        (0..4)
-            .filter_map(|turn| policy.choose(mask(candidates), mask(local), &pending, turn))
-            .map(MemberIndex::get)
-            .collect()
+        let mut turn = 0;
+        let choices = (0..4).filter_map(|_| {
+            let chosen = policy.choose(mask(candidates), mask(local), &pending, turn)?.get();
+            turn = chosen as u32 + 1;
+            Some(chosen)
+        });
+        choices.collect()
     }
 
     #[test]
