@@ -44,11 +44,7 @@ fn main() {
             line.split_whitespace().nth(1)?.parse::<u64>().ok()
         })
         .unwrap_or(0);
-    let memory = if huge >= 300 {
-        Memory::Huge { mib: 512, directory: None }
-    } else {
-        Memory::Ordinary { mib: 1024 }
-    };
+    let memory = if huge >= 300 { Memory::Huge { mib: 512, directory: None } } else { Memory::Ordinary { mib: 1024 } };
     println!("memory: {memory:?}");
     let config = EnvironmentConfig {
         cores: vec![1],
@@ -74,7 +70,9 @@ async fn compare(control: &Control, kind: &'static str) {
     let members = [create(control, kind, "a").await, create(control, kind, "b").await];
     let mirror = start_mirror(control, members).await;
     let mirrored = open(control, mirror.bdev().clone()).await;
-    println!("\n{kind}: op depth | bare kIOPS | mirror kIOPS | ratio | bare ns | mirror ns | added ns (a member, for writes)");
+    println!(
+        "\n{kind}: op depth | bare kIOPS | mirror kIOPS | ratio | bare ns | mirror ns | added ns (a member, for writes)"
+    );
     for op in [IoKind::Read, IoKind::Write] {
         for depth in [1, 32, 128] {
             let mut pairs = Vec::new();

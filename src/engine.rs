@@ -100,7 +100,10 @@ impl Engines {
     fn occupy(&self, name: &EngineName) -> Result<Busy<'_>> {
         let mut registry = self.registry();
         if !registry.busy.insert(name.clone()) {
-            return Err(Error::precondition(format!("engine {name}"), "it is being created or deleted; try again later"));
+            return Err(Error::precondition(
+                format!("engine {name}"),
+                "it is being created or deleted; try again later",
+            ));
         }
         Ok(Busy { engines: self, name: name.clone() })
     }

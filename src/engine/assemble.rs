@@ -44,8 +44,7 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, salvage_requested: bool) -> R
             close_all(engine, [unused]).await;
         }
     }
-    let members: Vec<_> =
-        assembly.members.iter().filter_map(|(_, open)| opened.remove(&open.replica)).collect();
+    let members: Vec<_> = assembly.members.iter().filter_map(|(_, open)| opened.remove(&open.replica)).collect();
     let Some(opened) = NonEmpty::from_vec(members) else {
         return Err(Error::internal(engine.object(), "an assembly has no opened member"));
     };
@@ -95,9 +94,9 @@ async fn roll_back_interrupted_restore(engine: &Engine, probed: &[Probed]) -> Re
         return Ok(());
     }
     let last = probed.iter().find_map(|replica| replica.marker.restored.clone());
-    let Some(last) = last.filter(|last| {
-        probed.iter().all(|replica| replica.description.snapshots.contains_key(&last.snapshot))
-    }) else {
+    let Some(last) =
+        last.filter(|last| probed.iter().all(|replica| replica.description.snapshots.contains_key(&last.snapshot)))
+    else {
         if engine.frontend == Frontend::None {
             return Ok(());
         }
@@ -115,10 +114,7 @@ async fn roll_back_interrupted_restore(engine: &Engine, probed: &[Probed]) -> Re
 }
 
 /// Opens all that answered, in parallel.
-async fn open_all(
-    engine: &Engine,
-    probed: &[Probed],
-) -> (Vec<Candidate>, BTreeMap<ReplicaName, OpenedMember>) {
+async fn open_all(engine: &Engine, probed: &[Probed]) -> (Vec<Candidate>, BTreeMap<ReplicaName, OpenedMember>) {
     let limit = engine.context.limits.attach;
     let opening = engine.paths().into_iter().map(|path| async move {
         if !probed.iter().any(|replica| replica.path.replica == path.replica) {
@@ -229,7 +225,8 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probed: &[Probed]) -> 
 /// The backup that every replica in sync is known to hold, with its snapshot in place.
 fn last_restored(engine: &Engine, probed: &[Probed], chain: &Chain) -> Option<crate::name::BackupName> {
     let modes = engine.published().replicas;
-    let in_sync = |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
+    let in_sync =
+        |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
     let mut restored = probed.iter().filter(|replica| in_sync(&replica.path.replica)).map(|replica| &replica.marker);
     let first = restored.next()?.restored.clone()?;
     let same = restored.all(|marker| marker.restored.as_ref() == Some(&first));

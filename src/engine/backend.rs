@@ -120,7 +120,8 @@ pub trait Backend: Send + Sync + 'static {
     /// As its node describes it now.
     fn describe(&self) -> BoxFuture<'_, Result<ReplicaDescription>>;
     /// Takes a snapshot of the head.
-    fn snapshot_create<'a>(&'a self, snapshot: &'a SnapshotName, options: SnapshotOptions) -> BoxFuture<'a, Result<()>>;
+    fn snapshot_create<'a>(&'a self, snapshot: &'a SnapshotName, options: SnapshotOptions)
+    -> BoxFuture<'a, Result<()>>;
     /// Deletes a snapshot; a missing one is fine.
     fn snapshot_delete<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
     /// Makes the head what the snapshot is. Nothing may have the head open.

@@ -13,7 +13,8 @@ impl Engine {
     pub fn expand_precheck(&self, size: u64) -> Result<bool> {
         let published = self.published();
         if size < published.size {
-            let problem = format!("{size} bytes are less than the volume has, {}; a volume cannot shrink", published.size);
+            let problem =
+                format!("{size} bytes are less than the volume has, {}; a volume cannot shrink", published.size);
             return Err(Error::invalid("size", problem));
         }
         if !size.is_multiple_of(CLUSTER) {
@@ -33,10 +34,9 @@ impl Engine {
         if !self.expand_precheck(size)? {
             return Ok(());
         }
-        let _operation = self
-            .operations
-            .try_lock()
-            .map_err(|_| Error::precondition(self.object(), "another operation is in progress; repeat the expansion"))?;
+        let _operation = self.operations.try_lock().map_err(|_| {
+            Error::precondition(self.object(), "another operation is in progress; repeat the expansion")
+        })?;
         self.publish(|published| published.is_expanding = true);
         let result = self.grow(size).await;
         self.publish(|published| {
@@ -55,8 +55,10 @@ impl Engine {
             mirror.stop().await?;
         }
         let answers = self.on_all(|path| async move { path.backend.expand(size).await }).await;
-        let failed: Vec<_> =
-            answers.iter().filter_map(|(path, result)| Some((path.replica.clone(), result.as_ref().err()?.clone()))).collect();
+        let failed: Vec<_> = answers
+            .iter()
+            .filter_map(|(path, result)| Some((path.replica.clone(), result.as_ref().err()?.clone())))
+            .collect();
         if failed.len() < answers.len() {
             self.publish(|published| published.size = size);
         }

@@ -33,7 +33,9 @@ impl Frontend {
             "" => Ok(Self::None),
             "spdk-tcp-nvmf" => Ok(Self::NvmeTcp),
             "spdk-tcp-blockdev" => Ok(Self::NvmeTcpBlockdev),
-            "ublk" => Err(Error::Unimplemented { what: "frontend ublk", reason: "this node offers NVMe/TCP frontends" }),
+            "ublk" => {
+                Err(Error::Unimplemented { what: "frontend ublk", reason: "this node offers NVMe/TCP frontends" })
+            }
             other => Err(Error::invalid(
                 "frontend",
                 format!("{other:?} is none of \"\", \"spdk-tcp-nvmf\", \"spdk-tcp-blockdev\""),

@@ -65,10 +65,13 @@ impl Backend for LocalBackend {
         Box::pin(async move { Ok(describe(&*self.replicas.get(&self.name).await?)) })
     }
 
-    fn snapshot_create<'a>(&'a self, snapshot: &'a SnapshotName, options: SnapshotOptions) -> BoxFuture<'a, Result<()>> {
+    fn snapshot_create<'a>(
+        &'a self,
+        snapshot: &'a SnapshotName,
+        options: SnapshotOptions,
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let options =
-                replica::SnapshotOptions { user_created: options.user_created, timestamp: options.timestamp };
+            let options = replica::SnapshotOptions { user_created: options.user_created, timestamp: options.timestamp };
             self.replicas.snapshot_create(&self.name, snapshot, options).await.map(drop)
         })
     }
@@ -102,15 +105,16 @@ impl Backend for LocalBackend {
             let mut request = order.request;
             request.replica_name = self.name.to_string();
             let answer = crate::rpc::replica::backup_create(&self.replicas, request).await?;
-            let name = BackupName::parse(&answer.backup)
-                .map_err(|error| Error::internal("backup name", error.to_string()))?;
+            let name =
+                BackupName::parse(&answer.backup).map_err(|error| Error::internal("backup name", error.to_string()))?;
             Ok((name, answer.is_incremental))
         })
     }
 
     fn backup_status<'a>(&'a self, backup: &'a BackupName) -> BoxFuture<'a, Result<BackupProgress>> {
         Box::pin(async move {
-            let request = crate::rpc::wire::spdkrpc::BackupStatusRequest { backup: backup.to_string(), ..Default::default() };
+            let request =
+                crate::rpc::wire::spdkrpc::BackupStatusRequest { backup: backup.to_string(), ..Default::default() };
             let answer = crate::rpc::replica::backup_status(&self.replicas, request).await?;
             Ok(BackupProgress {
                 state: answer.state,

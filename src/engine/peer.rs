@@ -114,7 +114,11 @@ impl Backend for PeerBackend {
         })
     }
 
-    fn snapshot_create<'a>(&'a self, snapshot: &'a SnapshotName, options: SnapshotOptions) -> BoxFuture<'a, Result<()>> {
+    fn snapshot_create<'a>(
+        &'a self,
+        snapshot: &'a SnapshotName,
+        options: SnapshotOptions,
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let mut request = self.snapshot_request(Some(snapshot));
             request.user_created = options.user_created;

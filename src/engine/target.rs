@@ -15,7 +15,6 @@ pub(super) struct Target {
     port: PortRangeGuard,
 }
 
-
 impl Engine {
     /// Exports the mirror when the frontend wants a target and there is none yet.
     pub(super) async fn export(&self) -> Result<()> {

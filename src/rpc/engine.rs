@@ -39,7 +39,10 @@ fn parse_create(request: wire::EngineCreateRequest) -> Result<EngineRequest> {
     let name = engine_name("name", &request.name)?;
     let volume = VolumeName::parse(&request.volume_name).map_err(|error| Error::name("volume_name", error))?;
     if request.spec_size == 0 || request.spec_size > SIZE_LIMIT {
-        return Err(Error::invalid("spec_size", format!("{} is not within 1 and {SIZE_LIMIT} bytes", request.spec_size)));
+        return Err(Error::invalid(
+            "spec_size",
+            format!("{} is not within 1 and {SIZE_LIMIT} bytes", request.spec_size),
+        ));
     }
     if request.data_layout_type != wire::DataLayoutType::Replicated as i32 {
         let reason = "erasure-coded volumes are not offered";
@@ -256,9 +259,17 @@ pub fn restore_status(engines: &Engines, request: wire::RestoreStatusRequest) ->
             replica_address: format!("tcp://{}", listed.address),
             is_restoring: healthy && restore.is_restoring(),
             // A replica that is out holds nothing that could be vouched for.
-            last_restored: if healthy { text(restore.last_restored.as_ref().map(ToString::to_string)) } else { String::new() },
+            last_restored: if healthy {
+                text(restore.last_restored.as_ref().map(ToString::to_string))
+            } else {
+                String::new()
+            },
             progress: i32::try_from(progress).unwrap_or(100),
-            error: if healthy { restore.error.clone() } else { format!("replica {name} is out of the mirror: {}", listed.problem) },
+            error: if healthy {
+                restore.error.clone()
+            } else {
+                format!("replica {name} is out of the mirror: {}", listed.problem)
+            },
             dest_file_name: String::new(),
             state: if healthy { restore.phase.as_str().into() } else { "error".into() },
             backup_url: text(restore.url.as_ref().map(ToString::to_string)),
@@ -283,8 +294,16 @@ async fn describe(engine: &Engine) -> wire::Engine {
         actual_size: total_size(&published.chain.snapshots, published.chain.head.as_ref()),
         ip: target.map(|address| address.ip().to_string()).unwrap_or_default(),
         port: target.map(|address| i32::from(address.port())).unwrap_or_default(),
-        replica_address_map: published.replicas.iter().map(|(name, listed)| (name.to_string(), listed.address.to_string())).collect(),
-        replica_mode_map: published.replicas.iter().map(|(name, listed)| (name.to_string(), mode(listed.mode) as i32)).collect(),
+        replica_address_map: published
+            .replicas
+            .iter()
+            .map(|(name, listed)| (name.to_string(), listed.address.to_string()))
+            .collect(),
+        replica_mode_map: published
+            .replicas
+            .iter()
+            .map(|(name, listed)| (name.to_string(), mode(listed.mode) as i32))
+            .collect(),
         head: published.chain.head.as_ref().map(|head| layer(HEAD_NAME, head)),
         snapshots: layers(&published.chain.snapshots),
         frontend: engine.frontend.as_str().into(),

@@ -57,7 +57,10 @@ impl SpdkService for SpdkServer {
         answer(disk::get(&self.node.disks, request.into_inner()).await)
     }
 
-    async fn disk_health_get(&self, request: Request<wire::DiskHealthGetRequest>) -> Answer<wire::DiskHealthGetResponse> {
+    async fn disk_health_get(
+        &self,
+        request: Request<wire::DiskHealthGetRequest>,
+    ) -> Answer<wire::DiskHealthGetResponse> {
         answer(disk::health_get(&self.node.disks, request.into_inner()).await)
     }
 
@@ -101,11 +104,17 @@ impl SpdkService for SpdkServer {
         answer(replica::snapshot_purge(&self.node.replicas, request.into_inner()).await)
     }
 
-    async fn replica_backup_create(&self, request: Request<wire::BackupCreateRequest>) -> Answer<wire::BackupCreateResponse> {
+    async fn replica_backup_create(
+        &self,
+        request: Request<wire::BackupCreateRequest>,
+    ) -> Answer<wire::BackupCreateResponse> {
         answer(replica::backup_create(&self.node.replicas, request.into_inner()).await)
     }
 
-    async fn replica_backup_status(&self, request: Request<wire::BackupStatusRequest>) -> Answer<wire::BackupStatusResponse> {
+    async fn replica_backup_status(
+        &self,
+        request: Request<wire::BackupStatusRequest>,
+    ) -> Answer<wire::BackupStatusResponse> {
         answer(replica::backup_status(&self.node.replicas, request.into_inner()).await)
     }
 
@@ -174,11 +183,17 @@ impl SpdkService for SpdkServer {
         answer(engine::snapshot_max_count_set(&self.node.engines, request.into_inner()))
     }
 
-    async fn engine_backup_create(&self, request: Request<wire::BackupCreateRequest>) -> Answer<wire::BackupCreateResponse> {
+    async fn engine_backup_create(
+        &self,
+        request: Request<wire::BackupCreateRequest>,
+    ) -> Answer<wire::BackupCreateResponse> {
         answer(engine::backup_create(&self.node.engines, request.into_inner()).await)
     }
 
-    async fn engine_backup_status(&self, request: Request<wire::BackupStatusRequest>) -> Answer<wire::BackupStatusResponse> {
+    async fn engine_backup_status(
+        &self,
+        request: Request<wire::BackupStatusRequest>,
+    ) -> Answer<wire::BackupStatusResponse> {
         answer(engine::backup_status(&self.node.engines, request.into_inner()).await)
     }
 
@@ -189,15 +204,16 @@ impl SpdkService for SpdkServer {
         answer(engine::backup_restore(&self.node.engines, request.into_inner()).await)
     }
 
-    async fn engine_restore_status(&self, request: Request<wire::RestoreStatusRequest>) -> Answer<wire::RestoreStatusResponse> {
+    async fn engine_restore_status(
+        &self,
+        request: Request<wire::RestoreStatusRequest>,
+    ) -> Answer<wire::RestoreStatusResponse> {
         answer(engine::restore_status(&self.node.engines, request.into_inner()))
     }
 
     async fn version_detail_get(&self, _: Request<()>) -> Answer<wire::VersionDetailGetReply> {
-        let version = wire::VersionOutput {
-            version: format!("corriente {}", env!("CARGO_PKG_VERSION")),
-            ..Default::default()
-        };
+        let version =
+            wire::VersionOutput { version: format!("corriente {}", env!("CARGO_PKG_VERSION")), ..Default::default() };
         Ok(Response::new(wire::VersionDetailGetReply { version: Some(version) }))
     }
 }

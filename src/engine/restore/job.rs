@@ -114,8 +114,10 @@ impl Job {
         let mut markers = Vec::new();
         for path in self.engine.in_sync() {
             let stored = path.backend.attribute(Attribute::Restore).await?;
-            let marker = RestoreMarker::parse(stored.as_deref())
-                .map_err(|problem| Error::Corruption { object: format!("restore marker of replica {}", path.replica), problem })?;
+            let marker = RestoreMarker::parse(stored.as_deref()).map_err(|problem| Error::Corruption {
+                object: format!("restore marker of replica {}", path.replica),
+                problem,
+            })?;
             markers.push(marker);
         }
         Ok(markers)
@@ -155,7 +157,11 @@ impl Job {
     }
 
     /// As [`Engine::settle`], but the restore goes on while a replica is left.
-    async fn settle(&self, what: &str, answers: Vec<(Arc<crate::engine::attach::ReplicaPath>, Result<()>)>) -> Result<()> {
+    async fn settle(
+        &self,
+        what: &str,
+        answers: Vec<(Arc<crate::engine::attach::ReplicaPath>, Result<()>)>,
+    ) -> Result<()> {
         let some_succeeded = answers.iter().any(|(_, result)| result.is_ok());
         match self.engine.settle(what, answers).await {
             Err(error) if some_succeeded => {
@@ -176,8 +182,7 @@ impl Job {
         };
         let mirror = self.engine.mirror()?;
         let sink = MirrorSink::open(&self.engine.context.control, mirror.bdev(), settings.blocks_in_flight).await?;
-        let restore =
-            crate::backup::restore(&self.lock, plan, Arc::new(sink), &settings, &self.progress, &self.cancel);
+        let restore = crate::backup::restore(&self.lock, plan, Arc::new(sink), &settings, &self.progress, &self.cancel);
         tokio::select! {
             result = restore => result.map_err(|error| self.name_cancel(error)),
             stalled = self.stalled() => {
@@ -267,11 +272,15 @@ impl Job {
         for path in self.engine.in_sync() {
             let description = path.backend.describe().await?;
             let object = format!("replica {} of {}", path.replica, self.engine.object());
-            let layer = description.snapshots.get(snapshot).ok_or_else(|| Error::internal(&object, format!("it lacks snapshot {snapshot} after the restore")))?;
+            let layer = description
+                .snapshots
+                .get(snapshot)
+                .ok_or_else(|| Error::internal(&object, format!("it lacks snapshot {snapshot} after the restore")))?;
             if layer.children != [Child::Head] {
                 return Err(Error::internal(&object, format!("snapshot {snapshot} is not directly below the head")));
             }
-            let others = description.snapshots.keys().any(|name| name != snapshot && name.as_str().starts_with("restore-"));
+            let others =
+                description.snapshots.keys().any(|name| name != snapshot && name.as_str().starts_with("restore-"));
             if others {
                 return Err(Error::internal(&object, "it still has the snapshot of an earlier restore"));
             }

@@ -59,6 +59,8 @@ mod tests {
         assert_eq!(RestoreMarker::parse(Some(&marker.encode())), Ok(marker));
         assert_eq!(RestoreMarker::parse(None), Ok(RestoreMarker::default()));
         assert!(RestoreMarker::parse(Some(b"{")).is_err());
-        assert!(RestoreMarker::parse(Some(br#"{"restored":{"backup":"","snapshot":"x"},"in_progress":null}"#)).is_err());
+        assert!(
+            RestoreMarker::parse(Some(br#"{"restored":{"backup":"","snapshot":"x"},"in_progress":null}"#)).is_err()
+        );
     }
 }
