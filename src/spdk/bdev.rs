@@ -331,17 +331,20 @@ pub(super) unsafe fn submit(
     }
 }
 
+/// How an I/O ended, with its buffer.
+type Ended = (Option<DmaBuffer>, Result<(), Errno>);
+
 /// An I/O of ours in flight: owns what SPDK points at until the callback.
 struct InFlight {
     channel: Rc<ChannelInner>,
     transfer: Transfer,
     iov: sys::iovec,
     buffer: Option<DmaBuffer>,
-    slot: Option<Slot<(Option<DmaBuffer>, Result<(), Errno>)>>,
+    slot: Option<Slot<Ended>>,
 }
 
 impl InFlight {
-    fn finish(mut self: Box<Self>, result: Result<(), Errno>) {
+    fn finish(mut self, result: Result<(), Errno>) {
         let buffer = self.buffer.take();
         if let Some(slot) = self.slot.take() {
             slot.fill((buffer, result));

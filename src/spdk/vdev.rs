@@ -423,9 +423,12 @@ impl<V: Vdev> VdevHandle<V> {
     }
 }
 
+/// What is done with each thread's state.
+type Visitor<V> = Box<dyn Fn(&<V as Vdev>::Channel) + Send + Sync>;
+
 /// One walk over the channels of a device.
 struct Visit<V: Vdev> {
-    visit: Box<dyn Fn(&V::Channel) + Send + Sync>,
+    visit: Visitor<V>,
     slot: Option<completion::Slot<i32>>,
 }
 
