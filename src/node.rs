@@ -141,7 +141,8 @@ impl Node {
                     tracing::warn!(engine = %engine.name, %error, "an engine could not be stopped");
                 }
             }
-            self.stop_replicas().await;
+            self.replicas.stop_all().await;
+            self.disks.unload_all().await;
         };
         if tokio::time::timeout(limit, engines).await.is_err() {
             tracing::warn!(?limit, "volumes did not stop in time and are left as they are");
@@ -151,15 +152,6 @@ impl Node {
             tracing::warn!(%error, "SPDK did not stop cleanly");
         }
         tracing::info!("the node has stopped");
-    }
-
-    async fn stop_replicas(&self) {
-        let Ok(replicas) = self.replicas.list().await else { return };
-        for replica in replicas {
-            if let Err(error) = self.replicas.delete(&replica.name, false).await {
-                tracing::warn!(replica = %replica.name, %error, "a replica could not be stopped");
-            }
-        }
     }
 
     /// The node for people.

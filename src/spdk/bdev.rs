@@ -222,7 +222,7 @@ pub enum IoKind {
     Read,
     /// Write from memory.
     Write,
-    /// Give blocks back; they may read as anything until written, on our volumes as zeroes.
+    /// Give blocks back. What they read as afterwards is the device's affair; a replica's head makes it zeroes.
     Unmap,
     /// Make all completed writes durable.
     Flush,

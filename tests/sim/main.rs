@@ -48,7 +48,7 @@ fn a_seed_is_one_run() {
 #[test]
 fn the_runs_visit_what_they_are_for() {
     let mut sum = Tally::default();
-    for seed in 0..60 {
+    for seed in 0..150 {
         let tally = run(seed).0;
         sum.acknowledged += tally.acknowledged;
         sum.errors += tally.errors;
