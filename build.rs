@@ -21,11 +21,11 @@ fn main() -> Result<(), Box<dyn error::Error>> {
         .type_attribute(".", "#[derive(serde::Serialize)]")
         .field_attribute(
             ".spdkrpc.Engine.replica_mode_map",
-            "#[serde(serialize_with = \"crate::rpc::wire::json::replica_modes\")]",
+            "#[serde(serialize_with = \"crate::wire::json::replica_modes\")]",
         )
         .field_attribute(
             ".corriente.v1.MirrorMember.mode",
-            "#[serde(serialize_with = \"crate::rpc::wire::json::replica_mode\")]",
+            "#[serde(serialize_with = \"crate::wire::json::replica_mode\")]",
         )
         .compile_fds(descriptors)?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Errors of the domain, by who is to blame: the caller, a peer, the medium, corrupt data, or us.
 //!
 //! Each says what happened, to which object, and, where there is something to do, what. The wire layer maps them
-//! to gRPC codes in one place (`rpc::status`).
+//! to gRPC codes in one place (`wire::status`).
 
 use std::time::Duration;
 

@@ -16,5 +16,6 @@ pub mod replica;
 pub mod rpc;
 pub mod spdk;
 pub mod telemetry;
+pub mod wire;
 
 pub use error::{Error, Result};

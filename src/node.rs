@@ -20,13 +20,13 @@ use crate::replica::Replicas;
 use crate::rpc::corriente_service::CorrienteServer;
 use crate::rpc::server::{Listeners, routes};
 use crate::rpc::spdk_service::SpdkServer;
-use crate::rpc::wire::corriente::v1 as own;
 use crate::spdk::env::{Environment, EnvironmentConfig, Memory, version_text};
 use crate::spdk::nvme::NvmeOptions;
 use crate::spdk::nvmf::TransportOptions;
 use crate::spdk::reactor::PollMode;
 use crate::spdk::{Capabilities, SpdkError};
 use crate::telemetry::{Health, Metrics, log};
+use crate::wire::corriente::v1 as own;
 
 /// Structures for I/O in flight, and how many each thread keeps: enough for 128-deep queues of several volumes on three
 /// members each; 8 MiB.

@@ -3,8 +3,8 @@
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
 //! - [`disk`], [`replica`]: calls, from parsed fields to answers. [`convert`]: answers as messages.
 //! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`engine`]: the calls.
-//! - [`status`]: domain errors to gRPC codes and back.
-//! - [`wire`]: the messages, clients and server traits generated from `proto/`.
+//!
+//! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
 
 pub mod call_log;
 pub mod convert;
@@ -14,5 +14,3 @@ pub mod engine;
 pub mod replica;
 pub mod server;
 pub mod spdk_service;
-pub mod status;
-pub mod wire;

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use corriente::config::{NodeConfig, OptionalPath};
 use corriente::rpc::server::{Listeners, routes};
-use corriente::rpc::wire::corriente::v1::corriente_service_server::CorrienteService;
-use corriente::rpc::wire::corriente::v1::*;
-use corriente::rpc::wire::spdkrpc::spdk_service_server::SpdkService;
-use corriente::rpc::wire::spdkrpc::*;
 use corriente::telemetry::Metrics;
+use corriente::wire::corriente::v1::corriente_service_server::CorrienteService;
+use corriente::wire::corriente::v1::*;
+use corriente::wire::spdkrpc::spdk_service_server::SpdkService;
+use corriente::wire::spdkrpc::*;
 use serde_json::Value;
 use tonic::{Request, Response, Status};
 

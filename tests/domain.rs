@@ -18,13 +18,13 @@ use corriente::mirror::core::{Generation, GenerationRecord, Incarnation};
 use corriente::name::{DiskName, LvolAlias, LvolName, LvsName, Nqn, ReplicaName, SnapshotName};
 use corriente::ports::Ports;
 use corriente::replica::{Child, DiskChoice, ReplicaRequest, ReplicaState, ReplicaView, Replicas, SnapshotOptions};
-use corriente::rpc::{self, wire::spdkrpc as wire};
 use corriente::spdk::client::BdevClient;
 use corriente::spdk::lvol;
 use corriente::spdk::nvmf::{self, TransportOptions};
 use corriente::spdk::reactor::PollMode;
 use corriente::spdk::xattr::{XattrChange, XattrName, XattrValue};
 use corriente::spdk::{DmaBuffer, Environment, EnvironmentConfig, Memory, SpdkError};
+use corriente::{rpc, wire::spdkrpc as wire};
 
 const MIB: u64 = 1 << 20;
 const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -19,7 +19,7 @@ use crate::backup::inspect::{self, BackupSummary, ListedBackup, ListedVolume, Vo
 use crate::backup::{BackupUrl, Target, TargetUrl};
 use crate::config::ByteSize;
 use crate::name::{BackupName, EngineName, SnapshotName};
-use crate::rpc::wire::spdkrpc::{BackupCreateRequest, BackupStatusRequest, BackupStatusResponse};
+use crate::wire::spdkrpc::{BackupCreateRequest, BackupStatusRequest, BackupStatusResponse};
 
 /// Verbs for backups.
 #[derive(Debug, Subcommand)]

@@ -10,8 +10,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::exit::{Exit, Failure};
 use crate::name::address::SERVICE_PORT;
-use crate::rpc::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
-use crate::rpc::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
+use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
+use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 
 /// Connecting is quick or hopeless; the limit of a call may be minutes.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

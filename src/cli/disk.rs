@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::output::{fields, signed_size, table};
 use super::wait::{Step, WaitOptions, follow};
 use crate::name::DiskName;
-use crate::rpc::wire::spdkrpc::{Disk, DiskCreateRequest, DiskDeleteRequest, DiskGetRequest};
+use crate::wire::spdkrpc::{Disk, DiskCreateRequest, DiskDeleteRequest, DiskGetRequest};
 
 /// Verbs for disks.
 #[derive(Debug, Subcommand)]

@@ -11,9 +11,9 @@ use super::output::{fields, size, table};
 use super::replica::list_table as replica_table;
 use crate::config::ByteSize;
 use crate::name::{EngineName, ReplicaName, VolumeName};
-use crate::rpc::wire::corriente::v1::{MirrorGetRequest, MirrorGetResponse};
-use crate::rpc::wire::json::mode_name;
-use crate::rpc::wire::spdkrpc::{
+use crate::wire::corriente::v1::{MirrorGetRequest, MirrorGetResponse};
+use crate::wire::json::mode_name;
+use crate::wire::spdkrpc::{
     Engine, EngineCreateRequest, EngineDeleteRequest, EngineExpandRequest, EngineGetRequest,
     EngineReplicaDeleteRequest, EngineReplicaListRequest,
 };

@@ -96,7 +96,7 @@ impl From<Status> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(exit_of(crate::rpc::status::code(&error)), error.to_string())
+        Self::new(exit_of(crate::wire::status::code(&error)), error.to_string())
     }
 }
 

@@ -6,7 +6,7 @@ use comfy_table::Table;
 use super::Context;
 use super::exit::Failure;
 use super::output::{fields, size};
-use crate::rpc::wire::corriente::v1::{Event, EventsRequest, NodeInfoResponse, Reactor};
+use crate::wire::corriente::v1::{Event, EventsRequest, NodeInfoResponse, Reactor};
 
 /// Verbs for a node.
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::output::{fields, size, table};
 use crate::config::ByteSize;
 use crate::name::{DiskName, ReplicaName};
-use crate::rpc::wire::spdkrpc::{
+use crate::wire::spdkrpc::{
     Replica, ReplicaCreateRequest, ReplicaDeleteRequest, ReplicaExpandRequest, ReplicaGetRequest,
 };
 

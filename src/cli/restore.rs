@@ -14,7 +14,7 @@ use super::output::table;
 use super::wait::{Step, WaitOptions, follow};
 use crate::backup::BackupUrl;
 use crate::name::{EngineName, SnapshotName};
-use crate::rpc::wire::spdkrpc::{
+use crate::wire::spdkrpc::{
     EngineBackupRestoreRequest, ReplicaRestoreStatusResponse, RestoreStatusRequest, RestoreStatusResponse,
 };
 

@@ -14,7 +14,7 @@ use super::engine;
 use super::exit::Failure;
 use super::output::{size, table};
 use crate::name::{EngineName, ReplicaName, SnapshotName};
-use crate::rpc::wire::spdkrpc::{Lvol, ReplicaGetRequest, SnapshotRequest, SnapshotResponse};
+use crate::wire::spdkrpc::{Lvol, ReplicaGetRequest, SnapshotRequest, SnapshotResponse};
 
 /// What a snapshot is of.
 #[derive(Debug, Clone, clap::Args)]

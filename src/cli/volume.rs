@@ -22,7 +22,7 @@ use super::engine;
 use super::exit::{Exit, Failure};
 use super::output::{size, table};
 use crate::name::{HostPort, VolumeName};
-use crate::rpc::wire::spdkrpc::Engine;
+use crate::wire::spdkrpc::Engine;
 
 /// Verbs for volumes.
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 
 use crate::error::{Error, Result};
 use crate::name::{BackupName, ReplicaName, SnapshotName};
+use crate::replica::BackupPhase;
 
 /// Where a replica's chain hangs together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,22 +79,16 @@ pub struct SnapshotOptions {
 #[derive(Debug, Clone)]
 pub struct BackupOrder {
     /// The wire request: the replica parses it once more, as it may come from anywhere.
-    pub request: crate::rpc::wire::spdkrpc::BackupCreateRequest,
+    pub request: crate::wire::spdkrpc::BackupCreateRequest,
 }
 
 /// A running or ended backup.
 #[derive(Debug, Clone)]
 pub struct BackupProgress {
-    /// `in_progress`, `complete` or `error`.
-    pub state: String,
-    /// 0 to 100.
-    pub progress: i32,
-    /// Where it can be restored from, once complete.
-    pub backup_url: String,
-    /// Why it failed.
-    pub error: String,
+    /// How far it is, or how it ended.
+    pub phase: BackupPhase,
     /// What it is of.
-    pub snapshot_name: String,
+    pub snapshot: SnapshotName,
 }
 
 /// An attribute stored durably with a replica's head.

@@ -10,11 +10,12 @@ use super::backend::{
 };
 use super::context::{LocalReplica, LocalReplicas};
 use crate::disk::FlushHandle;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mirror::DiskFlush;
 use crate::name::{BackupName, ReplicaName, SnapshotName};
 use crate::replica::{self, LvolView, ReplicaView, Replicas};
 use crate::spdk::control::Reply;
+use crate::wire::backup::parse_order;
 
 /// The replicas of this node.
 pub struct NodeReplicas {
@@ -104,25 +105,15 @@ impl Backend for LocalBackend {
         Box::pin(async move {
             let mut request = order.request;
             request.replica_name = self.name.to_string();
-            let answer = crate::rpc::replica::backup_create(&self.replicas, request).await?;
-            let name =
-                BackupName::parse(&answer.backup).map_err(|error| Error::internal("backup name", error.to_string()))?;
-            Ok((name, answer.is_incremental))
+            let started = self.replicas.backup_create(parse_order(&request)?).await?;
+            Ok((started.name, started.is_incremental))
         })
     }
 
     fn backup_status<'a>(&'a self, backup: &'a BackupName) -> BoxFuture<'a, Result<BackupProgress>> {
         Box::pin(async move {
-            let request =
-                crate::rpc::wire::spdkrpc::BackupStatusRequest { backup: backup.to_string(), ..Default::default() };
-            let answer = crate::rpc::replica::backup_status(&self.replicas, request).await?;
-            Ok(BackupProgress {
-                state: answer.state,
-                progress: answer.progress,
-                backup_url: answer.backup_url,
-                error: answer.error,
-                snapshot_name: answer.snapshot_name,
-            })
+            let status = self.replicas.backup_status(backup)?;
+            Ok(BackupProgress { phase: status.phase, snapshot: status.snapshot })
         })
     }
 }

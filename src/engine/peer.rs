@@ -13,11 +13,12 @@ use super::backend::{
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
 use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
-use crate::rpc::status::from_peer;
-use crate::rpc::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
-use crate::rpc::wire::corriente::v1::{ReplicaXattrGetRequest, ReplicaXattrSetRequest};
-use crate::rpc::wire::spdkrpc as wire;
-use crate::rpc::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
+use crate::replica::BackupPhase;
+use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
+use crate::wire::corriente::v1::{ReplicaXattrGetRequest, ReplicaXattrSetRequest};
+use crate::wire::spdkrpc as wire;
+use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
+use crate::wire::status::from_peer;
 
 /// Limits of calls to peers.
 #[derive(Debug, Clone, Copy)]
@@ -196,15 +197,22 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = wire::BackupStatusRequest { backup: backup.to_string(), ..Default::default() };
             let answer = self.call("backup status", client.replica_backup_status(request)).await?;
-            Ok(BackupProgress {
-                state: answer.state,
-                progress: answer.progress,
-                backup_url: answer.backup_url,
-                error: answer.error,
-                snapshot_name: answer.snapshot_name,
-            })
+            let wrong = |problem| Error::peer(format!("node {} about backup {backup}", self.node), problem);
+            parse_backup(answer).map_err(wrong)
         })
     }
+}
+
+fn parse_backup(answer: wire::BackupStatusResponse) -> std::result::Result<BackupProgress, String> {
+    let snapshot = SnapshotName::parse(&answer.snapshot_name)
+        .map_err(|error| format!("its snapshot's name {:?} {error}", answer.snapshot_name))?;
+    let phase = match answer.state.as_str() {
+        "in_progress" => BackupPhase::Running(answer.progress.clamp(0, 99) as u32),
+        "complete" => BackupPhase::Complete(answer.backup_url),
+        "error" => BackupPhase::Failed(answer.error),
+        other => return Err(format!("its state {other:?} is not known")),
+    };
+    Ok(BackupProgress { phase, snapshot })
 }
 
 /// Turns a peer's description into types; what cannot be is the peer's fault, by name.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::wire::spdkrpc as wire;
 use crate::disk::DiskInfo;
 use crate::name::object::HEAD_NAME;
-use crate::replica::{Child, LvolView, ReplicaView};
+use crate::replica::{BackupPhase, Child, LvolView, ReplicaView};
+use crate::wire::spdkrpc as wire;
 
 /// The only type of disk (`engine-behaviour` §2).
 const DISK_TYPE: &str = "block";
@@ -80,6 +80,17 @@ fn lvol(name: &str, view: &LvolView) -> wire::Lvol {
         snapshot_timestamp: view.snapshot_timestamp.clone(),
         snapshot_checksum: String::new(),
     }
+}
+
+/// A backup, running or ended (`engine-behaviour` §9).
+pub fn backup(snapshot_name: String, replica_address: String, phase: BackupPhase) -> wire::BackupStatusResponse {
+    let (state, progress, backup_url, error) = match phase {
+        // At most 99.
+        BackupPhase::Running(percent) => ("in_progress", percent as i32, String::new(), String::new()),
+        BackupPhase::Complete(url) => ("complete", 100, url, String::new()),
+        BackupPhase::Failed(problem) => ("error", 0, String::new(), problem),
+    };
+    wire::BackupStatusResponse { state: state.into(), progress, backup_url, error, snapshot_name, replica_address }
 }
 
 #[cfg(test)]

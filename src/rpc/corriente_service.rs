@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::engine::mode;
-use super::wire::corriente::v1 as own;
-use super::wire::corriente::v1::corriente_service_server::CorrienteService;
 use crate::engine::instance::Engine;
 use crate::error::Error;
 use crate::mirror::core::Locality;
 use crate::name::{EngineName, ReplicaName};
 use crate::node::Node;
+use crate::wire::corriente::v1 as own;
+use crate::wire::corriente::v1::corriente_service_server::CorrienteService;
 
 /// The service over a node.
 pub struct CorrienteServer {

@@ -1,11 +1,10 @@
 //! Disk calls: every field parsed before anything is done, the domain called, its answer put on the wire.
 
-use uuid::Uuid;
-
 use super::convert;
-use super::wire::spdkrpc as wire;
 use crate::disk::{BlockSize, DiskDriver, DiskPath, DiskRequest, Disks};
 use crate::name::DiskName;
+use crate::wire::field::uuid;
+use crate::wire::spdkrpc as wire;
 use crate::{Error, Result};
 
 /// DiskCreate.
@@ -47,15 +46,4 @@ pub async fn list(disks: &Disks) -> Result<Vec<wire::Disk>> {
 
 fn name(text: &str) -> Result<DiskName> {
     DiskName::parse(text).map_err(|error| Error::name("disk_name", error))
-}
-
-/// A UUID that may be left out.
-pub(super) fn uuid(field: &'static str, text: &str) -> Result<Option<Uuid>> {
-    match text {
-        "" => Ok(None),
-        text => match Uuid::parse_str(text) {
-            Ok(uuid) if !uuid.is_nil() => Ok(Some(uuid)),
-            _ => Err(Error::invalid(field, format!("{text:?} is not a UUID"))),
-        },
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::wire::spdkrpc as wire;
+use super::convert;
 use crate::backup::BackupUrl;
 use crate::engine::backend::{BackupOrder, Child, Layer};
 use crate::engine::instance::{Engine, Frontend};
@@ -12,18 +12,9 @@ use crate::engine::state::{ListedReplica, ReplicaMode};
 use crate::engine::{EngineRequest, Engines};
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
-use crate::name::{BackupName, EngineName, HostPort, ReplicaAddress, ReplicaName, SnapshotName, VolumeName};
-
-/// The largest volume, 64 TiB: what the sizes of replicas and maps were thought for.
-const SIZE_LIMIT: u64 = 64 << 40;
-
-fn engine_name(field: &'static str, text: &str) -> Result<EngineName> {
-    EngineName::parse(text).map_err(|error| Error::name(field, error))
-}
-
-fn snapshot_name(text: &str) -> Result<SnapshotName> {
-    SnapshotName::parse(text).map_err(|error| Error::name("snapshot_name", error))
-}
+use crate::name::{BackupName, ReplicaName, SnapshotName, VolumeName};
+use crate::wire::field::{engine_name, replica_address, size, snapshot_name};
+use crate::wire::spdkrpc as wire;
 
 fn find(engines: &Engines, field: &'static str, name: &str) -> Result<Arc<Engine>> {
     engines.get(&engine_name(field, name)?)
@@ -38,12 +29,6 @@ pub async fn create(engines: &Engines, request: wire::EngineCreateRequest) -> Re
 fn parse_create(request: wire::EngineCreateRequest) -> Result<EngineRequest> {
     let name = engine_name("name", &request.name)?;
     let volume = VolumeName::parse(&request.volume_name).map_err(|error| Error::name("volume_name", error))?;
-    if request.spec_size == 0 || request.spec_size > SIZE_LIMIT {
-        return Err(Error::invalid(
-            "spec_size",
-            format!("{} is not within 1 and {SIZE_LIMIT} bytes", request.spec_size),
-        ));
-    }
     if request.data_layout_type != wire::DataLayoutType::Replicated as i32 {
         let reason = "erasure-coded volumes are not offered";
         return Err(Error::Unimplemented { what: "data_layout_type SHARDED", reason });
@@ -56,17 +41,13 @@ fn parse_create(request: wire::EngineCreateRequest) -> Result<EngineRequest> {
     Ok(EngineRequest {
         name,
         volume,
-        size: request.spec_size,
+        size: size("spec_size", request.spec_size)?,
         replicas,
         frontend: Frontend::parse(&request.frontend)?,
         salvage: request.salvage_requested,
         snapshot_max_count: u32::try_from(request.snapshot_max_count)
             .map_err(|_| Error::invalid("snapshot_max_count", "must not be negative"))?,
     })
-}
-
-fn replica_address(field: &'static str, text: &str) -> Result<ReplicaAddress> {
-    HostPort::parse(text).map_err(|error| Error::name(field, error))
 }
 
 /// EngineDelete.
@@ -156,7 +137,7 @@ pub async fn snapshot_create(engines: &Engines, request: wire::SnapshotRequest) 
     let engine = find(engines, "name", &request.name)?;
     let name = match request.snapshot_name.as_str() {
         "" => None,
-        name => Some(snapshot_name(name)?),
+        name => Some(snapshot_name("snapshot_name", name)?),
     };
     let name = engine.snapshot_create(name).await?;
     Ok(wire::SnapshotResponse { snapshot_name: name.to_string() })
@@ -164,12 +145,16 @@ pub async fn snapshot_create(engines: &Engines, request: wire::SnapshotRequest) 
 
 /// EngineSnapshotDelete.
 pub async fn snapshot_delete(engines: &Engines, request: wire::SnapshotRequest) -> Result<()> {
-    find(engines, "name", &request.name)?.snapshot_delete(&snapshot_name(&request.snapshot_name)?).await
+    find(engines, "name", &request.name)?
+        .snapshot_delete(&snapshot_name("snapshot_name", &request.snapshot_name)?)
+        .await
 }
 
 /// EngineSnapshotRevert.
 pub async fn snapshot_revert(engines: &Engines, request: wire::SnapshotRequest) -> Result<()> {
-    find(engines, "name", &request.name)?.snapshot_revert(&snapshot_name(&request.snapshot_name)?).await
+    find(engines, "name", &request.name)?
+        .snapshot_revert(&snapshot_name("snapshot_name", &request.snapshot_name)?)
+        .await
 }
 
 /// EngineSnapshotPurge.
@@ -191,7 +176,7 @@ pub async fn backup_create(
     mut request: wire::BackupCreateRequest,
 ) -> Result<wire::BackupCreateResponse> {
     let engine = find(engines, "engine_name", &request.engine_name)?;
-    let snapshot = snapshot_name(&request.snapshot_name)?;
+    let snapshot = snapshot_name("snapshot_name", &request.snapshot_name)?;
     if !request.backup_name.is_empty() {
         BackupName::parse(&request.backup_name).map_err(|error| Error::name("backup_name", error))?;
     }
@@ -217,14 +202,7 @@ pub async fn backup_status(
     let backup = BackupName::parse(&request.backup).map_err(|error| Error::name("backup", error))?;
     let address = replica_address("replica_address", &request.replica_address)?;
     let status = engine.backup_status(&backup, address).await?;
-    Ok(wire::BackupStatusResponse {
-        progress: status.progress,
-        backup_url: status.backup_url,
-        error: status.error,
-        snapshot_name: status.snapshot_name,
-        state: status.state,
-        replica_address: format!("tcp://{address}"),
-    })
+    Ok(convert::backup(status.snapshot.to_string(), format!("tcp://{address}"), status.phase))
 }
 
 /// EngineBackupRestore.

@@ -1,23 +1,14 @@
 //! Replica calls: every field parsed before anything is done, the domain called, its answer put on the wire.
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroUsize};
-
-use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::convert;
-use super::disk::uuid;
-use super::wire::spdkrpc as wire;
-use crate::backup::{BackupLabels, BackupRequest, CompressionMethod, TargetUrl};
-use crate::name::{BackupName, DiskName, ReplicaName, SnapshotName, VolumeName};
-use crate::replica::{BackupOrder, BackupPhase, DiskChoice, ReplicaRequest, ReplicaView, Replicas, SnapshotOptions};
+use crate::name::{BackupName, DiskName};
+use crate::replica::{DiskChoice, ReplicaRequest, ReplicaView, Replicas, SnapshotOptions};
+use crate::wire::backup::parse_order;
+use crate::wire::field::{ports, replica_name, size, snapshot_name, timestamp, uuid};
+use crate::wire::spdkrpc as wire;
 use crate::{Error, Result};
-
-/// The largest volume, 64 TiB: what the sizes of cluster maps were thought for.
-const SIZE_LIMIT: u64 = 64 << 40;
-/// The most ports one replica gets; Longhorn's manager asks for 5.
-const PORT_LIMIT: u16 = 64;
 
 /// ReplicaCreate.
 pub async fn create(replicas: &Replicas, request: wire::ReplicaCreateRequest) -> Result<wire::Replica> {
@@ -26,7 +17,7 @@ pub async fn create(replicas: &Replicas, request: wire::ReplicaCreateRequest) ->
 }
 
 fn parse_create(request: &wire::ReplicaCreateRequest) -> Result<ReplicaRequest> {
-    let name = replica_name(&request.name)?;
+    let name = replica_name("name", &request.name)?;
     let disk = match (uuid("lvs_uuid", &request.lvs_uuid)?, request.lvs_name.as_str()) {
         (Some(uuid), _) => DiskChoice::Uuid(uuid),
         (None, "") => return Err(Error::invalid("lvs_name", "must not be empty when lvs_uuid is")),
@@ -48,12 +39,12 @@ fn parse_create(request: &wire::ReplicaCreateRequest) -> Result<ReplicaRequest> 
 
 /// ReplicaDelete.
 pub async fn delete(replicas: &Replicas, request: wire::ReplicaDeleteRequest) -> Result<()> {
-    replicas.delete(&replica_name(&request.name)?, request.cleanup_required).await
+    replicas.delete(&replica_name("name", &request.name)?, request.cleanup_required).await
 }
 
 /// ReplicaGet.
 pub async fn get(replicas: &Replicas, request: wire::ReplicaGetRequest) -> Result<wire::Replica> {
-    Ok(convert::replica(&replicas.get(&replica_name(&request.name)?).await?))
+    Ok(convert::replica(&replicas.get(&replica_name("name", &request.name)?).await?))
 }
 
 /// ReplicaList.
@@ -65,13 +56,14 @@ pub async fn list(replicas: &Replicas) -> Result<wire::ReplicaListResponse> {
 
 /// ReplicaExpand.
 pub async fn expand(replicas: &Replicas, request: wire::ReplicaExpandRequest) -> Result<()> {
-    let (name, size) = (replica_name(&request.name)?, size("size", request.size)?);
+    let (name, size) = (replica_name("name", &request.name)?, size("size", request.size)?);
     replicas.expand(&name, size).await.map(drop)
 }
 
 /// ReplicaSnapshotCreate.
 pub async fn snapshot_create(replicas: &Replicas, request: wire::SnapshotRequest) -> Result<wire::Replica> {
-    let (name, snapshot) = (replica_name(&request.name)?, snapshot_name(&request.snapshot_name)?);
+    let (name, snapshot) =
+        (replica_name("name", &request.name)?, snapshot_name("snapshot_name", &request.snapshot_name)?);
     let options =
         SnapshotOptions { user_created: request.user_created, timestamp: timestamp(&request.snapshot_timestamp)? };
     Ok(convert::replica(&replicas.snapshot_create(&name, &snapshot, options).await?))
@@ -79,19 +71,21 @@ pub async fn snapshot_create(replicas: &Replicas, request: wire::SnapshotRequest
 
 /// ReplicaSnapshotDelete.
 pub async fn snapshot_delete(replicas: &Replicas, request: wire::SnapshotRequest) -> Result<()> {
-    let (name, snapshot) = (replica_name(&request.name)?, snapshot_name(&request.snapshot_name)?);
+    let (name, snapshot) =
+        (replica_name("name", &request.name)?, snapshot_name("snapshot_name", &request.snapshot_name)?);
     replicas.snapshot_delete(&name, &snapshot).await.map(drop)
 }
 
 /// ReplicaSnapshotRevert.
 pub async fn snapshot_revert(replicas: &Replicas, request: wire::SnapshotRequest) -> Result<()> {
-    let (name, snapshot) = (replica_name(&request.name)?, snapshot_name(&request.snapshot_name)?);
+    let (name, snapshot) =
+        (replica_name("name", &request.name)?, snapshot_name("snapshot_name", &request.snapshot_name)?);
     replicas.snapshot_revert(&name, &snapshot).await.map(drop)
 }
 
 /// ReplicaSnapshotPurge.
 pub async fn snapshot_purge(replicas: &Replicas, request: wire::SnapshotRequest) -> Result<()> {
-    replicas.snapshot_purge(&replica_name(&request.name)?).await.map(drop)
+    replicas.snapshot_purge(&replica_name("name", &request.name)?).await.map(drop)
 }
 
 /// ReplicaBackupCreate.
@@ -99,53 +93,13 @@ pub async fn backup_create(
     replicas: &Replicas,
     request: wire::BackupCreateRequest,
 ) -> Result<wire::BackupCreateResponse> {
-    let order = parse_backup(&request)?;
+    let order = parse_order(&request)?;
     let address = replica_address(replicas.get(&order.replica).await?.as_ref());
     let started = replicas.backup_create(order).await?;
     Ok(wire::BackupCreateResponse {
         backup: started.name.to_string(),
         is_incremental: started.is_incremental,
         replica_address: address,
-    })
-}
-
-fn parse_backup(request: &wire::BackupCreateRequest) -> Result<BackupOrder> {
-    let replica = ReplicaName::parse(&request.replica_name).map_err(|error| Error::name("replica_name", error))?;
-    let snapshot = snapshot_name(&request.snapshot_name)?;
-    let volume = VolumeName::parse(&request.volume_name).map_err(|error| Error::name("volume_name", error))?;
-    let backup = match request.backup_name.as_str() {
-        "" => generated_backup_name()?,
-        text => BackupName::parse(text).map_err(|error| Error::name("backup_name", error))?,
-    };
-    let method = CompressionMethod::parse(&request.compression_method)
-        .map_err(|error| Error::invalid("compression_method", error.to_string()))?;
-    let size = match request.size {
-        0 => None,
-        bytes => Some(size("size", u64::try_from(bytes).unwrap_or(0))?),
-    };
-    let workers = match request.concurrent_limit {
-        0 => None,
-        count => match usize::try_from(count).ok().and_then(NonZeroUsize::new) {
-            Some(workers) => Some(workers),
-            None => return Err(Error::invalid("concurrent_limit", format!("{count} is negative"))),
-        },
-    };
-    Ok(BackupOrder {
-        replica,
-        target: TargetUrl::parse(&request.backup_target)?,
-        request: BackupRequest {
-            volume,
-            backup,
-            snapshot,
-            snapshot_created_at: Timestamp::now(),
-            labels: BackupLabels::parse(&request.labels)?,
-            method,
-            backing_image_name: request.backing_image_name.clone(),
-            backing_image_checksum: request.backing_image_checksum.clone(),
-            storage_class_name: request.storage_class_name.clone(),
-        },
-        size,
-        workers,
     })
 }
 
@@ -161,72 +115,13 @@ pub async fn backup_status(
         // The replica may be gone; what became of its backup is known still.
         Err(_) => String::new(),
     };
-    let mut answer = wire::BackupStatusResponse {
-        snapshot_name: status.snapshot.to_string(),
-        replica_address,
-        ..Default::default()
-    };
-    match status.phase {
-        BackupPhase::Running(percent) => {
-            answer.state = "in_progress".into();
-            // At most 99.
-            answer.progress = percent as i32;
-        }
-        BackupPhase::Complete(url) => {
-            answer.state = "complete".into();
-            answer.progress = 100;
-            answer.backup_url = url;
-        }
-        BackupPhase::Failed(problem) => {
-            answer.state = "error".into();
-            answer.error = problem;
-        }
-    }
-    Ok(answer)
+    Ok(convert::backup(status.snapshot.to_string(), replica_address, status.phase))
 }
 
 /// `tcp://<ip>:<port>` of a running replica, else empty.
 fn replica_address(view: &ReplicaView) -> String {
     let address = view.ports.map(|ports| format!("tcp://{}", SocketAddr::new(ports.ip, ports.first)));
     address.unwrap_or_default()
-}
-
-/// A name as the backup store's own writers make them (`backupstore-format` §1).
-fn generated_backup_name() -> Result<BackupName> {
-    let digits = Uuid::new_v4().simple().to_string();
-    BackupName::parse(&format!("backup-{}", &digits[..16])).map_err(|error| Error::name("backup_name", error))
-}
-
-fn replica_name(text: &str) -> Result<ReplicaName> {
-    ReplicaName::parse(text).map_err(|error| Error::name("name", error))
-}
-
-fn snapshot_name(text: &str) -> Result<SnapshotName> {
-    SnapshotName::parse(text).map_err(|error| Error::name("snapshot_name", error))
-}
-
-fn size(field: &'static str, bytes: u64) -> Result<u64> {
-    match bytes {
-        1..=SIZE_LIMIT => Ok(bytes),
-        _ => Err(Error::invalid(field, format!("{bytes} is not within 1 and {SIZE_LIMIT} bytes"))),
-    }
-}
-
-fn ports(count: i32) -> Result<NonZeroU16> {
-    let count = u16::try_from(count).ok().filter(|count| *count <= PORT_LIMIT);
-    let refused = || Error::invalid("port_count", format!("must be within 1 and {PORT_LIMIT}"));
-    count.and_then(NonZeroU16::new).ok_or_else(refused)
-}
-
-/// A time of the request as it is stored; none means now.
-fn timestamp(text: &str) -> Result<String> {
-    let time = match text {
-        "" => Timestamp::now(),
-        text => text
-            .parse()
-            .map_err(|_| Error::invalid("snapshot_timestamp", format!("{text:?} is not a time as in RFC 3339")))?,
-    };
-    Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 #[cfg(test)]
@@ -273,12 +168,5 @@ mod tests {
         let uuid = "a9d1f1cb-6f9a-4f9c-8d5b-0d6d3c7e2f10";
         let parsed = parse_create(&wire::ReplicaCreateRequest { lvs_uuid: uuid.into(), ..request() }).unwrap();
         assert_eq!(parsed.disk, DiskChoice::Uuid(uuid.parse().unwrap()));
-    }
-
-    #[test]
-    fn times_are_stored_in_utc_with_whole_seconds() {
-        assert_eq!(timestamp("2026-01-01T02:00:00.5+02:00").unwrap(), "2026-01-01T00:00:00Z");
-        assert!(timestamp("").unwrap().ends_with('Z'));
-        assert!(timestamp("yesterday").is_err());
     }
 }

@@ -18,12 +18,12 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::call_log::CallLogLayer;
-use super::wire::FILE_DESCRIPTOR_SET;
-use super::wire::corriente::v1::corriente_service_server::{CorrienteService, CorrienteServiceServer};
-use super::wire::spdkrpc::spdk_service_server::{SpdkService, SpdkServiceServer};
 use crate::config::NodeConfig;
 use crate::error::{Error, Result};
 use crate::telemetry::Metrics;
+use crate::wire::FILE_DESCRIPTOR_SET;
+use crate::wire::corriente::v1::corriente_service_server::{CorrienteService, CorrienteServiceServer};
+use crate::wire::spdkrpc::spdk_service_server::{SpdkService, SpdkServiceServer};
 
 /// How often a silent connection is asked whether its peer still lives, and how long the answer may take: a watcher
 /// whose node lost power is noticed within the sum. Peers ping us as often as they like (they are promised that

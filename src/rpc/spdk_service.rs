@@ -7,12 +7,12 @@ use std::sync::Arc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::wire::spdkrpc as wire;
-use super::wire::spdkrpc::spdk_service_server::SpdkService;
 use super::{disk, engine, replica};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
+use crate::wire::spdkrpc as wire;
+use crate::wire::spdkrpc::spdk_service_server::SpdkService;
 
 /// The service over a node.
 pub struct SpdkServer {

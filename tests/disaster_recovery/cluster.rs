@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use corriente::initiator::{Initiator, Options};
 use corriente::name::{Nqn, VolumeName};
-use corriente::rpc::wire::corriente::v1 as own;
-use corriente::rpc::wire::spdkrpc as wire;
+use corriente::wire::corriente::v1 as own;
+use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
 use crate::support::disk::Disk;

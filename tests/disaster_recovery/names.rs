@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use corriente::rpc::wire::spdkrpc as wire;
+use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
 use crate::support::node::{Node, NodeOptions};

@@ -112,8 +112,7 @@ async fn a_killed_node_comes_back_with_its_disk_and_what_was_restored() {
     let mut replicas = std::collections::BTreeMap::new();
     for (index, node) in cluster.nodes.iter().enumerate() {
         let replica = format!("kill-r-0000000{index}");
-        let request =
-            corriente::rpc::wire::spdkrpc::ReplicaDeleteRequest { name: replica.clone(), cleanup_required: false };
+        let request = corriente::wire::spdkrpc::ReplicaDeleteRequest { name: replica.clone(), cleanup_required: false };
         node.spdk().replica_delete(request).await.expect("the replica is stopped");
         replicas.insert(replica.clone(), create_replica(node, &replica, size).await);
     }

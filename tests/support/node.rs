@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use corriente::rpc::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
-use corriente::rpc::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
+use corriente::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
+use corriente::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use tempfile::TempDir;

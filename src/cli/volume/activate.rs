@@ -10,8 +10,8 @@ use super::super::restore::restore_status;
 use super::super::{Context, engine};
 use super::find_engine;
 use crate::name::VolumeName;
-use crate::rpc::wire::json::mode_name;
-use crate::rpc::wire::spdkrpc::{Engine, EngineCreateRequest};
+use crate::wire::json::mode_name;
+use crate::wire::spdkrpc::{Engine, EngineCreateRequest};
 
 pub(super) const EXAMPLES: &str = "\
 Example:

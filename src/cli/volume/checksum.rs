@@ -9,8 +9,8 @@ use super::super::output::{fields, table};
 use super::super::wait::byte_bar;
 use super::{find_engine, transfer};
 use crate::name::VolumeName;
-use crate::rpc::wire::corriente::v1::volume_checksum_response::Step;
-use crate::rpc::wire::corriente::v1::{VolumeChecksumRequest, VolumeChecksumResult};
+use crate::wire::corriente::v1::volume_checksum_response::Step;
+use crate::wire::corriente::v1::{VolumeChecksumRequest, VolumeChecksumResult};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

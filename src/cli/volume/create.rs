@@ -8,7 +8,7 @@ use super::super::output::fields;
 use super::super::{disk, engine, replica};
 use crate::config::ByteSize;
 use crate::name::{DiskName, EngineName, HostPort, ReplicaName, VolumeName};
-use crate::rpc::wire::spdkrpc::{Engine, EngineCreateRequest};
+use crate::wire::spdkrpc::{Engine, EngineCreateRequest};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

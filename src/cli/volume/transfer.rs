@@ -18,7 +18,7 @@ use super::find_engine;
 use super::image::{Image, ImageFormat, Scratch, qemu_img_convert};
 use crate::initiator::{Initiator, InitiatorError, Options};
 use crate::name::{HostPort, Nqn, VolumeName};
-use crate::rpc::wire::spdkrpc::Engine;
+use crate::wire::spdkrpc::Engine;
 
 pub(super) const IMPORT_EXAMPLES: &str = "\
 Examples:

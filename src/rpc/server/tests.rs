@@ -15,8 +15,8 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::*;
 use crate::config::OptionalPath;
-use crate::rpc::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
-use crate::rpc::wire::spdkrpc::{EngineGetRequest, LogGetLevelResponse, LogSetLevelRequest};
+use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
+use crate::wire::spdkrpc::{EngineGetRequest, LogGetLevelResponse, LogSetLevelRequest};
 
 /// Answers one call, and keeps one stream open for ever.
 struct Service;

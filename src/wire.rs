@@ -1,9 +1,13 @@
 //! The wire contracts as Rust: messages, clients and server traits that `build.rs` generates from `proto/`.
 //!
-//! [`spdkrpc`] is fixed by peers in the field (`spdkrpc-wire`); [`corriente::v1`] is our own. Nothing here is parsed:
-//! names are still plain text, and the services turn them into types before the domain sees them.
+//! [`spdkrpc`] is fixed by peers in the field (`spdkrpc-wire`); [`corriente::v1`] is our own. In the generated
+//! messages names are still plain text. [`field`] and [`backup`] parse what several callers
+//! send alike, [`status`] maps errors to codes and back, [`json`] is how the command line prints.
 
+pub mod backup;
+pub mod field;
 pub mod json;
+pub mod status;
 
 /// Longhorn's service for the v2 data engine.
 #[allow(clippy::all, missing_docs)]
