@@ -170,7 +170,7 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
         opened: NonEmpty::from_vec(opened).expect("two members"),
         policy: ReadPolicy::LocalFirst,
         host: Arc::new(Host),
-        persist_limit: Duration::from_secs(5),
+        member_deadline: Duration::from_secs(5),
     };
     Mirror::start(control, parts).await.expect("the mirror starts")
 }

@@ -4,10 +4,12 @@
 //!   answers in, actions out, so that `tests/sim.rs` can run it under virtual time with faults.
 //! - [`member`]: a member as the mirror has it open.
 //! - `device`: the bdev, the hot path: one [`core::ChannelState`] a reactor, one tracker an I/O.
+//! - `deadlines`: how long members take, by reactor.
 //! - `driver`: runs [`core::control::MirrorCore`] on the control thread.
 //! - [`handle`]: what the owner holds.
 
 pub mod core;
+mod deadlines;
 mod device;
 mod driver;
 pub mod handle;

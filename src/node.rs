@@ -216,7 +216,7 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         restore_queue_depth: config.limits.restore_queue_depth.get(),
         attach: config.timeouts.attach,
         pause: config.timeouts.pause,
-        persist: config.timeouts.member_deadline,
+        member_deadline: config.timeouts.member_deadline,
         restore_stall: config.timeouts.restore_stall,
     }
 }

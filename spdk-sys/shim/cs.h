@@ -172,11 +172,25 @@ struct cs_vdev;
 /* Bytes of context each I/O of a vdev carries. */
 #define CS_VDEV_IO_CONTEXT 256
 
+/* An I/O as it arrives: in one structure, as each call across the languages costs as much as the look itself. */
+struct cs_vio {
+	struct spdk_bdev_io *io;
+	/* CS_VDEV_IO_CONTEXT bytes that live as long as the I/O. */
+	void *context;
+	struct iovec *iovs;
+	int iov_count;
+	enum cs_io_type type;
+	uint64_t offset_blocks;
+	uint64_t block_count;
+	/* A read that brought no memory of its own. */
+	bool needs_buffer;
+};
+
 struct cs_vdev_ops {
 	/* A channel's state, `channel_size` bytes, is to be made or dropped. */
 	int (*channel_create)(void *device, void *channel);
 	void (*channel_destroy)(void *device, void *channel);
-	void (*submit)(void *device, void *channel, struct spdk_bdev_io *io);
+	void (*submit)(void *device, void *channel, const struct cs_vio *vio);
 	bool (*supports)(void *device, enum cs_io_type type);
 	/* The bdev is gone, no channel is left; `device` may be freed. */
 	void (*destruct)(void *device);
@@ -200,13 +214,8 @@ int cs_vdev_resize(struct cs_vdev *vdev, uint64_t block_count);
 void cs_vdev_for_each_channel(struct cs_vdev *vdev, void (*visit)(void *arg, void *channel),
 			      void *arg, cs_done_cb cb);
 
-enum cs_io_type cs_vio_type(const struct spdk_bdev_io *io);
-uint64_t cs_vio_offset_blocks(const struct spdk_bdev_io *io);
-uint64_t cs_vio_count_blocks(const struct spdk_bdev_io *io);
 struct iovec *cs_vio_iovs(const struct spdk_bdev_io *io, int *count);
 void *cs_vio_context(struct spdk_bdev_io *io);
-/* True when a read brought no memory of its own. */
-bool cs_vio_needs_buffer(const struct spdk_bdev_io *io);
 /* Finds memory for a read, then calls `cb(io, success)`. */
 void cs_vio_get_buffer(struct spdk_bdev_io *io,
 		       void (*cb)(struct spdk_io_channel *channel, struct spdk_bdev_io *io, bool success));

@@ -72,14 +72,6 @@ destruct(void *context)
 	return 1;
 }
 
-static void
-submit(struct spdk_io_channel *channel, struct spdk_bdev_io *io)
-{
-	struct cs_vdev *vdev = io->bdev->ctxt;
-
-	vdev->ops.submit(vdev->device, spdk_io_channel_get_ctx(channel), io);
-}
-
 static enum cs_io_type
 from_spdk_type(int type)
 {
@@ -99,6 +91,25 @@ from_spdk_type(int type)
 	default:
 		return CS_IO_OTHER;
 	}
+}
+
+static void
+submit(struct spdk_io_channel *channel, struct spdk_bdev_io *io)
+{
+	struct cs_vdev *vdev = io->bdev->ctxt;
+	struct cs_vio vio = {
+		.io = io,
+		.context = io->driver_ctx,
+		.iovs = io->u.bdev.iovs,
+		.iov_count = io->u.bdev.iovcnt,
+		.type = from_spdk_type(io->type),
+		.offset_blocks = io->u.bdev.offset_blocks,
+		.block_count = io->u.bdev.num_blocks,
+	};
+
+	vio.needs_buffer = vio.type == CS_IO_READ &&
+			   (vio.iovs == NULL || vio.iovs[0].iov_base == NULL);
+	vdev->ops.submit(vdev->device, spdk_io_channel_get_ctx(channel), &vio);
 }
 
 static bool
@@ -216,24 +227,6 @@ cs_vdev_for_each_channel(struct cs_vdev *vdev, void (*visit)(void *arg, void *ch
 	spdk_for_each_channel(vdev, visit_channel, context, visit_done);
 }
 
-enum cs_io_type
-cs_vio_type(const struct spdk_bdev_io *io)
-{
-	return from_spdk_type(io->type);
-}
-
-uint64_t
-cs_vio_offset_blocks(const struct spdk_bdev_io *io)
-{
-	return io->u.bdev.offset_blocks;
-}
-
-uint64_t
-cs_vio_count_blocks(const struct spdk_bdev_io *io)
-{
-	return io->u.bdev.num_blocks;
-}
-
 struct iovec *
 cs_vio_iovs(const struct spdk_bdev_io *io, int *count)
 {
@@ -245,12 +238,6 @@ void *
 cs_vio_context(struct spdk_bdev_io *io)
 {
 	return io->driver_ctx;
-}
-
-bool
-cs_vio_needs_buffer(const struct spdk_bdev_io *io)
-{
-	return io->u.bdev.iovs == NULL || io->u.bdev.iovs[0].iov_base == NULL;
 }
 
 void

@@ -191,7 +191,7 @@ async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<Opened
         opened,
         policy: engine.context.read_policy,
         host: Arc::new(Host { engine: Arc::downgrade(engine), control: engine.context.control.clone() }),
-        persist_limit: engine.context.limits.persist,
+        member_deadline: engine.context.limits.member_deadline,
     };
     Mirror::start(&engine.context.control, parts).await.map(Arc::new)
 }

@@ -43,8 +43,8 @@ pub struct EngineLimits {
     pub attach: Duration,
     /// Pausing client I/O.
     pub pause: Duration,
-    /// Storing a generation with a replica.
-    pub persist: Duration,
+    /// An answer of a replica to an I/O, and storing a generation with it.
+    pub member_deadline: Duration,
     /// A restore without progress.
     pub restore_stall: Duration,
 }

@@ -14,6 +14,7 @@ use super::core::{
     ChannelState, FailureCause, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome, ReadPolicy,
     ReadTracker, WriteOutcome, WriteTracker,
 };
+use super::deadlines::{DeadlineSettings, MemberDeadlines, Tickets};
 use super::member::{MemberFlush, OpenedMember};
 use crate::spdk::bdev::{IoChannel, IoKind};
 use crate::spdk::vdev::{LegError, Vdev, Vio};
@@ -38,6 +39,7 @@ struct Shared {
 /// The device, shared by all reactors.
 pub(super) struct MirrorDevice {
     policy: ReadPolicy,
+    deadlines: DeadlineSettings,
     shared: Mutex<Shared>,
     reports: UnboundedSender<Report>,
     /// Channels with client I/O in flight in the pause that is on, plus one while it is being announced.
@@ -60,6 +62,7 @@ struct MemberPath {
 pub(super) struct MirrorChannel {
     on: OnThread,
     state: RefCell<ChannelState>,
+    deadlines: RefCell<MemberDeadlines>,
     /// Mutably borrowed only when a view or a member changes, which never happens inside a submit.
     paths: RefCell<[Option<MemberPath>; MAX_MEMBERS]>,
     /// Writes that some member missed, until the survivors' generation is durable.
@@ -72,19 +75,21 @@ pub(super) struct MirrorChannel {
 #[derive(Clone, Copy)]
 pub(super) enum MirrorIo {
     Fresh,
-    Read { tracker: ReadTracker, outcome: ReadOutcome },
-    Write { tracker: WriteTracker, outcome: WriteOutcome },
+    Read { tracker: ReadTracker, outcome: ReadOutcome, tickets: Tickets },
+    Write { tracker: WriteTracker, outcome: WriteOutcome, tickets: Tickets },
 }
 
 impl MirrorDevice {
     pub(super) fn new(
         policy: ReadPolicy,
+        deadlines: DeadlineSettings,
         view: IoView,
         members: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
         reports: UnboundedSender<Report>,
     ) -> Self {
         Self {
             policy,
+            deadlines,
             shared: Mutex::new(Shared { view, paused: false, members }),
             reports,
             draining: AtomicI64::new(0),
@@ -157,15 +162,34 @@ impl MirrorDevice {
         }
     }
 
+    #[cold]
+    fn leg_failed(&self, channel: &MirrorChannel, member: MemberIndex, op: MemberOp, error: LegError) {
+        if op == MemberOp::Read && cause_of(error) == FailureCause::Medium {
+            self.report_read_error(member, error);
+        } else {
+            self.blame(channel, MemberMask::of(member), op, error);
+        }
+    }
+
     fn read(&self, channel: &MirrorChannel, mut io: Vio<Self>) {
         let tracker = channel.state.borrow_mut().begin_read();
         match tracker {
             Ok(tracker) => {
-                *io.state() = MirrorIo::Read { tracker, outcome: ReadOutcome::Wait };
-                self.read_leg(channel, io, tracker.target());
+                let member = tracker.target();
+                let tickets = channel.deadlines.borrow_mut().submit(MemberMask::of(member), IoKind::Read);
+                *io.state() = MirrorIo::Read { tracker, outcome: ReadOutcome::Wait, tickets };
+                self.read_leg(channel, io, member);
             }
             Err(_) => self.answer(channel, io, false),
         }
+    }
+
+    #[cold]
+    fn read_again(&self, channel: &MirrorChannel, mut io: Vio<Self>, member: MemberIndex) {
+        if let MirrorIo::Read { tickets, .. } = io.state() {
+            *tickets = channel.deadlines.borrow_mut().submit(MemberMask::of(member), IoKind::Read);
+        }
+        self.read_leg(channel, io, member);
     }
 
     fn read_leg(&self, channel: &MirrorChannel, io: Vio<Self>, member: MemberIndex) {
@@ -184,13 +208,15 @@ impl MirrorDevice {
             self.answer(channel, io, false);
             return;
         };
-        *io.state() = MirrorIo::Write { tracker, outcome: WriteOutcome::Wait };
+        let tickets = channel.deadlines.borrow_mut().submit(tracker.targets(), io.kind());
+        *io.state() = MirrorIo::Write { tracker, outcome: WriteOutcome::Wait, tickets };
         let flush = io.kind() == IoKind::Flush;
         let mut fork = io.fork();
+        channel.state.borrow_mut().legs_submitted(tracker.targets());
+        let paths = channel.paths.borrow();
         for member in tracker.targets().iter() {
-            channel.state.borrow_mut().leg_submitted(member);
             let leg = member.get() as u8;
-            match &channel.paths.borrow()[member.get()] {
+            match &paths[member.get()] {
                 Some(MemberPath { flush: MemberFlush::Disk(disk), .. }) if flush => {
                     let pledge = fork.pledge(leg);
                     let reply = channel.on.expect(move |done: Option<bool>| {
@@ -203,6 +229,7 @@ impl MirrorDevice {
                 None => fork.pledge(leg).redeem(Err(LegError::Refused(Errno::ENODEV))),
             }
         }
+        drop(paths);
         fork.finish();
     }
 
@@ -271,6 +298,7 @@ impl Vdev for MirrorDevice {
         Ok(MirrorChannel {
             on,
             state: RefCell::new(state),
+            deadlines: RefCell::new(MemberDeadlines::new(self.deadlines)),
             paths: RefCell::new(paths),
             parked: RefCell::new(Vec::new()),
             held: RefCell::new(VecDeque::new()),
@@ -293,27 +321,25 @@ impl Vdev for MirrorDevice {
     #[inline]
     fn leg_done(&self, channel: &MirrorChannel, state: &mut MirrorIo, leg: u8, result: Result<(), LegError>) {
         let member = MemberIndex::new(leg as usize).expect("legs are numbered by members");
-        channel.state.borrow_mut().leg_returned(member);
         let outcome_of = result.map_err(cause_of);
-        match state {
-            MirrorIo::Read { tracker, outcome } => {
-                *outcome = tracker.leg_done(member, outcome_of, &mut channel.state.borrow_mut());
-                if let Err(error) = result {
-                    if cause_of(error) == FailureCause::Medium {
-                        self.report_read_error(member, error);
-                    } else {
-                        self.blame(channel, MemberMask::of(member), MemberOp::Read, error);
-                    }
-                }
+        let mut shared = channel.state.borrow_mut();
+        shared.leg_returned(member);
+        let op = match state {
+            MirrorIo::Read { tracker, outcome, tickets } => {
+                channel.deadlines.borrow_mut().complete(member, tickets);
+                *outcome = tracker.leg_done(member, outcome_of, &mut shared);
+                MemberOp::Read
             }
-            MirrorIo::Write { tracker, outcome } => {
-                let view = *channel.state.borrow().view();
-                *outcome = tracker.leg_done(member, outcome_of, &view);
-                if let Err(error) = result {
-                    self.blame(channel, MemberMask::of(member), MemberOp::Write, error);
-                }
+            MirrorIo::Write { tracker, outcome, tickets } => {
+                channel.deadlines.borrow_mut().complete(member, tickets);
+                *outcome = tracker.leg_done(member, outcome_of, shared.view());
+                MemberOp::Write
             }
             MirrorIo::Fresh => unreachable!("an I/O has its tracker before its first leg"),
+        };
+        drop(shared);
+        if let Err(error) = result {
+            self.leg_failed(channel, member, op, error);
         }
     }
 
@@ -321,7 +347,7 @@ impl Vdev for MirrorDevice {
     fn legs_done(&self, channel: &MirrorChannel, mut io: Vio<Self>) {
         match *io.state() {
             MirrorIo::Read { outcome: ReadOutcome::Complete { .. }, .. } => self.answer(channel, io, true),
-            MirrorIo::Read { outcome: ReadOutcome::Retry { member, .. }, .. } => self.read_leg(channel, io, member),
+            MirrorIo::Read { outcome: ReadOutcome::Retry { member, .. }, .. } => self.read_again(channel, io, member),
             MirrorIo::Write { outcome, .. } => self.write_over(channel, io, outcome),
             MirrorIo::Read { .. } | MirrorIo::Fresh => self.answer(channel, io, false),
         }
@@ -353,6 +379,16 @@ impl MirrorChannel {
         // Bound outside the borrow: the last reference may run SPDK's channel teardown.
         let path = self.paths.borrow_mut()[member.get()].take();
         drop(path);
+    }
+
+    /// Reports the members that have not answered for too long. Their I/O comes back when the driver has closed them.
+    pub(super) fn check_deadlines(&self, device: &MirrorDevice) {
+        let late = self.deadlines.borrow_mut().expired();
+        let fresh = self.state.borrow_mut().blame(late, FailureCause::Deadline);
+        for member in fresh.iter() {
+            let error = LegError::Refused(Errno::ETIMEDOUT);
+            device.report(Report::MemberError { member, op: MemberOp::Write, cause: FailureCause::Deadline, error });
+        }
     }
 
     /// Stops admitting client I/O.

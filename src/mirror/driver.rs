@@ -11,6 +11,7 @@ use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notic
 use super::core::{
     Assembly, FailureCause, Generation, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberOp, Members, ReadPolicy,
 };
+use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
 use super::handle::{MirrorHost, MirrorStatus};
 use super::member::OpenedMember;
@@ -38,7 +39,7 @@ pub(super) struct Parts {
     pub(super) geometry: Geometry,
     pub(super) host: Arc<dyn MirrorHost>,
     pub(super) tokio: tokio::runtime::Handle,
-    pub(super) persist_limit: Duration,
+    pub(super) deadlines: DeadlineSettings,
 }
 
 /// A record on its way to a member, and the newest one that came meanwhile.
@@ -61,7 +62,7 @@ pub(super) struct Driver {
     vdev: Option<VdevHandle<MirrorDevice>>,
     host: Arc<dyn MirrorHost>,
     tokio: tokio::runtime::Handle,
-    persist_limit: Duration,
+    deadlines: DeadlineSettings,
     reports: (UnboundedSender<Report>, UnboundedReceiver<Report>),
     events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
     status: watch::Sender<MirrorStatus>,
@@ -92,7 +93,7 @@ impl Driver {
             vdev: None,
             host: parts.host,
             tokio: parts.tokio,
-            persist_limit: parts.persist_limit,
+            deadlines: parts.deadlines,
             reports: unbounded(),
             events: unbounded(),
             status,
@@ -105,8 +106,10 @@ impl Driver {
     /// Serves until stopped.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.carry_out().await;
+        let mut questions = self.ask_for_deadlines();
         loop {
             let stop = tokio::select! {
+                Some(()) = questions.recv() => { self.check_deadlines().await; None }
                 Some(report) = self.reports.1.next() => { self.report(report); None }
                 Some(event) = self.events.1.next() => { self.event(event); None }
                 command = commands.recv() => match command {
@@ -121,6 +124,28 @@ impl Driver {
                 let _ = reply.send(result);
                 return;
             }
+        }
+    }
+
+    /// The moments to look for members that do not answer. At most one waits: a late look is as good as two.
+    fn ask_for_deadlines(&self) -> mpsc::Receiver<()> {
+        let (ask, questions) = mpsc::channel(1);
+        let period = self.deadlines.period();
+        self.tokio.spawn(async move {
+            loop {
+                tokio::time::sleep(period).await;
+                if let Err(mpsc::error::TrySendError::Closed(())) = ask.try_send(()) {
+                    return;
+                }
+            }
+        });
+        questions
+    }
+
+    async fn check_deadlines(&self) {
+        if let Some(vdev) = &self.vdev {
+            let device = vdev.device().clone();
+            self.visited(vdev.for_each_channel(move |channel| channel.check_deadlines(&device)).await);
         }
     }
 
@@ -256,7 +281,7 @@ impl Driver {
         let Some((generation, record)) = slot.next.take() else { return };
         slot.running = true;
         let persist = self.host.persist(open, record);
-        let (limit, events) = (self.persist_limit, self.events.0.clone());
+        let (limit, events) = (self.deadlines.limit, self.events.0.clone());
         let (mirror, replica) = (self.name.clone(), open.replica.clone());
         self.tokio.spawn(async move {
             let outcome = match tokio::time::timeout(limit, persist).await {
@@ -345,7 +370,13 @@ impl Driver {
 
     /// The generation is durable: the mirror becomes a bdev.
     fn register(&mut self) {
-        let device = MirrorDevice::new(self.policy, self.core.view(), self.opened.clone(), self.reports.0.clone());
+        let device = MirrorDevice::new(
+            self.policy,
+            self.deadlines,
+            self.core.view(),
+            self.opened.clone(),
+            self.reports.0.clone(),
+        );
         let uuid = uuid::Uuid::new_v4();
         let made = VdevHandle::create(self.on, &self.name, uuid, self.geometry, Arc::new(device));
         let result = made.map(|vdev| self.vdev = Some(vdev)).map_err(Error::from);

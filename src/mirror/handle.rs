@@ -10,6 +10,7 @@ use super::core::control::{Health, MemberMode, PauseId, Status};
 use super::core::{
     Assembly, Generation, GenerationRecord, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember, ReadPolicy,
 };
+use super::deadlines::DeadlineSettings;
 use super::driver::{Command, Driver, Parts};
 use super::member::OpenedMember;
 use crate::error::{Error, Result};
@@ -96,8 +97,9 @@ pub struct MirrorParts {
     pub policy: ReadPolicy,
     /// Storage of generations and detaching.
     pub host: Arc<dyn MirrorHost>,
-    /// Limit on storing one generation with one member.
-    pub persist_limit: Duration,
+    /// A member that has not answered a read or a write for this long is out (other I/O may take six times as long);
+    /// also the limit on storing one generation with it.
+    pub member_deadline: Duration,
 }
 
 /// A running mirror. Dropping it stops it in the background; [`Mirror::stop`] waits.
@@ -130,7 +132,7 @@ impl Mirror {
             geometry,
             host: parts.host,
             tokio: tokio::runtime::Handle::current(),
-            persist_limit: parts.persist_limit,
+            deadlines: DeadlineSettings { limit: parts.member_deadline },
         };
         control
             .run::<_, Error, _, _>(move |on| async move {

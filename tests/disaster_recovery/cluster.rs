@@ -28,7 +28,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Self {
-        let nodes = [Node::start(NodeOptions::named("a")).await, Node::start(NodeOptions::named("b")).await];
+        Self::start_with([NodeOptions::named("a"), NodeOptions::named("b")]).await
+    }
+
+    pub async fn start_with([a, b]: [NodeOptions; 2]) -> Self {
+        let nodes = [Node::start(a).await, Node::start(b).await];
         let mut disks = Vec::new();
         for node in &nodes {
             let disk = Disk::create(node.directory(), "disk.img", DISK_BYTES);

@@ -164,6 +164,11 @@ impl Node {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// Of the running process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap_or_else(|| panic!("{} is not running", self.name)).pid()
+    }
+
     fn running(&mut self) -> &mut Process {
         self.process.as_mut().unwrap_or_else(|| panic!("{} is not running", self.name))
     }

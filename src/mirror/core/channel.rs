@@ -107,6 +107,14 @@ impl ChannelState {
         self.pending[member.get()] += 1;
     }
 
+    /// A leg was submitted to each of `members`.
+    #[inline]
+    pub fn legs_submitted(&mut self, members: MemberMask) {
+        for member in members.iter() {
+            self.leg_submitted(member);
+        }
+    }
+
     /// A leg on `member` came back, in time or late.
     #[inline]
     pub fn leg_returned(&mut self, member: MemberIndex) {

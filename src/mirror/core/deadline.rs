@@ -7,7 +7,7 @@
 const PERIODS: usize = 8;
 
 /// The period an I/O was submitted in; kept in its context until it completes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket(u8);
 
 /// What a turn of the wheel found.

@@ -1,0 +1,147 @@
+//! A replica that fails under a client's I/O, from outside: the client sees no error and no longer pause than the member's
+//! deadline, other volumes see nothing, and the replica that missed writes is not believed any more.
+
+#![allow(dead_code)]
+
+mod support;
+
+#[path = "disaster_recovery/cluster.rs"]
+mod cluster;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, create_replica};
+use corriente::initiator::{Initiator, Options};
+use corriente::name::{Nqn, VolumeName};
+use corriente::wire::spdkrpc as wire;
+use support::node::NodeOptions;
+use support::random::Random;
+use support::wait::wait_until;
+
+const SIZE: u64 = 32 << 20;
+const PIECE: usize = 64 << 10;
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Far beyond the deadline: only a hang reaches it.
+const LIMIT: Duration = Duration::from_secs(25);
+
+async fn connect(engine: &wire::Engine) -> Initiator {
+    let address = format!("{}:{}", engine.target_ip, engine.target_port).parse().expect("a target");
+    let nqn = Nqn::volume(&VolumeName::parse(&engine.volume_name).expect("a volume name"));
+    let host = Nqn::parse("nqn.2026-01.test:host").expect("an NQN");
+    Initiator::connect(address, &nqn, &host, Options::default()).await.expect("the target answers")
+}
+
+/// A client that writes and reads back pieces one after the other, and remembers what must be there.
+struct Client {
+    initiator: Initiator,
+    random: Random,
+    expected: BTreeMap<u64, Vec<u8>>,
+    slowest: Duration,
+}
+
+impl Client {
+    async fn of(engine: &wire::Engine) -> Self {
+        let initiator = connect(engine).await;
+        Self { initiator, random: Random::from_clock(), expected: BTreeMap::new(), slowest: Duration::ZERO }
+    }
+
+    /// Writes some pieces, a flush, and reads some: none may fail.
+    async fn work(&mut self) {
+        for _ in 0..8 {
+            let offset = self.random.below(SIZE / PIECE as u64) * PIECE as u64;
+            let data = self.random.bytes(PIECE);
+            let since = Instant::now();
+            self.initiator.write(offset, &data).await.expect("no write fails while one replica is left");
+            self.slowest = self.slowest.max(since.elapsed());
+            self.expected.insert(offset, data);
+        }
+        self.initiator.flush().await.expect("no flush fails while one replica is left");
+        self.check(8).await;
+    }
+
+    async fn check(&mut self, count: usize) {
+        let mut found = vec![0; PIECE];
+        for (offset, data) in self.expected.iter().take(count) {
+            let since = Instant::now();
+            self.initiator.read(*offset, &mut found).await.expect("no read fails while one replica is left");
+            self.slowest = self.slowest.max(since.elapsed());
+            assert!(found == *data, "the bytes at {offset} are not those that were acknowledged");
+        }
+    }
+}
+
+/// A mirrored volume over both nodes and one of the first node alone, each with its client.
+async fn lab() -> (Cluster, BTreeMap<String, String>, Client, Client) {
+    let deadline = format!("{}s", DEADLINE.as_secs());
+    let options = |name| NodeOptions::named(name).set("timeouts.member_deadline", deadline.as_str());
+    let cluster = Cluster::start_with([options("a"), options("b")]).await;
+    let replicas = cluster.replicas("vol", SIZE).await;
+    let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", replicas.clone()).await;
+    let alone = create_replica(&cluster.nodes[0], "other-r-00000000", SIZE).await;
+    let other = cluster.engine("other", SIZE, "spdk-tcp-nvmf", [("other-r-00000000".into(), alone)].into()).await;
+    let (mut client, mut bystander) = (Client::of(&engine).await, Client::of(&other).await);
+    client.work().await;
+    bystander.work().await;
+    (cluster, replicas, client, bystander)
+}
+
+/// Both clients work on until the remote member is out; the bystander does not wait for it.
+async fn ride_out(cluster: &Cluster, client: &mut Client, bystander: &mut Client) {
+    let since = Instant::now();
+    while since.elapsed() < 2 * DEADLINE {
+        let (rode, _) = tokio::join!(tokio::time::timeout(LIMIT, client.work()), async {
+            bystander.work().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        });
+        rode.expect("the client's I/O goes on after the member's deadline");
+    }
+    wait_until(LIMIT, "the failed replica is out", async || {
+        let modes = cluster.get("vol").await.replica_mode_map;
+        let out = modes.get("vol-r-00000001") == Some(&(wire::ReplicaMode::Err as i32));
+        let kept = modes.get("vol-r-00000000") == Some(&(wire::ReplicaMode::Rw as i32));
+        if out && kept { Ok(()) } else { Err(format!("{modes:?}")) }
+    })
+    .await;
+    println!("slowest I/O: {:?} of the mirrored volume, {:?} of the other", client.slowest, bystander.slowest);
+    assert!(
+        bystander.slowest < DEADLINE,
+        "the other volume waited {:?} for a member that it has not",
+        bystander.slowest
+    );
+    client.check(usize::MAX).await;
+}
+
+/// The engine made again over both replicas takes only the one that has every acknowledged write.
+async fn stale_is_refused(cluster: &Cluster, replicas: BTreeMap<String, String>, client: &Client) {
+    cluster.delete_engine("vol").await;
+    let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", replicas).await;
+    let mode = |replica: &str| engine.replica_mode_map.get(replica).copied();
+    assert_eq!(mode("vol-r-00000000"), Some(wire::ReplicaMode::Rw as i32));
+    assert_eq!(mode("vol-r-00000001"), Some(wire::ReplicaMode::Err as i32), "a stale replica takes part");
+    let image = cluster.read(&engine).await;
+    for (offset, data) in &client.expected {
+        assert!(image[*offset as usize..][..PIECE] == *data, "the bytes at {offset} are not those acknowledged");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_peer_is_out_after_its_deadline_and_stale_when_it_comes_back() {
+    let (mut cluster, replicas, mut client, mut bystander) = lab().await;
+    cluster.nodes[1].freeze();
+    ride_out(&cluster, &mut client, &mut bystander).await;
+    cluster.nodes[1].thaw();
+    stale_is_refused(&cluster, replicas, &client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_peer_is_out_and_stale_when_it_comes_back() {
+    let (mut cluster, mut replicas, mut client, mut bystander) = lab().await;
+    cluster.nodes[1].kill9();
+    ride_out(&cluster, &mut client, &mut bystander).await;
+    cluster.nodes[1].start_again().await;
+    cluster::ready(&cluster.nodes[1]).await;
+    let address = create_replica(&cluster.nodes[1], "vol-r-00000001", SIZE).await;
+    replicas.insert("vol-r-00000001".into(), address);
+    stale_is_refused(&cluster, replicas, &client).await;
+}
