@@ -27,7 +27,7 @@ async fn main() {
     let _disk = lab::add_disk(&node, "disk", DISK_BYTES).await;
     measure("one disk", pid, quiet).await;
     for index in 0..volumes {
-        let volume = format!("v{index}");
+        let volume = format!("vol-{index}");
         let replica = lab::add_replica(&node, "disk", &format!("{volume}-r"), VOLUME_BYTES).await;
         lab::add_engine(&node, &volume, VOLUME_BYTES, "spdk-tcp-nvmf", [replica].into()).await;
     }

@@ -3,7 +3,7 @@
 //! - [`instance`]: one engine. [`state`]: what it publishes. [`context`]: what it needs of the node.
 //! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
 //! - [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the mirror as a target.
-//! - `snapshot`, `expand`, [`backup`], [`restore`]: operations.
+//! - `snapshot`, `expand`, `rebuild`, [`backup`], [`restore`]: operations.
 
 pub mod assemble;
 pub mod attach;
@@ -14,6 +14,7 @@ mod expand;
 pub mod instance;
 pub mod local;
 pub mod peer;
+mod rebuild;
 pub mod restore;
 mod snapshot;
 pub mod state;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::name::{EngineName, ReplicaAddress, ReplicaName, VolumeName};
 use context::EngineContext;
 use instance::{Engine, Frontend};
+pub use rebuild::ReplicaAddition;
 use state::{EngineState, ReplicaMode};
 
 /// A parsed request for an engine.
@@ -188,6 +190,7 @@ impl Engine {
     async fn take_down(self: &Arc<Self>) -> Result<()> {
         self.publish(|published| published.state = EngineState::Terminating);
         self.cancel_restore().await;
+        self.cancel_rebuild(None).await;
         let _operation = self.operations.lock().await;
         self.unexport().await?;
         match self.set_mirror(None) {
@@ -212,6 +215,7 @@ impl Engine {
             let problem = format!("replica {name} has the address {}, not {address}", entry.address);
             return Err(Error::invalid("replica_address", problem));
         }
+        self.cancel_rebuild(Some(&name)).await;
         let others = listed.iter().any(|(other, listed)| *other != name && listed.mode == ReplicaMode::ReadWrite);
         if entry.mode == ReplicaMode::ReadWrite && !others {
             let problem = format!("replica {name} is the last one in sync; removing it would lose the volume");

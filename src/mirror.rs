@@ -6,6 +6,8 @@
 //! - `device`: the bdev, the hot path: one [`core::ChannelState`] a reactor, one tracker an I/O.
 //! - `deadlines`: how long members take, by reactor.
 //! - `driver`: runs [`core::control::MirrorCore`] on the control thread.
+//! - `driver/join`: how a new member joins, and how a range is locked for it. `range_gate`: such a range on one reactor.
+//! - `resync`: copies what a joined member lacks while clients write.
 //! - [`handle`]: what the owner holds.
 
 pub mod core;
@@ -14,6 +16,9 @@ mod device;
 mod driver;
 pub mod handle;
 pub mod member;
+mod range_gate;
+mod resync;
 
 pub use handle::{MemberStatus, Mirror, MirrorHost, MirrorParts, MirrorStatus, PauseGuard};
 pub use member::{DiskFlush, MemberFlush, OpenedMember};
+pub use resync::ResyncProgress;

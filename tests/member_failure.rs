@@ -12,64 +12,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, create_replica};
-use corriente::initiator::{Initiator, Options};
-use corriente::name::{Nqn, VolumeName};
 use corriente::wire::spdkrpc as wire;
+use support::client::Client;
 use support::node::NodeOptions;
-use support::random::Random;
 use support::wait::wait_until;
 
 const SIZE: u64 = 32 << 20;
-const PIECE: usize = 64 << 10;
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Far beyond the deadline: only a hang reaches it.
 const LIMIT: Duration = Duration::from_secs(25);
-
-async fn connect(engine: &wire::Engine) -> Initiator {
-    let address = format!("{}:{}", engine.target_ip, engine.target_port).parse().expect("a target");
-    let nqn = Nqn::volume(&VolumeName::parse(&engine.volume_name).expect("a volume name"));
-    let host = Nqn::parse("nqn.2026-01.test:host").expect("an NQN");
-    Initiator::connect(address, &nqn, &host, Options::default()).await.expect("the target answers")
-}
-
-/// A client that writes and reads back pieces one after the other, and remembers what must be there.
-struct Client {
-    initiator: Initiator,
-    random: Random,
-    expected: BTreeMap<u64, Vec<u8>>,
-    slowest: Duration,
-}
-
-impl Client {
-    async fn of(engine: &wire::Engine) -> Self {
-        let initiator = connect(engine).await;
-        Self { initiator, random: Random::from_clock(), expected: BTreeMap::new(), slowest: Duration::ZERO }
-    }
-
-    /// Writes some pieces, a flush, and reads some: none may fail.
-    async fn work(&mut self) {
-        for _ in 0..8 {
-            let offset = self.random.below(SIZE / PIECE as u64) * PIECE as u64;
-            let data = self.random.bytes(PIECE);
-            let since = Instant::now();
-            self.initiator.write(offset, &data).await.expect("no write fails while one replica is left");
-            self.slowest = self.slowest.max(since.elapsed());
-            self.expected.insert(offset, data);
-        }
-        self.initiator.flush().await.expect("no flush fails while one replica is left");
-        self.check(8).await;
-    }
-
-    async fn check(&mut self, count: usize) {
-        let mut found = vec![0; PIECE];
-        for (offset, data) in self.expected.iter().take(count) {
-            let since = Instant::now();
-            self.initiator.read(*offset, &mut found).await.expect("no read fails while one replica is left");
-            self.slowest = self.slowest.max(since.elapsed());
-            assert!(found == *data, "the bytes at {offset} are not those that were acknowledged");
-        }
-    }
-}
 
 /// A mirrored volume over both nodes and one of the first node alone, each with its client.
 async fn lab() -> (Cluster, BTreeMap<String, String>, Client, Client) {
@@ -80,7 +31,7 @@ async fn lab() -> (Cluster, BTreeMap<String, String>, Client, Client) {
     let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", replicas.clone()).await;
     let alone = create_replica(&cluster.nodes[0], "other-r-00000000", SIZE).await;
     let other = cluster.engine("other", SIZE, "spdk-tcp-nvmf", [("other-r-00000000".into(), alone)].into()).await;
-    let (mut client, mut bystander) = (Client::of(&engine).await, Client::of(&other).await);
+    let (mut client, mut bystander) = (Client::of(&engine, SIZE).await, Client::of(&other, SIZE).await);
     client.work().await;
     bystander.work().await;
     (cluster, replicas, client, bystander)
@@ -120,9 +71,7 @@ async fn stale_is_refused(cluster: &Cluster, replicas: BTreeMap<String, String>,
     assert_eq!(mode("vol-r-00000000"), Some(wire::ReplicaMode::Rw as i32));
     assert_eq!(mode("vol-r-00000001"), Some(wire::ReplicaMode::Err as i32), "a stale replica takes part");
     let image = cluster.read(&engine).await;
-    for (offset, data) in &client.expected {
-        assert!(image[*offset as usize..][..PIECE] == *data, "the bytes at {offset} are not those acknowledged");
-    }
+    client.compare(&image);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,8 +33,8 @@ async fn main() {
     let perf = Perf::new(&apps, setting("BENCH_SECONDS", 2));
     let mut node = Node::start(NodeOptions::named("export")).await;
     let _disk = lab::add_disk(&node, "disk", DISK_BYTES).await;
-    let replica = lab::add_replica(&node, "disk", "v-r", VOLUME_BYTES).await;
-    let engine = lab::add_engine(&node, "v", VOLUME_BYTES, "spdk-tcp-nvmf", [replica].into()).await;
+    let replica = lab::add_replica(&node, "disk", "vol-r", VOLUME_BYTES).await;
+    let engine = lab::add_engine(&node, "vol", VOLUME_BYTES, "spdk-tcp-nvmf", [replica].into()).await;
     let ours = Target {
         ip: engine.target_ip.clone(),
         port: engine.target_port,

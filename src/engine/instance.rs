@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::attach::ReplicaPath;
 use super::backend::ReplicaDescription;
 use super::context::EngineContext;
+use super::rebuild::RunningRebuild;
 use super::restore::job::RunningRestore;
 use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode};
 use super::target::Target;
@@ -69,6 +70,7 @@ pub struct Engine {
     /// Held by whatever changes membership, snapshots or size.
     pub(super) operations: tokio::sync::Mutex<()>,
     pub(super) restore: Mutex<Option<RunningRestore>>,
+    pub(super) rebuild: Mutex<Option<RunningRebuild>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,6 +103,7 @@ impl Engine {
                 chain: Chain::default(),
                 restore: Default::default(),
                 size,
+                rebuilding: None,
                 is_expanding: false,
                 expansion_failure: None,
                 snapshot_max_count,
@@ -110,6 +113,7 @@ impl Engine {
             target: tokio::sync::Mutex::new(None),
             operations: tokio::sync::Mutex::new(()),
             restore: Mutex::new(None),
+            rebuild: Mutex::new(None),
         }
     }
 
@@ -151,6 +155,16 @@ impl Engine {
         locked(&self.paths).values().cloned().collect()
     }
 
+    /// Keeps the path to a replica that is being taken in.
+    pub(super) fn remember_path(&self, path: Arc<ReplicaPath>) {
+        locked(&self.paths).insert(path.replica.clone(), path);
+    }
+
+    /// Forgets the path to a replica that was not taken in.
+    pub(super) fn forget_path(&self, replica: &ReplicaName) {
+        locked(&self.paths).remove(replica);
+    }
+
     /// Forgets a replica that was removed.
     pub(super) fn forget(&self, replica: &ReplicaName) {
         locked(&self.paths).remove(replica);
@@ -174,10 +188,13 @@ impl Engine {
     /// Takes the modes over from the mirror.
     pub(super) fn apply(&self, status: &MirrorStatus) {
         self.publish(|published| {
+            let rebuilding = published.rebuilding.clone();
             for (replica, listed) in &mut published.replicas {
                 listed.mode = match status.member(replica) {
                     Some(member) if member.lost => ReplicaMode::Error,
                     Some(member) => member.mode.into(),
+                    // It has not joined the mirror yet.
+                    None if rebuilding.as_ref() == Some(replica) => ReplicaMode::WriteOnly,
                     None => ReplicaMode::Error,
                 };
             }

@@ -159,6 +159,10 @@ impl Engine {
         if self.published().restore.is_restoring() {
             return Err(Error::precondition(self.object(), format!("restore is in progress; {what} must wait for it")));
         }
+        if let Some(replica) = self.published().rebuilding {
+            let problem = format!("replica {replica} is being rebuilt; {what} must wait for it");
+            return Err(Error::precondition(self.object(), problem));
+        }
         self.operations.try_lock().map_err(|_| {
             Error::precondition(self.object(), format!("another operation is in progress; {what} must wait for it"))
         })

@@ -85,6 +85,8 @@ pub struct Published {
     pub restore: RestoreState,
     /// Bytes the volume has.
     pub size: u64,
+    /// The replica that is being rebuilt.
+    pub rebuilding: Option<ReplicaName>,
     /// An expansion runs.
     pub is_expanding: bool,
     /// Why the last expansion failed, and when (RFC 3339).

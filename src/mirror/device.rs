@@ -16,6 +16,7 @@ use super::core::{
 };
 use super::deadlines::{DeadlineSettings, MemberDeadlines, Tickets};
 use super::member::{MemberFlush, OpenedMember};
+use super::range_gate::{BlockRange, RangeGate, Turn};
 use crate::spdk::bdev::{IoChannel, IoKind};
 use crate::spdk::vdev::{LegError, Vdev, Vio};
 use crate::spdk::{Errno, OnThread};
@@ -27,12 +28,15 @@ pub(super) enum Report {
     MemberError { member: MemberIndex, op: MemberOp, cause: FailureCause, error: LegError },
     /// The last client I/O of a pause has its answer.
     Quiesced(PauseId),
+    /// No change from before the range was locked is in flight.
+    RangeDrained,
 }
 
 /// What a new channel starts from.
 struct Shared {
     view: IoView,
     paused: bool,
+    locked: Option<BlockRange>,
     members: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
 }
 
@@ -44,6 +48,8 @@ pub(super) struct MirrorDevice {
     reports: UnboundedSender<Report>,
     /// Channels with client I/O in flight in the pause that is on, plus one while it is being announced.
     draining: AtomicI64,
+    /// The same for changes from before a range was locked.
+    range_draining: AtomicI64,
     pause: AtomicU32,
     /// Unreadable ranges reported and not taken by the driver yet; bounded, as a client may read a bad block in a loop.
     read_errors: AtomicU32,
@@ -69,6 +75,9 @@ pub(super) struct MirrorChannel {
     parked: RefCell<Vec<Vio<MirrorDevice>>>,
     /// Client I/O that came during a pause. Bounded by the queue depths of the clients above.
     held: RefCell<VecDeque<Vio<MirrorDevice>>>,
+    gate: RefCell<RangeGate>,
+    /// Changes of the locked range; bounded as `held` is.
+    range_held: RefCell<VecDeque<Vio<MirrorDevice>>>,
 }
 
 /// The state of one client I/O, inside its context.
@@ -76,7 +85,7 @@ pub(super) struct MirrorChannel {
 pub(super) enum MirrorIo {
     Fresh,
     Read { tracker: ReadTracker, outcome: ReadOutcome, tickets: Tickets },
-    Write { tracker: WriteTracker, outcome: WriteOutcome, tickets: Tickets },
+    Write { tracker: WriteTracker, outcome: WriteOutcome, tickets: Tickets, turn: Option<Turn> },
 }
 
 impl MirrorDevice {
@@ -90,9 +99,10 @@ impl MirrorDevice {
         Self {
             policy,
             deadlines,
-            shared: Mutex::new(Shared { view, paused: false, members }),
+            shared: Mutex::new(Shared { view, paused: false, locked: None, members }),
             reports,
             draining: AtomicI64::new(0),
+            range_draining: AtomicI64::new(0),
             pause: AtomicU32::new(0),
             read_errors: AtomicU32::new(0),
         }
@@ -105,6 +115,11 @@ impl MirrorDevice {
     /// Channels that open from now on start with this view.
     pub(super) fn set_view(&self, view: IoView) {
         self.shared().view = view;
+    }
+
+    /// Channels that open from now on have this member.
+    pub(super) fn add_member(&self, member: MemberIndex, opened: Arc<OpenedMember>) {
+        self.shared().members[member.get()] = Some(opened);
     }
 
     /// Channels that open from now on lack this member.
@@ -128,6 +143,29 @@ impl MirrorDevice {
     /// Channels that open from now on are not paused.
     pub(super) fn end_pause(&self) {
         self.shared().paused = false;
+    }
+
+    /// Begins to lock a range. To be followed by [`MirrorChannel::lock_range`] on each channel and
+    /// [`Self::lock_announced`].
+    pub(super) fn begin_lock(&self, range: BlockRange) {
+        self.range_draining.store(1, Ordering::Release);
+        self.shared().locked = Some(range);
+    }
+
+    /// All channels know of the lock.
+    pub(super) fn lock_announced(&self) {
+        self.range_drained();
+    }
+
+    /// Channels that open from now on have no locked range.
+    pub(super) fn end_lock(&self) {
+        self.shared().locked = None;
+    }
+
+    fn range_drained(&self) {
+        if self.range_draining.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.report(Report::RangeDrained);
+        }
     }
 
     fn channel_drained(&self) {
@@ -208,9 +246,14 @@ impl MirrorDevice {
             self.answer(channel, io, false);
             return;
         };
-        let tickets = channel.deadlines.borrow_mut().submit(tracker.targets(), io.kind());
-        *io.state() = MirrorIo::Write { tracker, outcome: WriteOutcome::Wait, tickets };
         let flush = io.kind() == IoKind::Flush;
+        let turn = if flush { None } else { channel.gate.borrow_mut().admit(io.offset_blocks(), io.block_count()) };
+        if turn.is_none() && !flush {
+            channel.range_held.borrow_mut().push_back(io);
+            return;
+        }
+        let tickets = channel.deadlines.borrow_mut().submit(tracker.targets(), io.kind());
+        *io.state() = MirrorIo::Write { tracker, outcome: WriteOutcome::Wait, tickets, turn };
         let mut fork = io.fork();
         channel.state.borrow_mut().legs_submitted(tracker.targets());
         let paths = channel.paths.borrow();
@@ -246,10 +289,20 @@ impl MirrorDevice {
         }
     }
 
+    /// Counts a change out of the gate and answers the client.
+    fn answer_write(&self, channel: &MirrorChannel, mut io: Vio<Self>, success: bool) {
+        if let MirrorIo::Write { turn: Some(turn), .. } = *io.state()
+            && channel.gate.borrow_mut().retire(turn)
+        {
+            self.range_drained();
+        }
+        self.answer(channel, io, success);
+    }
+
     fn write_over(&self, channel: &MirrorChannel, io: Vio<Self>, outcome: WriteOutcome) {
         match outcome {
-            WriteOutcome::Complete => self.answer(channel, io, true),
-            WriteOutcome::Fail(_) => self.answer(channel, io, false),
+            WriteOutcome::Complete => self.answer_write(channel, io, true),
+            WriteOutcome::Fail(_) => self.answer_write(channel, io, false),
             WriteOutcome::Park(missed) => {
                 self.blame(channel, missed, MemberOp::Write, LegError::Refused(Errno::EIO));
                 channel.parked.borrow_mut().push(io);
@@ -302,6 +355,8 @@ impl Vdev for MirrorDevice {
             paths: RefCell::new(paths),
             parked: RefCell::new(Vec::new()),
             held: RefCell::new(VecDeque::new()),
+            gate: RefCell::new(RangeGate::new(shared.locked)),
+            range_held: RefCell::new(VecDeque::new()),
         })
     }
 
@@ -330,7 +385,7 @@ impl Vdev for MirrorDevice {
                 *outcome = tracker.leg_done(member, outcome_of, &mut shared);
                 MemberOp::Read
             }
-            MirrorIo::Write { tracker, outcome, tickets } => {
+            MirrorIo::Write { tracker, outcome, tickets, .. } => {
                 channel.deadlines.borrow_mut().complete(member, tickets);
                 *outcome = tracker.leg_done(member, outcome_of, shared.view());
                 MemberOp::Write
@@ -371,6 +426,33 @@ impl MirrorChannel {
                 _ => unreachable!("only writes are parked"),
             };
             device.write_over(self, io, outcome);
+        }
+    }
+
+    /// Opens a member that no view has yet. One that cannot be opened here fails its first I/O and so leaves the mirror.
+    pub(super) fn open_member(&self, member: MemberIndex, opened: &OpenedMember) {
+        match MemberPath::open(self.on, opened) {
+            Ok(path) => self.paths.borrow_mut()[member.get()] = Some(path),
+            Err(error) => {
+                tracing::error!(replica = %opened.open.replica, ?error, "a new member could not be opened on a reactor");
+            }
+        }
+    }
+
+    /// Changes of the range wait from now on.
+    pub(super) fn lock_range(&self, device: &MirrorDevice, range: BlockRange) {
+        let idle = self.gate.borrow_mut().lock(range);
+        if !idle {
+            device.range_draining.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Serves the changes that waited for the range, in order.
+    pub(super) fn unlock_range(&self, device: &MirrorDevice) {
+        self.gate.borrow_mut().unlock();
+        let held = self.range_held.take();
+        for io in held {
+            device.write(self, io);
         }
     }
 

@@ -15,17 +15,30 @@ use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
 use super::handle::{MirrorHost, MirrorStatus};
 use super::member::OpenedMember;
+use super::range_gate::BlockRange;
 use crate::error::{Error, Result};
 use crate::name::BdevName;
 use crate::spdk::OnControl;
 use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
 
+mod join;
+mod swap;
+
+/// Pausing for a new member.
+const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
+
 /// What the owner asks for.
 pub(super) enum Command {
     Pause { limit: Duration, reply: oneshot::Sender<Result<PauseId>> },
     Resume { pause: PauseId, reply: Option<oneshot::Sender<Result<()>>> },
     RemoveMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
+    AddMember { opened: OpenedMember, reply: oneshot::Sender<Result<MemberIndex>> },
+    MemberSynced { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
+    LockRange { range: BlockRange, target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
+    UnlockRange { reply: oneshot::Sender<()> },
+    CloseMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
+    OpenMember { member: MemberIndex, opened: OpenedMember, reply: oneshot::Sender<Result<()>> },
     Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
     Stop { reply: oneshot::Sender<Result<()>> },
 }
@@ -40,6 +53,18 @@ pub(super) struct Parts {
     pub(super) host: Arc<dyn MirrorHost>,
     pub(super) tokio: tokio::runtime::Handle,
     pub(super) deadlines: DeadlineSettings,
+}
+
+/// What a locked range is copied from, best first, and to.
+pub(super) struct CopyPaths {
+    pub(super) sources: Vec<Arc<OpenedMember>>,
+    pub(super) target: Arc<OpenedMember>,
+}
+
+/// A locked range, or one that is being drained.
+struct RangeLock {
+    target: MemberIndex,
+    waiting: Option<oneshot::Sender<Result<CopyPaths>>>,
 }
 
 /// A record on its way to a member, and the newest one that came meanwhile.
@@ -69,6 +94,9 @@ pub(super) struct Driver {
     started: Option<oneshot::Sender<Result<()>>>,
     pause_limit: Duration,
     pausing: Option<oneshot::Sender<Result<PauseId>>>,
+    joining: Option<(MemberIndex, oneshot::Sender<Result<MemberIndex>>)>,
+    syncing: Option<(MemberIndex, oneshot::Sender<Result<()>>)>,
+    range: Option<RangeLock>,
 }
 
 impl Driver {
@@ -100,6 +128,9 @@ impl Driver {
             started: Some(started),
             pause_limit: Duration::ZERO,
             pausing: None,
+            joining: None,
+            syncing: None,
+            range: None,
         }
     }
 
@@ -160,6 +191,7 @@ impl Driver {
                 self.event(Event::MemberIoError { member, op, cause })
             }
             Report::Quiesced(pause) => self.event(Event::ChannelsQuiesced { pause }),
+            Report::RangeDrained => self.range_locked(),
         }
     }
 
@@ -195,6 +227,26 @@ impl Driver {
                 let result = self.core.handle(Event::RemoveMember { member }, &mut self.actions);
                 let _ = reply.send(result.map_err(|refusal| self.refused(refusal.to_string())));
             }
+            Command::AddMember { opened, reply } => self.add_member(opened, reply).await,
+            Command::MemberSynced { member, reply } => {
+                match self.core.handle(Event::MemberSynced { member }, &mut self.actions) {
+                    Ok(()) => self.syncing = Some((member, reply)),
+                    Err(refusal) => {
+                        let _ = reply.send(Err(self.refused(refusal.to_string())));
+                    }
+                }
+            }
+            Command::LockRange { range, target, reply } => self.lock_range(range, target, reply).await,
+            Command::UnlockRange { reply } => {
+                self.unlock_range().await;
+                let _ = reply.send(());
+            }
+            Command::CloseMember { member, reply } => {
+                let _ = reply.send(self.close_for_swap(member).await);
+            }
+            Command::OpenMember { member, opened, reply } => {
+                let _ = reply.send(self.open_swapped(member, opened).await);
+            }
             Command::Resize { block_count, reply } => {
                 let result = match &self.vdev {
                     Some(vdev) => vdev.resize(block_count).map_err(Error::from),
@@ -202,6 +254,7 @@ impl Driver {
                 };
                 if result.is_ok() {
                     self.geometry.block_count = block_count;
+                    self.members.resize(block_count * u64::from(self.geometry.block_size));
                 }
                 let _ = reply.send(result);
             }
@@ -250,8 +303,12 @@ impl Driver {
                 self.expire_later(pause);
             }
             Action::PauseGranted(pause) => {
-                if let Some(reply) = self.pausing.take() {
-                    let _ = reply.send(Ok(pause));
+                match self.pausing.take() {
+                    Some(reply) => {
+                        let _ = reply.send(Ok(pause));
+                    }
+                    // A pause for a new member: it has joined.
+                    None => self.event(Event::Resume { pause }),
                 }
             }
             Action::ResumeChannels(_) => {
@@ -337,7 +394,9 @@ impl Driver {
                 self.register();
             }
             Notice::MemberOut(member, reason) => {
-                tracing::warn!(%mirror, replica = replica(member), ?reason, "a member is out of the mirror");
+                let replica = replica(member);
+                tracing::warn!(%mirror, replica, ?reason, "a member is out of the mirror");
+                self.tell_waiting(member, &format!("replica {replica} left the mirror: {reason:?}"));
             }
             Notice::ReadError(member) => {
                 tracing::warn!(%mirror, replica = replica(member), "a read was served by another member");
@@ -359,6 +418,25 @@ impl Driver {
                 if let Some(reply) = self.pausing.take() {
                     let what = format!("draining the I/O of mirror {mirror}");
                     let _ = reply.send(Err(Error::Timeout { what, limit: self.pause_limit }));
+                } else if let Some((member, _)) = &self.joining {
+                    let member = *member;
+                    self.event(Event::RemoveMember { member });
+                }
+            }
+            Notice::Prepared(_) => self.pause_to_join(),
+            Notice::Joined(member) => {
+                tracing::info!(%mirror, replica = replica(member), "a new member takes writes");
+                if let Some((_, reply)) = self.joining.take_if(|(joining, _)| *joining == member)
+                    && reply.send(Ok(member)).is_err()
+                {
+                    // Whoever asked has given up, and nobody else would rebuild it.
+                    self.event(Event::RemoveMember { member });
+                }
+            }
+            Notice::Synced(member) => {
+                tracing::info!(%mirror, replica = replica(member), "a member is in sync");
+                if let Some((_, reply)) = self.syncing.take_if(|(syncing, _)| *syncing == member) {
+                    let _ = reply.send(Ok(()));
                 }
             }
             Notice::Freed(member) => {
@@ -397,6 +475,7 @@ impl Driver {
     }
 
     async fn stop(mut self) -> Result<()> {
+        self.unlock_range().await;
         let result = match self.vdev.take() {
             Some(vdev) => vdev.destroy().await.map_err(Error::from),
             None => Ok(()),

@@ -1,6 +1,7 @@
 //! A running mirror as its owner holds it: commands to the driver, status from it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -105,9 +106,11 @@ pub struct MirrorParts {
 /// A running mirror. Dropping it stops it in the background; [`Mirror::stop`] waits.
 pub struct Mirror {
     bdev: BdevName,
-    geometry: Geometry,
+    block_size: u32,
+    block_count: AtomicU64,
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<MirrorStatus>,
+    member_deadline: Duration,
 }
 
 impl Mirror {
@@ -119,7 +122,7 @@ impl Mirror {
             block_count: members.size_bytes() / u64::from(members.block_bytes()),
         };
         let opened = place(members, parts.opened)?;
-        let bdev = parts.name.clone();
+        let (bdev, member_deadline) = (parts.name.clone(), parts.member_deadline);
         let (status_sender, status) =
             watch::channel(MirrorStatus { health: Health::Faulted, generation: Generation::NONE, members: Vec::new() });
         let (commands, receiver) = mpsc::channel(COMMAND_LIMIT);
@@ -132,7 +135,7 @@ impl Mirror {
             geometry,
             host: parts.host,
             tokio: tokio::runtime::Handle::current(),
-            deadlines: DeadlineSettings { limit: parts.member_deadline },
+            deadlines: DeadlineSettings { limit: member_deadline },
         };
         control
             .run::<_, Error, _, _>(move |on| async move {
@@ -140,7 +143,14 @@ impl Mirror {
                 Ok(())
             })
             .await?;
-        let mirror = Self { bdev, geometry, commands, status };
+        let mirror = Self {
+            bdev,
+            block_size: geometry.block_size,
+            block_count: AtomicU64::new(geometry.block_count),
+            commands,
+            status,
+            member_deadline,
+        };
         match started.await {
             Ok(Ok(())) => Ok(mirror),
             Ok(Err(error)) => {
@@ -156,9 +166,9 @@ impl Mirror {
         &self.bdev
     }
 
-    /// Its size at the start.
+    /// Its size now.
     pub fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry { block_size: self.block_size, block_count: self.block_count.load(Ordering::Relaxed) }
     }
 
     /// The state after the driver's last step.
@@ -188,10 +198,38 @@ impl Mirror {
         self.ask(Command::RemoveMember { member, reply }, answer).await
     }
 
+    /// Takes in a replica that is to be rebuilt. From its answer on it gets every write and serves no read; its place in
+    /// the mirror is for [`Mirror::resync`] and [`Mirror::member_synced`]. One at a time.
+    pub async fn add_member(&self, opened: OpenedMember) -> Result<MemberIndex> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::AddMember { opened, reply }, answer).await
+    }
+
+    /// The member holds everything now: it becomes in sync, by a generation that names it.
+    pub async fn member_synced(&self, member: MemberIndex) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::MemberSynced { member, reply }, answer).await
+    }
+
     /// Tells openers of a new size, once every member has it.
     pub async fn resize(&self, block_count: u64) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Resize { block_count, reply }, answer).await
+        self.ask(Command::Resize { block_count, reply }, answer).await?;
+        self.block_count.store(block_count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets go of a member's device under a pause, to be opened again by [`Mirror::open_member`]; the member stays in the
+    /// mirror. If the pause ends between the two, the member is out with the first I/O.
+    pub async fn close_member(&self, _pause: &PauseGuard, member: MemberIndex) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::CloseMember { member, reply }, answer).await
+    }
+
+    /// Gives a member its device back.
+    pub async fn open_member(&self, _pause: &PauseGuard, member: MemberIndex, opened: OpenedMember) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::OpenMember { member, opened, reply }, answer).await
     }
 
     /// Takes the bdev down and lets all members go. Exports of it must be gone.
@@ -200,7 +238,15 @@ impl Mirror {
         self.ask(Command::Stop { reply }, answer).await
     }
 
-    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+    pub(super) fn commands(&self) -> &mpsc::Sender<Command> {
+        &self.commands
+    }
+
+    pub(super) fn member_deadline(&self) -> Duration {
+        self.member_deadline
+    }
+
+    pub(super) async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
         let gone = || Error::precondition(format!("mirror {}", self.bdev), "it is stopped");
         self.commands.send(command).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?

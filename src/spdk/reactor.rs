@@ -1,8 +1,8 @@
 //! A reactor: one OS thread pinned to one core, polling the SPDK threads that live there.
 //!
 //! A turn drains the mailbox, polls local futures that were woken, and polls each SPDK thread. A reactor that finds
-//! nothing to do for a while naps: short at first, at most [`NAP_MAX`], never past the next timed poller, and woken by
-//! a post to its mailbox. The first work it finds puts it back to spinning.
+//! nothing to do for a while naps: short at first, at most [`NAP_MAX`] (later [`NAP_QUIET`]), never past the next timed
+//! poller, and woken by a post to its mailbox. The first work it finds puts it back to spinning.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -24,8 +24,13 @@ const MAILBOX_LIMIT: usize = 4096;
 const SPIN_NS: u64 = 100_000;
 /// The shortest nap, about what the kernel needs to put a thread to sleep and wake it.
 const NAP_MIN: Duration = Duration::from_micros(50);
-/// The longest nap: what an I/O after a quiet time may wait in addition.
+/// The longest nap within [`QUIET_NS`] of the last work: what an I/O after a short break may wait in addition.
 const NAP_MAX: Duration = Duration::from_millis(1);
+/// After this long without work nothing is under way that a client would miss soon.
+const QUIET_NS: u64 = 1_000_000_000;
+/// The longest nap of a reactor that is quiet: what the first I/O then may wait in addition. Shorter naps would cost an idle
+/// node several per cent of a core.
+const NAP_QUIET: Duration = Duration::from_millis(4);
 
 /// Work posted to a reactor.
 pub(super) type Job = Box<dyn FnOnce(OnThread, &Spawner) + Send>;
@@ -344,7 +349,8 @@ impl Loop<'_> {
         if idle_us * 1_000 < SPIN_NS {
             return;
         }
-        let mut length = Duration::from_micros(idle_us / 4).clamp(NAP_MIN, NAP_MAX);
+        let longest = if idle_us * 1_000 < QUIET_NS { NAP_MAX } else { NAP_QUIET };
+        let mut length = Duration::from_micros(idle_us / 4).clamp(NAP_MIN, longest);
         for thread in self.threads.borrow().iter() {
             // SAFETY: threads in the list are alive, and this loop is the one that polls them.
             let expiry = unsafe { sys::spdk_thread_next_poller_expiration(*thread) };

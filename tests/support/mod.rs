@@ -2,13 +2,14 @@
 //!
 //! - [`node`]: starts, stops, kills and freezes `corriente serve`; each node has an address and a state directory.
 //! - [`process`]: a child with a log, that never outlives the test. [`address`], [`memory`]: what a node borrows.
-//! - [`disk`]: sparse files to serve as disks. [`fixtures`]: Longhorn's backups and what they must restore to.
+//! - [`client`]: writes to a volume and checks what it reads. [`disk`]: sparse files to serve as disks. [`fixtures`]: Longhorn's backups and what they must restore to.
 //! - [`random`]: seeded data. [`wait`]: polling with an end.
 
 // Every integration test is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
 pub mod address;
+pub mod client;
 pub mod disk;
 pub mod fixtures;
 pub mod memory;

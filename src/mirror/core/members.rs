@@ -151,6 +151,14 @@ impl Members {
         self.iter().filter(|(_, member)| member.locality == Locality::Local).map(|(index, _)| index).collect()
     }
 
+    /// All members have this size now.
+    pub fn resize(&mut self, size_bytes: u64) {
+        self.size_bytes = size_bytes;
+        for member in self.slots.iter_mut().flatten() {
+            member.size_bytes = size_bytes;
+        }
+    }
+
     /// The mirror's size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes

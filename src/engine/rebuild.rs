@@ -1,0 +1,351 @@
+//! Taking a replica into a running engine.
+//!
+//! 1. A snapshot on every replica in sync: from here on all that is older is immutable.
+//! 2. The new replica gets the snapshots, oldest first, from a source's node, while clients write to the others.
+//! 3. It joins the mirror write-only: from here on it misses no write.
+//! 4. What the head got between 1 and 3 is copied, range by range, while clients write.
+//! 5. It is flushed, and becomes in sync by a generation that names it.
+//!
+//! Until step 5 it is never read and never a source, and its own node knows that it is not whole. The snapshot of step 1
+//! stays until a purge.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::attach::{self, ReplicaPath};
+use super::backend::{Attribute, Backend, CopyPhase, Layer, RebuildSource, SnapshotOptions};
+use super::instance::Engine;
+use super::state::{EngineState, ListedReplica, ReplicaMode};
+use crate::error::{Error, Result};
+use crate::mirror::ResyncProgress;
+use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
+
+/// How often the copy of a snapshot is asked about.
+const CHECK_STEP: Duration = Duration::from_millis(250);
+
+/// A request to take a replica in.
+#[derive(Debug, Clone)]
+pub struct ReplicaAddition {
+    /// Which.
+    pub replica: ReplicaName,
+    /// Where it is exported.
+    pub address: ReplicaAddress,
+    /// Keep those of its snapshots that are known to equal the source's.
+    pub fast_sync: bool,
+}
+
+/// A rebuild that runs, for whoever wants to stop it.
+pub(super) struct RunningRebuild {
+    replica: ReplicaName,
+    cancel: watch::Sender<bool>,
+    done: watch::Receiver<bool>,
+}
+
+struct Rebuild {
+    engine: Arc<Engine>,
+    addition: ReplicaAddition,
+    canceled: watch::Receiver<bool>,
+    done: watch::Sender<bool>,
+}
+
+/// What a rebuild has once it has started.
+struct Plan {
+    source: Arc<ReplicaPath>,
+    target: Arc<ReplicaPath>,
+    /// Oldest first, a parent before its children.
+    snapshots: Vec<(SnapshotName, Layer)>,
+}
+
+impl Engine {
+    /// Starts to take a replica in and returns once its rebuild runs. A refusal leaves the engine as it was.
+    pub async fn add_replica(self: &Arc<Self>, addition: ReplicaAddition) -> Result<()> {
+        self.claim_rebuild(&addition)?;
+        let (cancel, canceled) = watch::channel(false);
+        let (done, is_done) = watch::channel(false);
+        let running = RunningRebuild { replica: addition.replica.clone(), cancel, done: is_done };
+        *self.running_rebuild() = Some(running);
+        let (started, answer) = oneshot::channel();
+        tokio::spawn(Rebuild { engine: self.clone(), addition, canceled, done }.run(started));
+        answer.await.map_err(|_| Error::internal(self.object(), "a rebuild ended before it began"))?
+    }
+
+    /// Lists the replica as being rebuilt, or says why that cannot be.
+    fn claim_rebuild(&self, addition: &ReplicaAddition) -> Result<()> {
+        let mut refusal = None;
+        self.publish(|published| {
+            let listed = published.replicas.get(&addition.replica);
+            refusal = refuse_addition(published, addition, listed);
+            if refusal.is_none() {
+                published.rebuilding = Some(addition.replica.clone());
+                let entry =
+                    ListedReplica { address: addition.address, mode: ReplicaMode::WriteOnly, problem: String::new() };
+                published.replicas.insert(addition.replica.clone(), entry);
+            }
+        });
+        match refusal {
+            None => Ok(()),
+            Some(problem) => Err(Error::precondition(self.object(), problem)),
+        }
+    }
+
+    fn running_rebuild(&self) -> std::sync::MutexGuard<'_, Option<RunningRebuild>> {
+        self.rebuild.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Cancels the rebuild of this replica, or of any, and waits until it has ended.
+    pub(super) async fn cancel_rebuild(&self, replica: Option<&ReplicaName>) {
+        let running = self.running_rebuild().take_if(|running| replica.is_none_or(|name| *name == running.replica));
+        if let Some(mut running) = running {
+            running.cancel.send_replace(true);
+            // An error means that the rebuild is gone, which is what is waited for.
+            let _ = running.done.wait_for(|done| *done).await;
+        }
+    }
+}
+
+/// The texts are what Longhorn's manager looks for (`engine-behaviour` §1.4).
+fn refuse_addition(
+    published: &super::state::Published,
+    addition: &ReplicaAddition,
+    listed: Option<&ListedReplica>,
+) -> Option<String> {
+    let replica = &addition.replica;
+    if published.rebuilding.as_ref() == Some(replica) {
+        return Some(format!("replica add is already in progress for {replica}"));
+    }
+    if let Some(other) = &published.rebuilding {
+        return Some(format!("replica {other} is being rebuilt; {replica} must wait for it"));
+    }
+    if published.restore.is_restoring() {
+        return Some("restore is in progress".into());
+    }
+    if published.is_expanding {
+        return Some("expansion is in progress".into());
+    }
+    if published.state != EngineState::Running {
+        return Some(format!("it is in state {}: {}", published.state.as_str(), published.error_message));
+    }
+    if listed.is_some() {
+        return Some(format!("replica {replica} already exists in it; remove it first"));
+    }
+    let twin = published.replicas.iter().find(|(_, listed)| listed.address == addition.address);
+    twin.map(|(other, listed)| format!("replica {other} has the address {} already", listed.address))
+}
+
+impl Rebuild {
+    async fn run(self, started: oneshot::Sender<Result<()>>) {
+        let engine = self.engine.clone();
+        let Ok(_operation) = engine.operations.try_lock() else {
+            let problem = "another operation is in progress; adding a replica must wait for it";
+            self.withdraw();
+            let _ = started.send(Err(Error::precondition(engine.object(), problem)));
+            self.done.send_replace(true);
+            return;
+        };
+        match self.prepare().await {
+            Ok(plan) => {
+                let _ = started.send(Ok(()));
+                self.carry_out(plan).await;
+            }
+            Err(error) => {
+                self.withdraw();
+                let _ = started.send(Err(error));
+            }
+        }
+        self.done.send_replace(true);
+    }
+
+    /// As if it had never been asked for.
+    fn withdraw(&self) {
+        self.engine.forget_path(&self.addition.replica);
+        self.engine.publish(|published| {
+            published.rebuilding = None;
+            published.replicas.remove(&self.addition.replica);
+        });
+    }
+
+    async fn prepare(&self) -> Result<Plan> {
+        let (engine, addition) = (&self.engine, &self.addition);
+        let target = Arc::new(engine.context.path(addition.replica.clone(), addition.address).await?);
+        self.check_target(&target).await?;
+        let Some(source) = engine.in_sync().into_iter().next() else {
+            return Err(Error::precondition(engine.object(), "no replica is in sync, so there is nothing to copy"));
+        };
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        let snapshot = SnapshotName::parse(&format!("rebuild-{}", &unique[..8]))
+            .map_err(|error| Error::internal("rebuild snapshot", error.to_string()))?;
+        engine.take_snapshot(&snapshot, false).await?;
+        engine.refresh_chain().await?;
+        let snapshots = oldest_first(source.backend.describe().await?.snapshots)?;
+        let exposed = source.backend.rebuild_source_start(&target.replica, target.address, &snapshot).await?;
+        let from = RebuildSource {
+            replica: source.replica.clone(),
+            address: source.address,
+            snapshot: snapshot.clone(),
+            snapshot_address: exposed,
+        };
+        if let Err(error) = target.backend.rebuild_start(from, &snapshots).await {
+            self.finish_source(&source).await;
+            return Err(error);
+        }
+        engine.remember_path(target.clone());
+        tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %target.replica, source = %source.replica,
+            snapshots = snapshots.len(), "a rebuild starts");
+        Ok(Plan { source, target, snapshots })
+    }
+
+    async fn check_target(&self, target: &ReplicaPath) -> Result<()> {
+        let found = target.backend.describe().await?;
+        let size = self.engine.published().size;
+        if found.spec_size != size {
+            let problem = format!("it has {} bytes, the volume has {size}", found.spec_size);
+            return Err(Error::precondition(format!("replica {}", target.replica), problem));
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&self, plan: Plan) {
+        let progress = ResyncProgress::default();
+        let mut canceled = self.canceled.clone();
+        let outcome = tokio::select! {
+            outcome = self.rebuild(&plan, &progress) => outcome,
+            // An error means that nobody can cancel any more.
+            Ok(_) = canceled.wait_for(|canceled| *canceled) => {
+                Err(Error::Canceled { what: format!("the rebuild of replica {}", plan.target.replica) })
+            }
+        };
+        self.finish_source(&plan.source).await;
+        let engine = &self.engine;
+        match &outcome {
+            Ok(()) => tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %plan.target.replica,
+                head_bytes = progress.copied_bytes(), "a rebuild is complete"),
+            Err(error) => {
+                tracing::error!(engine = %engine.name, volume = %engine.volume, replica = %plan.target.replica, %error,
+                    "a rebuild failed");
+                if let Ok(mirror) = engine.mirror() {
+                    // It may not have joined yet.
+                    let _ = mirror.remove_member(&plan.target.replica).await;
+                }
+            }
+        }
+        let status = engine.mirror().map(|mirror| mirror.status());
+        engine.publish(|published| {
+            published.rebuilding = None;
+            if let Some(listed) = published.replicas.get_mut(&plan.target.replica) {
+                listed.mode = if outcome.is_ok() { ReplicaMode::ReadWrite } else { ReplicaMode::Error };
+                listed.problem = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            }
+        });
+        if let Ok(status) = status {
+            engine.apply(&status);
+        }
+    }
+
+    async fn rebuild(&self, plan: &Plan, progress: &ResyncProgress) -> Result<()> {
+        let target = &plan.target.backend;
+        for (snapshot, layer) in &plan.snapshots {
+            target.rebuild_copy_start(snapshot, self.addition.fast_sync).await?;
+            self.copied(&**target, snapshot).await?;
+            let options = SnapshotOptions { user_created: layer.user_created, timestamp: layer.timestamp.clone() };
+            target.rebuild_snapshot_create(snapshot, options).await?;
+        }
+        target.rebuild_finish().await?;
+        self.join(plan, progress).await
+    }
+
+    /// Waits until the copy of a snapshot is complete; one that stands still for too long has failed.
+    async fn copied(&self, target: &dyn Backend, snapshot: &SnapshotName) -> Result<()> {
+        let limit = self.engine.context.limits.restore_stall;
+        let (mut last, mut since) = (None, tokio::time::Instant::now());
+        loop {
+            let copy = target.rebuild_copy_check().await?;
+            match copy.phase {
+                CopyPhase::Complete => return Ok(()),
+                CopyPhase::Failed(problem) => {
+                    return Err(Error::peer(format!("replica {}", self.addition.replica), problem));
+                }
+                CopyPhase::Running => {}
+            }
+            if last != Some(copy.progress) {
+                (last, since) = (Some(copy.progress), tokio::time::Instant::now());
+            } else if since.elapsed() > limit {
+                return Err(Error::Timeout { what: format!("copying snapshot {snapshot}"), limit });
+            }
+            tokio::time::sleep(CHECK_STEP).await;
+        }
+    }
+
+    /// The new head gets every write from here on, and then what it missed.
+    async fn join(&self, plan: &Plan, progress: &ResyncProgress) -> Result<()> {
+        let context = &self.engine.context;
+        let member = attach::open(&context.control, &plan.target, context.limits.attach).await?;
+        let mirror = self.engine.mirror()?;
+        let place = mirror.add_member(member).await?;
+        self.engine.apply(&mirror.status());
+        let missed = plan.source.backend.head_map().await?;
+        mirror.resync(&context.control, place, missed.ranges(self.engine.published().size), progress).await?;
+        mirror.flush_member(&context.control, place).await?;
+        // What was restored into the volume is in the new replica too.
+        if let Some(marker) = plan.source.backend.attribute(Attribute::Restore).await? {
+            plan.target.backend.set_attribute(Attribute::Restore, marker).await?;
+        }
+        mirror.member_synced(place).await?;
+        self.engine.refresh_chain().await
+    }
+
+    async fn finish_source(&self, source: &ReplicaPath) {
+        if let Err(error) = source.backend.rebuild_source_finish(&self.addition.replica).await {
+            tracing::warn!(replica = %source.replica, %error, "the source of a rebuild could not be released");
+        }
+    }
+}
+
+/// A parent before its children.
+fn oldest_first(mut snapshots: BTreeMap<SnapshotName, Layer>) -> Result<Vec<(SnapshotName, Layer)>> {
+    let mut ordered: Vec<(SnapshotName, Layer)> = Vec::with_capacity(snapshots.len());
+    while !snapshots.is_empty() {
+        let next = snapshots.iter().find_map(|(name, layer)| match &layer.parent {
+            Some(parent) if snapshots.contains_key(parent) => None,
+            _ => Some(name.clone()),
+        });
+        let taken = next.and_then(|name| snapshots.remove_entry(&name));
+        ordered.push(taken.ok_or_else(|| Error::internal("snapshot tree", "it has a circle"))?);
+    }
+    Ok(ordered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(edges: &[(&str, Option<&str>)]) -> BTreeMap<SnapshotName, Layer> {
+        let name = |text: &str| SnapshotName::parse(text).expect("a name");
+        let layer = |parent: &Option<&str>| Layer {
+            uuid: String::new(),
+            spec_size: 1,
+            actual_size: 0,
+            parent: parent.map(name),
+            children: Vec::new(),
+            creation_time: String::new(),
+            user_created: true,
+            timestamp: String::new(),
+            checksum: String::new(),
+        };
+        edges.iter().map(|(child, parent)| (name(child), layer(parent))).collect()
+    }
+
+    #[test]
+    fn parents_come_before_their_children_whatever_their_names() {
+        let ordered = oldest_first(tree(&[("a", Some("c")), ("b", Some("c")), ("c", Some("d")), ("d", None)]));
+        let names: Vec<_> = ordered.expect("a tree").into_iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["d", "c", "a", "b"]);
+    }
+
+    #[test]
+    fn a_circle_is_refused() {
+        assert!(oldest_first(tree(&[("a", Some("b")), ("b", Some("a"))])).is_err());
+    }
+}

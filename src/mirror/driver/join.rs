@@ -1,0 +1,123 @@
+//! The driver's part in a rebuild: a new member joins write-only, ranges are locked while they are copied to it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::super::core::control::{Event, MemberMode};
+use super::super::core::{Locality, MemberIndex};
+use super::super::member::OpenedMember;
+use super::super::range_gate::BlockRange;
+use super::{CopyPaths, Driver, JOIN_PAUSE_LIMIT, RangeLock};
+use crate::error::{Error, Result};
+
+impl Driver {
+    /// Opens the member on every reactor; the core lets it in at the next pause.
+    pub(super) async fn add_member(&mut self, opened: OpenedMember, reply: oneshot::Sender<Result<MemberIndex>>) {
+        match self.place_member(opened).await {
+            Ok(member) => self.joining = Some((member, reply)),
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    async fn place_member(&mut self, opened: OpenedMember) -> Result<MemberIndex> {
+        if self.joining.is_some() || self.core.status().members.contains(&Some(MemberMode::Wo)) {
+            return Err(self.refused("another member is being rebuilt".into()));
+        }
+        let member = self.members.add(opened.open.clone()).map_err(|error| self.refused(error.to_string()))?;
+        let local = opened.open.locality == Locality::Local;
+        if let Err(refusal) = self.core.handle(Event::AddMember { member, local }, &mut self.actions) {
+            // It was added a moment ago, so it is not the only one.
+            let _ = self.members.remove(member);
+            return Err(self.refused(refusal.to_string()));
+        }
+        let opened = Arc::new(opened);
+        self.opened[member.get()] = Some(opened.clone());
+        if let Some(vdev) = &self.vdev {
+            vdev.device().add_member(member, opened.clone());
+            self.visited(vdev.for_each_channel(move |channel| channel.open_member(member, &opened)).await);
+        }
+        Ok(member)
+    }
+
+    /// Asks for the pause in which the new member joins. One that is on already does as well.
+    pub(super) fn pause_to_join(&mut self) {
+        if self.core.handle(Event::PauseRequested, &mut self.actions).is_ok() {
+            self.pause_limit = JOIN_PAUSE_LIMIT;
+        }
+    }
+
+    /// Whoever waits for this member to join or to become in sync learns that it will not.
+    pub(super) fn tell_waiting(&mut self, member: MemberIndex, problem: &str) {
+        if let Some((_, reply)) = self.joining.take_if(|(joining, _)| *joining == member) {
+            let _ = reply.send(Err(self.refused(problem.to_owned())));
+        }
+        if let Some((_, reply)) = self.syncing.take_if(|(syncing, _)| *syncing == member) {
+            let _ = reply.send(Err(self.refused(problem.to_owned())));
+        }
+        if let Some(waiting) =
+            self.range.as_mut().filter(|lock| lock.target == member).and_then(|lock| lock.waiting.take())
+        {
+            let _ = waiting.send(Err(self.refused(problem.to_owned())));
+        }
+    }
+
+    /// Locks a range for a copy to `target`; the reply comes when no change from before is in flight.
+    pub(super) async fn lock_range(
+        &mut self,
+        range: BlockRange,
+        target: MemberIndex,
+        reply: oneshot::Sender<Result<CopyPaths>>,
+    ) {
+        let Some(vdev) = self.vdev.as_ref().filter(|_| self.range.is_none()) else {
+            let _ = reply.send(Err(self.refused("a range is locked already".into())));
+            return;
+        };
+        let device = vdev.device().clone();
+        device.begin_lock(range);
+        let each = device.clone();
+        self.visited(vdev.for_each_channel(move |channel| channel.lock_range(&each, range)).await);
+        self.range = Some(RangeLock { target, waiting: Some(reply) });
+        device.lock_announced();
+    }
+
+    /// The range is quiet: whoever asked may copy.
+    pub(super) fn range_locked(&mut self) {
+        let Some(lock) = &mut self.range else { return };
+        let (target, waiting) = (lock.target, lock.waiting.take());
+        if let Some(reply) = waiting {
+            let _ = reply.send(self.copy_paths(target));
+        }
+    }
+
+    /// The readable members, those of this node first, and the target, which must be write-only still.
+    fn copy_paths(&self, target: MemberIndex) -> Result<CopyPaths> {
+        let status = self.core.status();
+        let in_mode = |mode| {
+            let places = MemberIndex::all().filter(move |place| status.members[place.get()] == Some(mode));
+            places.filter_map(|place| Some((place, self.opened[place.get()].clone()?)))
+        };
+        let written = in_mode(MemberMode::Wo).find(|(place, _)| *place == target);
+        let (_, target) = written.ok_or_else(|| self.refused("the member is not being rebuilt any more".into()))?;
+        let mut sources: Vec<_> = in_mode(MemberMode::Rw).map(|(_, opened)| opened).collect();
+        sources.sort_by_key(|source| source.open.locality != Locality::Local);
+        if sources.is_empty() {
+            return Err(Error::precondition(format!("mirror {}", self.name), "no member can be read"));
+        }
+        Ok(CopyPaths { sources, target })
+    }
+
+    /// Lets changes of the range go on. There may be none.
+    pub(super) async fn unlock_range(&mut self) {
+        if self.range.take().is_none() {
+            return;
+        }
+        if let Some(vdev) = &self.vdev {
+            let device = vdev.device().clone();
+            device.end_lock();
+            self.visited(vdev.for_each_channel(move |channel| channel.unlock_range(&device)).await);
+        }
+    }
+}
