@@ -7,8 +7,10 @@ use futures::future::join_all;
 use super::attach::ReplicaPath;
 use super::backend::SnapshotOptions;
 use super::instance::{Engine, Frontend};
+use super::restore::replicas::forget_restores;
 use super::state::EngineState;
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::name::{ReplicaName, SnapshotName};
 
 /// What a replica answered.
@@ -39,7 +41,11 @@ impl Engine {
         let pause = self.mirror()?.pause(self.context.limits.pause).await?;
         let answers = self.on_all(|path| {
             let options = options.clone();
-            async move { path.backend.snapshot_create(name, options).await }
+            async move {
+                faults::pass(Point::SnapshotBegins).await?;
+                path.backend.snapshot_create(name, options).await?;
+                faults::pass(Point::SnapshotTaken).await
+            }
         });
         let answers = answers.await;
         if let Err(broken) = pause.resume().await {
@@ -92,12 +98,15 @@ impl Engine {
             mirror.stop().await?;
         }
         let answers = join_all(in_sync.into_iter().map(|path| async move {
-            let result = path.backend.snapshot_revert(name).await;
+            // Forgotten first: one whose content changes must not be known for the last restore's.
+            let result = match forget_restores(&path).await {
+                Ok(()) => path.backend.snapshot_revert(name).await,
+                Err(error) => Err(error),
+            };
             (path, result)
         }))
         .await;
         let failed: Vec<_> = answers.into_iter().filter_map(|(path, result)| Some((path, result.err()?))).collect();
-        self.clear_marker().await;
         self.bring_up_again().await?;
         for (path, error) in &failed {
             self.expel(&path.replica, error).await;
