@@ -44,6 +44,11 @@ pub enum Point {
     SnapshotTaken,
     /// A restore has its claim; nothing was read or written.
     RestoreClaimed,
+    /// A restore's marker is about to be stored with a replica; passed once for each, those of the node first, when the
+    /// restore begins, and again when it is complete.
+    MarkerBegins,
+    /// A restore's marker was stored with a replica.
+    MarkerStored,
     /// The replicas know that a restore is under way.
     RestoreMarked,
     /// A block is about to be written or a range to be zeroed.
@@ -74,6 +79,8 @@ impl Point {
             Self::SnapshotBegins => "snapshot-begins",
             Self::SnapshotTaken => "snapshot-taken",
             Self::RestoreClaimed => "restore-claimed",
+            Self::MarkerBegins => "marker-begins",
+            Self::MarkerStored => "marker-stored",
             Self::RestoreMarked => "restore-marked",
             Self::RestoreStepBegins => "restore-step-begins",
             Self::RestoreStepDone => "restore-step-done",

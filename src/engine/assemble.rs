@@ -31,7 +31,7 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, salvage_requested: bool) -> R
         Ok(assembly) => assembly,
         Err(error) => {
             close_all(engine, opened.into_values()).await;
-            return Err(error);
+            return Err(with_problems(engine, error));
         }
     };
     for refused in &assembly.refused {
@@ -48,6 +48,18 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, salvage_requested: bool) -> R
     };
     let mirror = start(engine, assembly, opened).await?;
     adopt(engine, mirror, &probes).await
+}
+
+/// Names the replicas that cannot take part, and why, where that is why nothing can be started.
+fn with_problems(engine: &Engine, error: Error) -> Error {
+    let listed = engine.published().replicas.into_values();
+    let problems: Vec<_> = listed.map(|listed| listed.problem).filter(|problem| !problem.is_empty()).collect();
+    match error {
+        Error::Precondition { object, problem } if !problems.is_empty() => {
+            Error::Precondition { object, problem: format!("{problem}: {}", problems.join("; ")) }
+        }
+        other => other,
+    }
 }
 
 /// Opens all that answered, in parallel.

@@ -26,16 +26,17 @@ impl Engine {
             None => SnapshotName::parse(&uuid::Uuid::new_v4().simple().to_string()[..8])
                 .map_err(|error| Error::internal("snapshot name", error.to_string()))?,
         };
+        if self.published().chain.snapshots.contains_key(&name) {
+            return Err(Error::exists("snapshot", name));
+        }
         self.take_snapshot(&name, true).await?;
         self.refresh_chain().await?;
         Ok(name)
     }
 
-    /// Takes a snapshot on every replica in sync while client I/O is paused. The caller holds the operation.
+    /// Takes a snapshot on every replica in sync while client I/O is paused. The caller holds the operation, and has seen
+    /// that there is none of the name.
     pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<()> {
-        if self.published().chain.snapshots.contains_key(name) {
-            return Err(Error::exists("snapshot", name));
-        }
         let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let options = SnapshotOptions { user_created, timestamp };
         let pause = self.mirror()?.pause(self.context.limits.pause).await?;

@@ -28,15 +28,15 @@ fn choose_name(snapshot: Option<&SnapshotName>, taken: &BTreeSet<SnapshotName>) 
     free.find(|name| !taken.contains(name)).ok_or_else(|| Error::internal("restore snapshot", "no name is free for it"))
 }
 
-/// Deletes all snapshots of restores on a replica but `kept`, and returns what it has then. One that others of its
-/// snapshots are based on stays, as nothing may be lost.
-pub(super) async fn delete_others(path: &ReplicaPath, kept: &SnapshotName) -> Result<ReplicaDescription> {
+/// Deletes all snapshots of restores on a replica but `kept`, and returns what it has then. One that several others are
+/// based on stays, as it cannot be merged into them.
+pub(super) async fn delete_others(path: &ReplicaPath, kept: Option<&SnapshotName>) -> Result<ReplicaDescription> {
     let mut description = path.backend.describe().await?;
     for _ in 0..description.snapshots.len() {
         let other = description
             .snapshots
             .iter()
-            .find(|(name, layer)| *name != kept && is_of_restore(name) && layer.children.len() <= 1);
+            .find(|(name, layer)| Some(*name) != kept && is_of_restore(name) && layer.children.len() <= 1);
         let Some((other, _)) = other else { break };
         path.backend.snapshot_delete(other).await?;
         description = path.backend.describe().await?;
@@ -81,10 +81,11 @@ impl Engine {
         !described.is_empty() && described.iter().all(|(_, description)| description.snapshots.contains_key(snapshot))
     }
 
-    /// Deletes the snapshot of the restore before, and what earlier failed attempts left, on every replica in sync.
-    pub(super) async fn delete_earlier_restores(&self, kept: &SnapshotName) -> Result<()> {
+    /// Deletes the snapshots of all restores but one on every replica in sync: what failed attempts have left, and what
+    /// was the last good point before that one.
+    pub(super) async fn delete_other_restores(&self, kept: Option<&SnapshotName>) -> Result<()> {
         let answers = self.on_all(|path| async move { delete_others(&path, kept).await.map(drop) }).await;
-        self.settle_restore("deletion of an earlier restore's snapshot", answers).await
+        self.settle_restore("deletion of another restore's snapshot", answers).await
     }
 
     /// Reads every replica in sync again: each must have exactly the restore's point. One that has not leaves the

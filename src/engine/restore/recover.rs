@@ -97,7 +97,7 @@ async fn roll_back(found: Standing, point: &Restored) -> Result<Standing> {
     tracing::info!(replica = %path.replica, backup = %point.backup, snapshot = %point.snapshot,
         "an interrupted restore is rolled back");
     path.backend.snapshot_revert(&point.snapshot).await?;
-    let description = delete_others(&path, &point.snapshot).await?;
+    let description = delete_others(&path, Some(&point.snapshot)).await?;
     let marker = RestoreMarker { restored: Some(point.clone()), in_progress: None };
     path.backend.set_attribute(Attribute::Restore, marker.encode()).await?;
     Ok(Standing { path, description, marker })
@@ -105,7 +105,7 @@ async fn roll_back(found: Standing, point: &Restored) -> Result<Standing> {
 
 /// What cannot be deleted stays: the replica's content is good, and the next restore tries again.
 async fn clean_up(mut found: Standing, point: &Restored) -> Standing {
-    match delete_others(&found.path, &point.snapshot).await {
+    match delete_others(&found.path, Some(&point.snapshot)).await {
         Ok(description) => found.description = description,
         Err(error) => {
             tracing::warn!(replica = %found.path.replica, %error, "the snapshot of an earlier restore could not be deleted")

@@ -11,6 +11,7 @@ use crate::engine::attach::ReplicaPath;
 use crate::engine::backend::{Attribute, ReplicaDescription};
 use crate::engine::instance::Engine;
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::name::{BackupName, ReplicaName, VolumeName};
 
 /// What the volume holds before a restore.
@@ -55,7 +56,11 @@ impl Engine {
     pub(super) async fn mark(&self, marker: &RestoreMarker) -> Result<()> {
         let answers = self.on_all(|path| {
             let value = marker.encode();
-            async move { path.backend.set_attribute(Attribute::Restore, value).await }
+            async move {
+                faults::pass(Point::MarkerBegins).await?;
+                path.backend.set_attribute(Attribute::Restore, value).await?;
+                faults::pass(Point::MarkerStored).await
+            }
         });
         let answers = answers.await;
         self.settle_restore("restore marker", answers).await
