@@ -2,7 +2,8 @@
 //!
 //! - [`instance`]: one engine. [`state`]: what it publishes. [`context`]: what it needs of the node.
 //! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
-//! - [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the mirror as a target.
+//! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the
+//!   mirror as a target.
 //! - `snapshot`, `expand`, `rebuild`, [`backup`], [`restore`]: operations.
 
 pub mod assemble;
@@ -14,6 +15,7 @@ mod expand;
 pub mod instance;
 pub mod local;
 pub mod peer;
+mod probe;
 mod rebuild;
 pub mod restore;
 mod snapshot;
@@ -179,7 +181,7 @@ async fn start(engine: &Arc<Engine>, salvage: bool) -> Result<()> {
     assemble::bring_up(engine, salvage).await?;
     if engine.frontend != Frontend::None {
         // From here on clients write: what was restored is theirs now.
-        engine.clear_marker().await;
+        engine.clear_marker().await?;
         engine.publish(|published| published.restore = Default::default());
     }
     engine.export().await

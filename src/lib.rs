@@ -7,6 +7,7 @@ pub mod config;
 pub mod disk;
 pub mod engine;
 pub mod error;
+pub mod faults;
 pub mod initiator;
 pub mod mirror;
 pub mod name;

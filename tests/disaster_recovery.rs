@@ -3,9 +3,23 @@
 
 mod support;
 
+#[path = "disaster_recovery/attach.rs"]
+mod attach;
+#[path = "disaster_recovery/cancel.rs"]
+mod cancel;
 #[path = "disaster_recovery/cluster.rs"]
 mod cluster;
+#[path = "disaster_recovery/crash.rs"]
+mod crash;
+#[path = "disaster_recovery/marker.rs"]
+mod marker;
+#[path = "disaster_recovery/members.rs"]
+mod members;
 #[path = "disaster_recovery/names.rs"]
 mod names;
 #[path = "disaster_recovery/restore.rs"]
 mod restore;
+#[path = "disaster_recovery/scene.rs"]
+mod scene;
+#[path = "disaster_recovery/store.rs"]
+mod store;

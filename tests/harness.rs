@@ -77,7 +77,7 @@ async fn waiting_ends_when_no_answer_comes() {
 async fn a_process_is_frozen_thawed_and_stopped_and_keeps_its_log() {
     let directory = scratch();
     let script = "trap 'echo stopped; exit 0' TERM; echo started; while :; do sleep 0.01; done";
-    let mut process = Process::spawn("script", Path::new("/bin/sh"), &["-c", script], directory.path().join("log"));
+    let mut process = Process::spawn("script", Path::new("/bin/sh"), &["-c", script], &[], directory.path().join("log"));
     let log_has = |process: &Process, text: &str| match process.log() {
         log if log.contains(text) => Ok(()),
         log => Err(format!("its log is {log:?}")),
@@ -97,7 +97,7 @@ async fn a_process_is_frozen_thawed_and_stopped_and_keeps_its_log() {
 #[tokio::test]
 async fn a_dropped_process_is_gone() {
     let directory = scratch();
-    let process = Process::spawn("sleep", Path::new("/bin/sleep"), &["1000"], directory.path().join("log"));
+    let process = Process::spawn("sleep", Path::new("/bin/sleep"), &["1000"], &[], directory.path().join("log"));
     let entry = format!("/proc/{}", process.pid());
     assert!(Path::new(&entry).exists());
     drop(process);

@@ -13,7 +13,7 @@ use super::exit::{Exit, Failure};
 use super::output::table;
 use super::wait::{Step, WaitOptions, follow};
 use crate::backup::BackupUrl;
-use crate::name::{EngineName, SnapshotName};
+use crate::name::EngineName;
 use crate::wire::spdkrpc::{
     EngineBackupRestoreRequest, ReplicaRestoreStatusResponse, RestoreStatusRequest, RestoreStatusResponse,
 };
@@ -30,9 +30,6 @@ pub enum RestoreCommand {
         /// The backup's URL
         #[arg(long, value_name = "URL")]
         backup: String,
-        /// What the snapshot of the restored volume is called; the node finds a name when none is given
-        #[arg(long)]
-        snapshot: Option<SnapshotName>,
         /// How many blocks are handled at once; the node decides when not given
         #[arg(long, default_value_t = 0)]
         concurrent_limit: i32,
@@ -52,13 +49,14 @@ pub enum RestoreCommand {
 pub async fn run(command: RestoreCommand, context: &Context) -> Result<(), Failure> {
     let node = context.server().await?;
     match command {
-        RestoreCommand::Start { engine, backup, snapshot, concurrent_limit, credentials, wait } => {
+        RestoreCommand::Start { engine, backup, concurrent_limit, credentials, wait } => {
             let url = BackupUrl::parse(&backup)?;
             let name = url.require_backup()?.to_string();
             let request = EngineBackupRestoreRequest {
                 backup_url: backup,
                 engine_name: engine.to_string(),
-                snapshot_name: snapshot.map(|name| name.to_string()).unwrap_or_default(),
+                // The node names the snapshot after that of the backup.
+                snapshot_name: String::new(),
                 credential: credentials.read()?,
                 concurrent_limit,
             };

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::spdk::Control;
 use crate::spdk::bdev::OpenBdev;
-use crate::{Error, Result};
+use crate::{Error, Result, faults};
 
 /// What a flush is to be done with.
 pub(super) enum Medium {
@@ -99,6 +99,9 @@ async fn serve(medium: Medium, mut requests: mpsc::UnboundedReceiver<Request>, f
 }
 
 async fn flush_once(medium: &Medium) -> Outcome {
+    if faults::fails(faults::Point::DiskFlush) {
+        return Err(Arc::from("ordered to fail"));
+    }
     match medium {
         Medium::Kernel(file) => {
             let file = file.clone();

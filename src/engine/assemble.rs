@@ -1,45 +1,43 @@
-//! Bringing an engine's mirror up: describe and open every replica, choose by generation, start, publish.
+//! Bringing an engine's mirror up: ask and open every replica, choose by generation, start, publish.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
 
-use super::attach::{self, ReplicaPath};
-use super::backend::{Attribute, ReplicaDescription};
-use super::instance::{Engine, Frontend};
-use super::restore::marker::RestoreMarker;
-use super::state::{Chain, EngineState, ReplicaMode};
+use super::attach;
+use super::backend::Attribute;
+use super::instance::Engine;
+use super::probe::Probes;
+use super::state::{EngineState, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::mirror::core::{
-    Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, assemble, salvage,
+    Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, RefusedReason, assemble, salvage,
 };
 use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
 use crate::name::{BdevName, NonEmpty, ReplicaName};
 use crate::spdk::Control;
 
-/// A replica that answered: what it says, what it durably knows.
-struct Probed {
-    path: Arc<ReplicaPath>,
-    description: ReplicaDescription,
-    marker: RestoreMarker,
-}
-
 /// Brings the mirror up over all replicas that can take part. Those that cannot are listed with the reason.
 pub(super) async fn bring_up(engine: &Arc<Engine>, salvage_requested: bool) -> Result<()> {
-    let probed = probe_all(engine).await?;
-    roll_back_interrupted_restore(engine, &probed).await?;
-    let (candidates, mut opened) = open_all(engine, &probed).await;
-    let assembly = choose(engine, candidates, salvage_requested);
-    let assembly = match assembly {
+    let probes = Probes::ask(engine).await?.recover(engine).await?;
+    let (candidates, mut opened) = open_all(engine, &probes).await;
+    for candidate in &candidates {
+        if let Found::Unreachable(problem) = &candidate.found {
+            note(engine, &candidate.replica, problem.clone());
+        }
+    }
+    let assembly = match choose(engine, candidates, salvage_requested) {
         Ok(assembly) => assembly,
         Err(error) => {
             close_all(engine, opened.into_values()).await;
-            return Err(error);
+            return Err(with_problems(engine, error));
         }
     };
     for refused in &assembly.refused {
-        note(engine, &refused.replica, refused.reason.to_string());
+        if !matches!(refused.reason, RefusedReason::Unreachable(_)) {
+            note(engine, &refused.replica, refused.reason.to_string());
+        }
         if let Some(unused) = opened.remove(&refused.replica) {
             close_all(engine, [unused]).await;
         }
@@ -49,78 +47,29 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, salvage_requested: bool) -> R
         return Err(Error::internal(engine.object(), "an assembly has no opened member"));
     };
     let mirror = start(engine, assembly, opened).await?;
-    adopt(engine, mirror, &probed).await
+    adopt(engine, mirror, &probes).await
 }
 
-/// Asks every replica. An error only when none answers as it must.
-async fn probe_all(engine: &Arc<Engine>) -> Result<Vec<Probed>> {
-    let probes = engine.paths().into_iter().map(|path| async move {
-        let result = probe(&path).await;
-        (path, result)
-    });
-    let mut probed = Vec::new();
-    for (path, result) in join_all(probes).await {
-        match result {
-            Ok(found) => probed.push(found),
-            Err(error) => note(engine, &path.replica, error.to_string()),
+/// Names the replicas that cannot take part, and why, where that is why nothing can be started.
+fn with_problems(engine: &Engine, error: Error) -> Error {
+    let listed = engine.published().replicas.into_values();
+    let problems: Vec<_> = listed.map(|listed| listed.problem).filter(|problem| !problem.is_empty()).collect();
+    match error {
+        Error::Precondition { object, problem } if !problems.is_empty() => {
+            Error::Precondition { object, problem: format!("{problem}: {}", problems.join("; ")) }
         }
+        other => other,
     }
-    if probed.is_empty() {
-        let problems = engine.published().replicas.into_values().map(|listed| listed.problem).collect::<Vec<_>>();
-        return Err(Error::peer(engine.object(), format!("no replica can take part: {}", problems.join("; "))));
-    }
-    Ok(probed)
-}
-
-async fn probe(path: &Arc<ReplicaPath>) -> Result<Probed> {
-    let description = path.backend.describe().await?;
-    if description.state != "running" {
-        let problem = format!("it is in state {} {}", description.state, description.error_message);
-        return Err(Error::precondition(format!("replica {}", path.replica), problem));
-    }
-    let stored = path.backend.attribute(Attribute::Restore).await?;
-    let marker = RestoreMarker::parse(stored.as_deref()).unwrap_or_else(|problem| {
-        tracing::warn!(replica = %path.replica, problem, "its restore marker is unreadable; nothing is assumed of its content");
-        RestoreMarker::default()
-    });
-    Ok(Probed { path: path.clone(), description, marker })
-}
-
-/// A restore that was cut short left a mixture in the head. Where every replica has the snapshot of the last complete
-/// restore, the heads go back to it: the volume stands at its last good point, the same on all of them.
-/// Where there is no such point, the volume can only be restored into, not served.
-async fn roll_back_interrupted_restore(engine: &Engine, probed: &[Probed]) -> Result<()> {
-    if probed.iter().all(|replica| replica.marker.in_progress.is_none()) {
-        return Ok(());
-    }
-    let last = probed.iter().find_map(|replica| replica.marker.restored.clone());
-    let Some(last) =
-        last.filter(|last| probed.iter().all(|replica| replica.description.snapshots.contains_key(&last.snapshot)))
-    else {
-        if engine.frontend == Frontend::None {
-            return Ok(());
-        }
-        let problem = "its first restore was interrupted and there is no earlier point to go back to; restore it again";
-        return Err(Error::precondition(engine.object(), problem));
-    };
-    for replica in probed {
-        tracing::info!(engine = %engine.name, replica = %replica.path.replica, snapshot = %last.snapshot,
-            "an interrupted restore is rolled back");
-        replica.path.backend.snapshot_revert(&last.snapshot).await?;
-        let marker = RestoreMarker { restored: Some(last.clone()), in_progress: None };
-        replica.path.backend.set_attribute(Attribute::Restore, marker.encode()).await?;
-    }
-    Ok(())
 }
 
 /// Opens all that answered, in parallel.
-async fn open_all(engine: &Engine, probed: &[Probed]) -> (Vec<Candidate>, BTreeMap<ReplicaName, OpenedMember>) {
-    let limit = engine.context.limits.attach;
-    let opening = engine.paths().into_iter().map(|path| async move {
-        if !probed.iter().any(|replica| replica.path.replica == path.replica) {
-            return (path, Err(Error::peer("replica", "it did not answer")));
-        }
-        let found = open_one(&engine.context.control, &path, limit).await;
+async fn open_all(engine: &Engine, probes: &Probes) -> (Vec<Candidate>, BTreeMap<ReplicaName, OpenedMember>) {
+    let (control, limit) = (&engine.context.control, engine.context.limits.attach);
+    let opening = probes.records().map(|(path, record)| async move {
+        let found = match record {
+            Ok(record) => attach::open(control, path, limit).await.map(|member| (member, record)),
+            Err(error) => Err(error),
+        };
         (path, found)
     });
     let mut candidates = Vec::new();
@@ -137,24 +86,6 @@ async fn open_all(engine: &Engine, probed: &[Probed]) -> (Vec<Candidate>, BTreeM
         candidates.push(Candidate { replica: path.replica.clone(), found });
     }
     (candidates, opened)
-}
-
-async fn open_one(
-    control: &Control,
-    path: &ReplicaPath,
-    limit: std::time::Duration,
-) -> Result<(OpenedMember, Option<GenerationRecord>)> {
-    let stored = path.backend.attribute(Attribute::Generation).await?;
-    let record = match stored {
-        None => None,
-        Some(bytes) if bytes.is_empty() => None,
-        Some(bytes) => {
-            let corrupt = |problem: String| Error::Corruption { object: format!("replica {}", path.replica), problem };
-            let text = String::from_utf8(bytes).map_err(|_| corrupt("its generation is not text".into()))?;
-            Some(GenerationRecord::parse(&text).map_err(|error| corrupt(error.to_string()))?)
-        }
-    };
-    Ok((attach::open(control, path, limit).await?, record))
 }
 
 fn choose(engine: &Engine, candidates: Vec<Candidate>, salvage_requested: bool) -> Result<Assembly> {
@@ -197,7 +128,7 @@ async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<Opened
 }
 
 /// Makes a started mirror the engine's own.
-async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probed: &[Probed]) -> Result<()> {
+async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probes: &Probes) -> Result<()> {
     let status = mirror.status();
     let size = mirror.geometry().size();
     engine.set_mirror(Some(mirror.clone()));
@@ -210,7 +141,9 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probed: &[Probed]) -> 
             return Err(error);
         }
     };
-    let last_restored = last_restored(engine, probed, &chain);
+    let modes = engine.published().replicas;
+    let in_sync = |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
+    let last_restored = probes.last_restored(in_sync, &chain);
     engine.publish(|published| {
         published.state = EngineState::Running;
         published.error_message.clear();
@@ -220,17 +153,6 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probed: &[Probed]) -> 
     });
     follow(engine, &mirror);
     Ok(())
-}
-
-/// The backup that every replica in sync is known to hold, with its snapshot in place.
-fn last_restored(engine: &Engine, probed: &[Probed], chain: &Chain) -> Option<crate::name::BackupName> {
-    let modes = engine.published().replicas;
-    let in_sync =
-        |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
-    let mut restored = probed.iter().filter(|replica| in_sync(&replica.path.replica)).map(|replica| &replica.marker);
-    let first = restored.next()?.restored.clone()?;
-    let same = restored.all(|marker| marker.restored.as_ref() == Some(&first));
-    (same && chain.snapshots.contains_key(&first.snapshot)).then_some(first.backup)
 }
 
 /// Keeps the published modes those of the mirror, as long as it is the engine's.

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::backend::Backend;
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::mirror::core::{Locality, OpenMember};
 use crate::mirror::{DiskFlush, MemberFlush, OpenedMember};
 use crate::name::{BdevName, LvolName, Nqn, ReplicaAddress, ReplicaName};
 use crate::spdk::bdev::{BdevEvent, OpenBdev};
-use crate::spdk::nvme::{self, Peer, TcpTarget};
+use crate::spdk::nvme::{self, AttachFault, Peer, TcpTarget};
 use crate::spdk::{Control, SpdkError};
 
 /// How long a peer that is asked whether it lives may take.
@@ -96,11 +97,25 @@ async fn attach(control: &Control, path: &ReplicaPath, limit: Duration) -> Resul
         io_queues: IO_QUEUES,
     };
     let peer = format!("replica {} at {}", path.replica, path.address);
+    let fault = ordered_fault();
     let attached = control.run(move |on| async move {
+        if let Some(fault) = fault {
+            nvme::inject_fault(on, fault);
+        }
         let names = nvme::attach_tcp(on, &controller, &target, limit).await?;
         nvme::only(on, &controller, names, limit).await
     });
     attached.await.map_err(|error: SpdkError| Error::peer(peer, error.to_string()))
+}
+
+/// What a test has ordered the next attach to answer.
+fn ordered_fault() -> Option<AttachFault> {
+    let points = [
+        (Point::AttachNoName, AttachFault::NoName),
+        (Point::AttachTwoNames, AttachFault::TwoNames),
+        (Point::AttachEmptyName, AttachFault::EmptyName),
+    ];
+    points.into_iter().find(|(point, _)| faults::fails(*point)).map(|(_, fault)| fault)
 }
 
 /// SPDK 20.07 connects on the reactor and waits for the kernel's own limit, so the address is tried from here first.

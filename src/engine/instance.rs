@@ -123,9 +123,10 @@ impl Engine {
     }
 
     /// Changes what is published, all at once, and tells the watchers.
-    pub(super) fn publish(&self, change: impl FnOnce(&mut Published)) {
-        change(&mut locked(&self.published));
+    pub(super) fn publish<T>(&self, change: impl FnOnce(&mut Published) -> T) -> T {
+        let result = change(&mut locked(&self.published));
         self.context.changes.announce();
+        result
     }
 
     /// The engine as errors name it.

@@ -7,8 +7,10 @@ use futures::future::join_all;
 use super::attach::ReplicaPath;
 use super::backend::SnapshotOptions;
 use super::instance::{Engine, Frontend};
+use super::restore::replicas::forget_restores;
 use super::state::EngineState;
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::name::{ReplicaName, SnapshotName};
 
 /// What a replica answered.
@@ -24,22 +26,27 @@ impl Engine {
             None => SnapshotName::parse(&uuid::Uuid::new_v4().simple().to_string()[..8])
                 .map_err(|error| Error::internal("snapshot name", error.to_string()))?,
         };
+        if self.published().chain.snapshots.contains_key(&name) {
+            return Err(Error::exists("snapshot", name));
+        }
         self.take_snapshot(&name, true).await?;
         self.refresh_chain().await?;
         Ok(name)
     }
 
-    /// Takes a snapshot on every replica in sync while client I/O is paused. The caller holds the operation.
+    /// Takes a snapshot on every replica in sync while client I/O is paused. The caller holds the operation, and has seen
+    /// that there is none of the name.
     pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<()> {
-        if self.published().chain.snapshots.contains_key(name) {
-            return Err(Error::exists("snapshot", name));
-        }
         let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let options = SnapshotOptions { user_created, timestamp };
         let pause = self.mirror()?.pause(self.context.limits.pause).await?;
         let answers = self.on_all(|path| {
             let options = options.clone();
-            async move { path.backend.snapshot_create(name, options).await }
+            async move {
+                faults::pass(Point::SnapshotBegins).await?;
+                path.backend.snapshot_create(name, options).await?;
+                faults::pass(Point::SnapshotTaken).await
+            }
         });
         let answers = answers.await;
         if let Err(broken) = pause.resume().await {
@@ -92,12 +99,15 @@ impl Engine {
             mirror.stop().await?;
         }
         let answers = join_all(in_sync.into_iter().map(|path| async move {
-            let result = path.backend.snapshot_revert(name).await;
+            // Forgotten first: one whose content changes must not be known for the last restore's.
+            let result = match forget_restores(&path).await {
+                Ok(()) => path.backend.snapshot_revert(name).await,
+                Err(error) => Err(error),
+            };
             (path, result)
         }))
         .await;
         let failed: Vec<_> = answers.into_iter().filter_map(|(path, result)| Some((path, result.err()?))).collect();
-        self.clear_marker().await;
         self.bring_up_again().await?;
         for (path, error) in &failed {
             self.expel(&path.replica, error).await;

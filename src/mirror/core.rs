@@ -33,7 +33,7 @@ pub mod view;
 pub mod write;
 
 pub use assembly::{
-    Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason, assemble, salvage,
+    Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason, assemble, complete, salvage,
 };
 pub use channel::{ChannelState, Unavailable};
 pub use control::{

@@ -12,13 +12,14 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use uuid::Uuid;
 
 use super::budget::Budget;
 use super::layers::held_parts;
 use crate::disk::FlushHandle;
+use crate::faults;
 use crate::name::{BdevName, LvolAlias};
 use crate::spdk::bdev::{Geometry, IoChannel, IoKind, OpenBdev};
 use crate::spdk::clustermap::ClusterMap;
@@ -29,6 +30,13 @@ use crate::spdk::{Control, Errno, OnControl, OnThread, SpdkError, lvol};
 const SMALL_ZEROES: u64 = 64 << 10;
 /// The longest range zeroed by one I/O.
 const ZERO_STEP: u64 = 8 << 20;
+
+/// All I/O passes.
+const OPEN: u8 = 0;
+/// Tests may order writes to fail ([`crate::faults`]).
+const FAULTY: u8 = 1;
+/// Nothing passes any more.
+const STOPPED: u8 = 2;
 
 thread_local! {
     /// The registered devices. Only the control thread has any.
@@ -43,7 +51,7 @@ pub(super) struct HeadDevice {
     flush: FlushHandle,
     control: Control,
     runtime: tokio::runtime::Handle,
-    stopped: AtomicBool,
+    gate: AtomicU8,
 }
 
 /// What a head device is made of.
@@ -99,7 +107,7 @@ pub(super) fn register(on: OnControl, config: HeadConfig) -> Result<Geometry, Sp
         flush: config.flush,
         control: config.control,
         runtime: config.runtime,
-        stopped: AtomicBool::new(false),
+        gate: AtomicU8::new(if faults::are_on() { FAULTY } else { OPEN }),
     };
     let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, config.name.as_str().as_bytes());
     let handle = VdevHandle::create(on, &config.name, uuid, geometry, Arc::new(device))?;
@@ -120,7 +128,7 @@ pub(super) fn resize(on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
 pub(super) async fn unregister(_on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
     match DEVICES.with_borrow_mut(|devices| devices.remove(name)) {
         Some(handle) => {
-            handle.device().stopped.store(true, Ordering::Release);
+            handle.device().gate.store(STOPPED, Ordering::Release);
             handle.destroy().await
         }
         None => Ok(()),
@@ -153,6 +161,13 @@ impl HeadDevice {
             });
         });
     }
+}
+
+/// Whether a test has ordered this I/O to fail.
+#[cold]
+fn is_to_fail(kind: IoKind) -> bool {
+    let writes = matches!(kind, IoKind::Write | IoKind::WriteZeroes | IoKind::Unmap);
+    writes && faults::fails(faults::Point::ReplicaWrite)
 }
 
 /// Writes zeroes over those parts of the range that the lvol or one of its ancestors holds; the rest reads as zeroes.
@@ -212,8 +227,10 @@ impl Vdev for HeadDevice {
     }
 
     fn submit(&self, channel: &HeadChannel, mut io: Vio<Self>) {
-        if self.stopped.load(Ordering::Relaxed) {
-            return io.fail();
+        match self.gate.load(Ordering::Relaxed) {
+            OPEN => {}
+            FAULTY if !is_to_fail(io.kind()) => {}
+            _ => return io.fail(),
         }
         let size = io.block_count() * u64::from(self.lvol.geometry().block_size);
         match io.kind() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use corriente::initiator::{Initiator, Options};
-use corriente::name::{Nqn, VolumeName};
+use corriente::name::{Nqn, ReplicaName, VolumeName};
 use corriente::wire::corriente::v1 as own;
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
@@ -31,8 +31,8 @@ impl Cluster {
         Self::start_with([NodeOptions::named("a"), NodeOptions::named("b")]).await
     }
 
-    pub async fn start_with([a, b]: [NodeOptions; 2]) -> Self {
-        let nodes = [Node::start(a).await, Node::start(b).await];
+    pub async fn start_with([first, second]: [NodeOptions; 2]) -> Self {
+        let nodes = [Node::start(first).await, Node::start(second).await];
         let mut disks = Vec::new();
         for node in &nodes {
             let disk = Disk::create(node.directory(), "disk.img", DISK_BYTES);
@@ -75,6 +75,19 @@ impl Cluster {
         frontend: &str,
         replicas: BTreeMap<String, String>,
     ) -> wire::Engine {
+        let engine = self.try_engine(volume, size, frontend, replicas).await;
+        assert_eq!((engine.state.as_str(), engine.error_msg.as_str()), ("running", ""));
+        engine
+    }
+
+    /// An engine that may be in state error.
+    pub async fn try_engine(
+        &self,
+        volume: &str,
+        size: u64,
+        frontend: &str,
+        replicas: BTreeMap<String, String>,
+    ) -> wire::Engine {
         let request = wire::EngineCreateRequest {
             name: format!("{volume}-e-0"),
             volume_name: volume.into(),
@@ -83,9 +96,7 @@ impl Cluster {
             frontend: frontend.into(),
             ..Default::default()
         };
-        let engine = self.nodes[0].spdk().engine_create(request).await.expect("the engine is created").into_inner();
-        assert_eq!((engine.state.as_str(), engine.error_msg.as_str()), ("running", ""));
-        engine
+        self.nodes[0].spdk().engine_create(request).await.expect("the engine is created").into_inner()
     }
 
     pub async fn get(&self, volume: &str) -> wire::Engine {
@@ -142,13 +153,36 @@ impl Cluster {
     pub async fn read(&self, engine: &wire::Engine) -> Vec<u8> {
         let address: SocketAddr = format!("{}:{}", engine.target_ip, engine.target_port).parse().expect("a target");
         let nqn = Nqn::volume(&VolumeName::parse(&engine.volume_name).expect("a volume name"));
-        let host = Nqn::parse("nqn.2026-01.test:host").expect("an NQN");
-        let initiator = Initiator::connect(address, &nqn, &host, Options::default()).await.expect("the target answers");
-        let mut image = vec![0; initiator.namespace().size_bytes() as usize];
-        initiator.read(0, &mut image).await.expect("the volume can be read");
-        initiator.disconnect().await.expect("an orderly end");
-        image
+        read_target(address, &nqn, &client()).await
     }
+
+    /// Writes through the volume's target, as a client.
+    pub async fn write(&self, engine: &wire::Engine, offset: u64, data: &[u8]) {
+        let address: SocketAddr = format!("{}:{}", engine.target_ip, engine.target_port).parse().expect("a target");
+        let nqn = Nqn::volume(&VolumeName::parse(&engine.volume_name).expect("a volume name"));
+        let connected = Initiator::connect(address, &nqn, &client(), Options::default()).await;
+        let initiator = connected.expect("the target answers");
+        initiator.write(offset, data).await.expect("the volume can be written");
+        initiator.disconnect().await.expect("an orderly end");
+    }
+}
+
+/// The bytes of one replica, as its own node exports it.
+pub async fn read_replica(name: &str, address: &str) -> Vec<u8> {
+    let nqn = Nqn::replica(&ReplicaName::parse(name).expect("a replica name"));
+    read_target(address.parse().expect("an address"), &nqn, &Nqn::internal_host()).await
+}
+
+fn client() -> Nqn {
+    Nqn::parse("nqn.2026-01.test:host").expect("an NQN")
+}
+
+async fn read_target(address: SocketAddr, nqn: &Nqn, host: &Nqn) -> Vec<u8> {
+    let initiator = Initiator::connect(address, nqn, host, Options::default()).await.expect("the target answers");
+    let mut image = vec![0; initiator.namespace().size_bytes() as usize];
+    initiator.read(0, &mut image).await.expect("the volume can be read");
+    initiator.disconnect().await.expect("an orderly end");
+    image
 }
 
 pub async fn ready(node: &Node) {

@@ -56,6 +56,15 @@ async fn no_call_takes_an_empty_blank_or_foreign_name() {
             ..Default::default()
         };
         named(spdk.engine_backup_restore(restore).await, "engine_name", &bad);
+        if !bad.is_empty() {
+            let restore = wire::EngineBackupRestoreRequest {
+                backup_url: "vfs:///x?backup=backup-1&volume=vol".into(),
+                engine_name: "vol-e-0".into(),
+                snapshot_name: bad.clone(),
+                ..Default::default()
+            };
+            named(spdk.engine_backup_restore(restore).await, "snapshot_name", &bad);
+        }
     }
     for address in [":0", "127.0.0.1", "127.0.0.1:0", "0.0.0.0:1", "vol-r-00000000", "::1"] {
         let request = wire::EngineCreateRequest {

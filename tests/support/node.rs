@@ -17,6 +17,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::address::Address;
+use super::faults::Faults;
 use super::memory::{Choice, Memory};
 use super::process::Process;
 use super::wait::wait_until;
@@ -32,12 +33,19 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 pub struct NodeOptions {
     name: String,
     settings: toml::Table,
+    faulty: bool,
 }
 
 impl NodeOptions {
     /// `name` is for the log and for messages.
     pub fn named(name: &str) -> Self {
-        NodeOptions { name: name.to_string(), settings: toml::Table::new() }
+        NodeOptions { name: name.to_string(), settings: toml::Table::new(), faulty: false }
+    }
+
+    /// It obeys [`Node::faults`].
+    pub fn faulty(mut self) -> Self {
+        self.faulty = true;
+        self
     }
 
     /// Sets one key of the configuration file, e.g. `timeouts.attach`.
@@ -54,6 +62,7 @@ pub struct Node {
     address: Address,
     directory: TempDir,
     core: usize,
+    faults: Option<Faults>,
     process: Option<Process>,
 }
 
@@ -64,12 +73,14 @@ impl Node {
             .prefix(&format!("{}-", options.name))
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("a directory for the node");
+        let faults = options.faulty.then(|| Faults::in_directory(directory.path().join("faults")));
         let mut node = Node {
             name: options.name,
             settings: options.settings,
             address: Address::lease(),
             directory,
             core: next_core(),
+            faults,
             process: None,
         };
         node.start_again().await;
@@ -83,7 +94,9 @@ impl Node {
         let config = self.write_config(choice.memory);
         let arguments = ["serve", "--config", config.to_str().expect("a path in UTF-8")];
         let program = Path::new(env!("CARGO_BIN_EXE_corriente"));
-        let mut process = Process::spawn(&self.name, program, &arguments, self.directory.path().join("log"));
+        let faults = self.faults.as_ref().map(|faults| (corriente::faults::VARIABLE, faults.directory().as_path()));
+        let log = self.directory.path().join("log");
+        let mut process = Process::spawn(&self.name, program, &arguments, faults.as_slice(), log);
         let health = HealthClient::new(self.channel());
         wait_until(START_LIMIT, &format!("{} serves", self.name), async || {
             if let Some(status) = process.ended() {
@@ -117,6 +130,13 @@ impl Node {
         self.forget_process();
     }
 
+    /// Waits until it has killed itself as a fault ordered.
+    pub async fn killed(&mut self) {
+        let status = self.running().wait(STOP_LIMIT).await;
+        self.forget_process();
+        assert!(!status.success(), "{} ended as if it had been told to", self.name);
+    }
+
     /// Stops it where it stands: its connections stay open and nothing answers.
     pub fn freeze(&mut self) {
         self.running().freeze();
@@ -124,6 +144,11 @@ impl Node {
 
     pub fn thaw(&mut self) {
         self.running().thaw();
+    }
+
+    /// What it is ordered to do wrong.
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().unwrap_or_else(|| panic!("{} was started without faults", self.name))
     }
 
     /// Where all its services answer.

@@ -24,7 +24,13 @@ pub struct Process {
 
 impl Process {
     /// Starts `program`; what it prints is appended to the file `log`.
-    pub fn spawn(name: &str, program: &Path, arguments: &[&str], log: PathBuf) -> Self {
+    pub fn spawn(
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &Path)],
+        log: PathBuf,
+    ) -> Self {
         let output = File::options().create(true).append(true).open(&log).expect("a log file");
         // A test that is killed cannot clean up, so the kernel kills the child with it.
         let mut command = Command::new("setpriv");
@@ -32,6 +38,7 @@ impl Process {
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle of the log"))
             .stderr(output);
@@ -43,6 +50,12 @@ impl Process {
     /// The status if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child of our own")
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let what = format!("{} ends by itself", self.name);
+        wait_until(limit, &what, async || self.ended().ok_or_else(|| "still running".to_string())).await
     }
 
     /// Asks it to end and waits for that; its log is in the panic if it does not.

@@ -1,13 +1,14 @@
 //! The request of a restore: checked, claimed, started. Nothing is touched before the claim.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::job::{Job, RunningRestore};
-use super::status::RestorePhase;
+use super::status::{RestorePhase, RestoreState};
 use crate::backup::{BackupUrl, Cancel, LockKind, LockSettings, Progress, Target, VolumeLock};
 use crate::engine::instance::{Engine, Frontend};
-use crate::engine::state::{EngineState, ReplicaMode};
+use crate::engine::state::{Chain, EngineState, Published, ReplicaMode};
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::name::{BackupName, SnapshotName};
 
 /// A parsed request.
@@ -22,29 +23,34 @@ pub struct RestoreRequest {
 /// The right to restore into an engine. Dropping it without [`Claim::end`] gives it back as an error.
 pub(super) struct Claim {
     engine: Arc<Engine>,
+    /// What was published before.
+    before: RestoreState,
     ended: bool,
 }
 
 impl Claim {
     /// Takes the right, or says why not. From here on a second request is refused without effect on this one.
     fn take(engine: &Arc<Engine>, url: &BackupUrl, backup: &BackupName) -> Result<Self> {
-        let mut outcome = Ok(());
-        engine.publish(|published| {
-            outcome = may_restore(engine, published, backup);
-            if outcome.is_ok() {
-                let restore = &mut published.restore;
-                restore.phase = RestorePhase::InProgress;
-                restore.current = Some(backup.clone());
-                restore.url = Some(url.clone());
-                restore.error.clear();
-                restore.progress = 0;
-            }
-        });
-        outcome.map(|()| Self { engine: engine.clone(), ended: false })
+        let before = engine.publish(|published| {
+            may_restore(engine, published, backup)?;
+            let before = published.restore.clone();
+            published.restore = RestoreState {
+                phase: RestorePhase::InProgress,
+                last_restored: before.last_restored.clone(),
+                current: Some(backup.clone()),
+                url: Some(url.clone()),
+                error: String::new(),
+                progress: 0,
+            };
+            Ok::<_, Error>(before)
+        })?;
+        // The job of the restore before; its progress is not this one's.
+        engine.running_restore().take();
+        Ok(Self { engine: engine.clone(), before, ended: false })
     }
 
     /// Gives the right back with an outcome, together with whatever else is to be published with it.
-    pub(super) fn end(mut self, publish: impl FnOnce(&mut crate::engine::state::Published)) {
+    pub(super) fn end(mut self, publish: impl FnOnce(&mut Published)) {
         self.ended = true;
         self.engine.publish(|published| {
             published.restore.current = None;
@@ -53,8 +59,14 @@ impl Claim {
         });
     }
 
-    /// Gives the right back because of an error.
-    pub(super) fn fail(self, error: &Error) {
+    /// Gives the right back as if it had never been taken.
+    fn withdraw(mut self) {
+        let before = std::mem::take(&mut self.before);
+        self.end(|published| published.restore = before);
+    }
+
+    /// Gives the right back because of an error, with the snapshots as they are after it, where they were read.
+    pub(super) fn fail(self, error: &Error, chain: Option<Chain>) {
         let (engine, volume) = (self.engine.name.clone(), self.engine.volume.clone());
         let phase = match error {
             Error::Canceled { .. } => RestorePhase::Canceled,
@@ -64,6 +76,9 @@ impl Claim {
         self.end(|published| {
             published.restore.phase = phase;
             published.restore.error = error.to_string();
+            if let Some(chain) = chain {
+                published.chain = chain;
+            }
         });
     }
 }
@@ -80,7 +95,12 @@ impl Drop for Claim {
     }
 }
 
-fn may_restore(engine: &Engine, published: &crate::engine::state::Published, backup: &BackupName) -> Result<()> {
+fn not_running(engine: &Engine, published: &Published) -> Error {
+    let problem = format!("it is in state {}: {}", published.state.as_str(), published.error_message);
+    Error::precondition(engine.object(), problem)
+}
+
+fn may_restore(engine: &Engine, published: &Published, backup: &BackupName) -> Result<()> {
     let refuse = |problem: String| Err(Error::precondition(engine.object(), problem));
     if engine.frontend != Frontend::None {
         let frontend = engine.frontend.as_str();
@@ -95,7 +115,7 @@ fn may_restore(engine: &Engine, published: &crate::engine::state::Published, bac
         return refuse(format!("already restored backup {backup}"));
     }
     if published.state != EngineState::Running {
-        return refuse(format!("it is in state {}: {}", published.state.as_str(), published.error_message));
+        return Err(not_running(engine, published));
     }
     if let Some((replica, _)) = published.replicas.iter().find(|(_, listed)| listed.mode != ReplicaMode::ReadWrite) {
         return refuse(format!("replica {replica} is not in sync; remove or rebuild it first"));
@@ -103,29 +123,68 @@ fn may_restore(engine: &Engine, published: &crate::engine::state::Published, bac
     Ok(())
 }
 
+/// Whether an error of the preparation will come again however often the request is repeated, as it lies with what is
+/// stored. Longhorn's manager repeats a refused request at every poll, and stops at an error in the status
+/// (`engine-behaviour` §10.1).
+fn is_permanent(error: &Error) -> bool {
+    matches!(error, Error::Corruption { .. })
+}
+
 impl Engine {
-    /// Starts a restore and returns once it runs. An error leaves everything as it was.
+    /// Starts a restore and returns once it runs. It goes on when the caller stops waiting.
+    ///
+    /// # Errors
+    /// A refused request leaves everything as it was. A backup that is damaged shows in the status as well.
     pub async fn restore(self: &Arc<Self>, request: RestoreRequest) -> Result<()> {
         let backup = request.url.require_backup()?.clone();
-        let before = self.published().restore;
         let claim = Claim::take(self, &request.url, &backup)?;
-        match self.prepare(&request, &backup).await {
-            Ok(job) => {
-                let running = job.running();
-                *self.restore.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(running);
-                tokio::spawn(job.run(claim));
-                Ok(())
-            }
+        let engine = self.clone();
+        let started = tokio::spawn(async move { engine.begin_restore(request, backup, claim).await });
+        started.await.unwrap_or_else(|error| Err(Error::internal(self.object(), error.to_string())))
+    }
+
+    async fn begin_restore(
+        self: &Arc<Self>,
+        request: RestoreRequest,
+        backup: BackupName,
+        claim: Claim,
+    ) -> Result<()> {
+        let job = match self.prepare(&request, &backup).await {
+            Ok(job) => job,
             Err(error) => {
-                // Refused, not failed: the status stays what it was before the request.
-                claim.end(|published| published.restore = before);
-                Err(error)
+                // What is only refused, and may be repeated, leaves the status what it was before the request.
+                if is_permanent(&error) { claim.fail(&error, None) } else { claim.withdraw() }
+                return Err(error);
             }
+        };
+        if let Err(error) = self.enter(&job) {
+            job.give_up().await;
+            claim.withdraw();
+            return Err(error);
         }
+        tokio::spawn(job.run(claim));
+        Ok(())
+    }
+
+    /// Makes the job the one that a deletion of the engine cancels and waits for. An engine whose deletion has begun takes
+    /// none any more.
+    fn enter(&self, job: &Job) -> Result<()> {
+        let mut running = self.running_restore();
+        let published = self.published();
+        if published.state != EngineState::Running {
+            return Err(not_running(self, &published));
+        }
+        *running = Some(job.running());
+        Ok(())
+    }
+
+    fn running_restore(&self) -> MutexGuard<'_, Option<RunningRestore>> {
+        self.restore.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads what the store says about the backup and checks that it fits.
     async fn prepare(self: &Arc<Self>, request: &RestoreRequest, backup: &BackupName) -> Result<Job> {
+        faults::pass(Point::RestoreClaimed).await?;
         let permit = self.context.restores.clone().try_acquire_owned().map_err(|_| Error::Exhausted {
             resource: "restores at once",
             problem: format!("this node runs {} already, its limit", self.context.limits.restores),
@@ -160,8 +219,7 @@ impl Engine {
 
     /// Cancels the restore that runs, if any, and waits until it has ended.
     pub(in crate::engine) async fn cancel_restore(&self) {
-        let running: Option<RunningRestore> =
-            self.restore.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let running = self.running_restore().take();
         if let Some(running) = running {
             running.cancel().await;
         }
@@ -169,7 +227,6 @@ impl Engine {
 
     /// Per cent of the restore that runs.
     pub fn restore_progress(&self) -> Option<u32> {
-        let running = self.restore.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        running.as_ref().map(RunningRestore::percent)
+        self.running_restore().as_ref().map(RunningRestore::percent)
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backup::{ByteOffset, RestoreSink};
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::name::BdevName;
 use crate::spdk::{BdevClient, Control, DmaBuffer};
 
@@ -75,11 +76,13 @@ impl RestoreSink for MirrorSink {
         let Some(buffer) = pooled.buffer.take() else {
             return Err(Error::internal("restore", "a block has no buffer"));
         };
+        faults::pass(Point::RestoreStepBegins).await?;
         pooled.buffer = Some(self.bdev.write(offset.0, buffer).await?);
-        Ok(())
+        faults::pass(Point::RestoreStepDone).await
     }
 
     async fn zero(&self, offset: ByteOffset, length: u64) -> Result<()> {
+        faults::pass(Point::RestoreStepBegins).await?;
         let end = offset.0 + length;
         let mut at = offset.0;
         while at < end {
@@ -87,7 +90,7 @@ impl RestoreSink for MirrorSink {
             self.bdev.write_zeroes(at, step).await?;
             at += step;
         }
-        Ok(())
+        faults::pass(Point::RestoreStepDone).await
     }
 
     async fn flush(&self) -> Result<()> {

@@ -62,6 +62,17 @@ pub fn salvage(
     Ok((assembly, lost))
 }
 
+/// The replicas that lack nothing, as far as their records tell: the ones that [`assemble`] takes if they can be opened
+/// and have the mirror's size. For who must know before anything is opened.
+pub fn complete(found: &[(ReplicaName, Option<GenerationRecord>)]) -> Vec<ReplicaName> {
+    let newest = newest_of(found.iter().filter_map(|(_, record)| record.as_ref()));
+    if newest.is_none() && found.iter().any(|(_, record)| record.is_some()) {
+        return Vec::new();
+    }
+    let names = found.iter().filter(|(replica, record)| lack(&newest, replica, record.as_ref()).is_none());
+    names.map(|(replica, _)| replica.clone()).collect()
+}
+
 /// The records of the highest generation; none when no candidate has a real one.
 struct Newest {
     generation: Generation,
@@ -107,9 +118,14 @@ fn record(candidate: &Candidate) -> Option<&GenerationRecord> {
 }
 
 fn newest_records(candidates: &[Candidate]) -> Option<Newest> {
-    let highest = candidates.iter().filter_map(record).max_by_key(|record| record.generation)?;
+    newest_of(candidates.iter().filter_map(record))
+}
+
+fn newest_of<'a>(records: impl Iterator<Item = &'a GenerationRecord> + Clone) -> Option<Newest> {
+    let real = records.filter(|record| record.generation != Generation::NONE);
+    let highest = real.clone().max_by_key(|record| record.generation)?;
     let mut newest = Newest::of(highest);
-    for same in candidates.iter().filter_map(record) {
+    for same in real {
         if same.generation == newest.generation {
             for replica in &same.in_sync {
                 if !newest.names(replica) {
@@ -230,18 +246,8 @@ fn judge(candidate: Candidate, newest: &Option<Newest>, size_bytes: u64) -> Resu
             return Err(Refused { replica, open: None, reason: RefusedReason::Unreachable(problem) });
         }
     };
-    let new = record.is_none();
+    let reason = lack(newest, &replica, record.as_ref());
     let found = record.map_or(Generation::NONE, |record| record.generation);
-    let reason = match newest {
-        None => None,
-        Some(newest) if new && newest.never_ran() && newest.names(&replica) => None,
-        Some(_) if found == Generation::NONE => Some(RefusedReason::NeverInSync),
-        Some(newest) if newest.accepts(&replica, found) => None,
-        Some(newest) if newest.disagrees(&replica, found) => {
-            Some(RefusedReason::Diverged { found, chosen: newest.generation })
-        }
-        Some(newest) => Some(RefusedReason::Stale { found, newest: newest.generation }),
-    };
     let size = RefusedReason::Size { found: open.size_bytes, expected: size_bytes };
     let wrong_size = (open.size_bytes != size_bytes).then_some(size);
     match reason.or(wrong_size) {
@@ -250,5 +256,20 @@ fn judge(candidate: Candidate, newest: &Option<Newest>, size_bytes: u64) -> Resu
             let lags = newest.as_ref().is_some_and(|newest| newest.generation != found);
             Ok((open, lags))
         }
+    }
+}
+
+/// What a replica with that record lacks beside the newest.
+fn lack(newest: &Option<Newest>, replica: &ReplicaName, record: Option<&GenerationRecord>) -> Option<RefusedReason> {
+    let found = record.map_or(Generation::NONE, |record| record.generation);
+    match newest {
+        None => None,
+        Some(newest) if record.is_none() && newest.never_ran() && newest.names(replica) => None,
+        Some(_) if found == Generation::NONE => Some(RefusedReason::NeverInSync),
+        Some(newest) if newest.accepts(replica, found) => None,
+        Some(newest) if newest.disagrees(replica, found) => {
+            Some(RefusedReason::Diverged { found, chosen: newest.generation })
+        }
+        Some(newest) => Some(RefusedReason::Stale { found, newest: newest.generation }),
     }
 }

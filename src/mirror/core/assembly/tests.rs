@@ -167,3 +167,29 @@ fn a_rebuild_that_was_not_finished_is_not_a_member() {
     assert_eq!(names(&assembly.expect("starts")), [name(0)]);
     assert_eq!(salvage(vec![void], SIZE, NOW).map(|_| ()), Err(AssemblyError::NothingInSync));
 }
+
+#[test]
+fn who_lacks_nothing_is_known_before_anything_is_opened() {
+    let (base, newest) = (generation(4, 1), generation(5, 1));
+    let cases = [
+        vec![new(0), new(1)],
+        vec![new(0), holding(1, Generation::NONE, Generation::NONE, &[])],
+        vec![holding(0, base, base, &[0, 1]), holding(1, newest, base, &[1])],
+        vec![holding(0, base, base, &[0, 1]), holding(1, newest, base, &[0, 1])],
+        vec![holding(0, newest, base, &[0]), new(1), holding(2, Generation::NONE, base, &[0])],
+    ];
+    for candidates in cases {
+        let records: Vec<_> = candidates
+            .iter()
+            .map(|candidate| match &candidate.found {
+                Found::Opened(_, record) => (candidate.replica.clone(), record.clone()),
+                Found::Unreachable(_) => unreachable!("all are opened"),
+            })
+            .collect();
+        let taken = match assemble(candidates, SIZE, NOW, Missing::Tolerate) {
+            Ok(assembly) => names(&assembly),
+            Err(_) => Vec::new(),
+        };
+        assert_eq!(complete(&records), taken, "{records:?}");
+    }
+}
