@@ -3,12 +3,13 @@
 //! - [`instance`]: one engine. [`state`]: what it publishes. [`context`]: what it needs of the node.
 //! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
 //! - [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the mirror as a target.
-//! - `snapshot`, `expand`, [`backup`], [`restore`]: operations.
+//! - `snapshot`, `expand`, [`backup`], [`checksum`], [`restore`]: operations. `tell`: what changed, as events.
 
 pub mod assemble;
 pub mod attach;
 pub mod backend;
 pub mod backup;
+pub mod checksum;
 pub mod context;
 mod expand;
 pub mod instance;
@@ -18,12 +19,14 @@ pub mod restore;
 mod snapshot;
 pub mod state;
 mod target;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::name::{EngineName, ReplicaAddress, ReplicaName, VolumeName};
+use crate::telemetry::events::ObjectKind;
 use context::EngineContext;
 use instance::{Engine, Frontend};
 use state::{EngineState, ReplicaMode};
@@ -126,8 +129,10 @@ impl Engines {
             request.snapshot_max_count,
             paths,
         ));
+        self.context.telemetry.metrics.volume_begins(&engine.volume);
         if let Err(error) = start(&engine, request.salvage).await {
             if matches!(error, Error::InvalidArgument { .. }) {
+                self.context.telemetry.metrics.volume_ends(&engine.volume);
                 return Err(error);
             }
             tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "an engine could not be started");
@@ -138,6 +143,12 @@ impl Engines {
         }
         self.registry().running.insert(request.name, engine.clone());
         self.context.changes.announce();
+        self.context.telemetry.events.tell(
+            ObjectKind::Engine,
+            &engine.name,
+            "created",
+            format!("volume {}", engine.volume),
+        );
         Ok(engine)
     }
 
@@ -169,6 +180,8 @@ impl Engines {
         engine.take_down().await?;
         self.registry().running.remove(name);
         self.context.changes.announce();
+        self.context.telemetry.metrics.volume_ends(&engine.volume);
+        self.context.telemetry.events.tell(ObjectKind::Engine, name, "deleted", "its replicas and their data stay");
         Ok(())
     }
 }

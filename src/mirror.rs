@@ -4,14 +4,17 @@
 //!   answers in, actions out, so that `tests/sim.rs` can run it under virtual time with faults.
 //! - [`member`]: a member as the mirror has it open.
 //! - `device`: the bdev, the hot path: one [`core::ChannelState`] a reactor, one tracker an I/O.
+//! - [`activity`]: what it does at the moment.
 //! - `driver`: runs [`core::control::MirrorCore`] on the control thread.
 //! - [`handle`]: what the owner holds.
 
+pub mod activity;
 pub mod core;
 mod device;
 mod driver;
 pub mod handle;
 pub mod member;
 
+pub use activity::Activity;
 pub use handle::{MemberStatus, Mirror, MirrorHost, MirrorParts, MirrorStatus, PauseGuard};
 pub use member::{DiskFlush, MemberFlush, OpenedMember};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
 
@@ -9,8 +10,9 @@ use super::attach::{self, ReplicaPath};
 use super::backend::{Attribute, ReplicaDescription};
 use super::instance::{Engine, Frontend};
 use super::restore::marker::RestoreMarker;
-use super::state::{Chain, EngineState, ReplicaMode};
+use super::state::{Chain, EngineState, ReplicaMode, failure_reason};
 use crate::error::{Error, Result};
+use crate::mirror::core::control::OutReason;
 use crate::mirror::core::{
     Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, assemble, salvage,
 };
@@ -281,6 +283,24 @@ impl MirrorHost for Host {
             let path = path.ok_or_else(|| Error::internal("mirror", "its engine is gone"))??;
             path.backend.set_attribute(Attribute::Generation, record.encode().into_bytes()).await
         })
+    }
+
+    fn member_error(&self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.context.telemetry.metrics.member_error(&engine.volume);
+        }
+    }
+
+    fn member_out(&self, reason: OutReason) {
+        if let (Some(engine), Some(reason)) = (self.engine.upgrade(), failure_reason(reason)) {
+            engine.context.telemetry.metrics.member_failed(&engine.volume, reason);
+        }
+    }
+
+    fn paused(&self, took: Duration) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.context.telemetry.metrics.paused(took);
+        }
     }
 
     fn close(&self, member: OpenMember, failed: bool) -> BoxFuture<'static, ()> {

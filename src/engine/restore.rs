@@ -2,11 +2,12 @@
 //!
 //! - [`request`]: what is refused, and when a restore is claimed.
 //! - [`job`]: from the claim to the proof.
-//! - [`sink`]: where the blocks go. [`marker`]: what the replicas durably know. [`status`]: what the manager sees.
+//! - `account`: what operators are told. [`sink`]: where the blocks go. [`marker`]: what the replicas durably know. [`status`]: what the manager sees.
 //!
 //! The rules: names come from attaches only; a claim is given back on every path; `last_restored` and the snapshots are
 //! published together, after every proof.
 
+mod account;
 pub mod job;
 pub mod marker;
 pub mod request;

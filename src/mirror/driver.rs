@@ -1,12 +1,13 @@
 //! Runs one mirror's control core on the control thread: reports and commands in, its actions carried out in order.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
 use super::core::{
     Assembly, FailureCause, Generation, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberOp, Members, ReadPolicy,
@@ -26,6 +27,7 @@ pub(super) enum Command {
     Resume { pause: PauseId, reply: Option<oneshot::Sender<Result<()>>> },
     RemoveMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
     Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
+    Activity { reply: oneshot::Sender<Result<Activity>> },
     Stop { reply: oneshot::Sender<Result<()>> },
 }
 
@@ -68,6 +70,7 @@ pub(super) struct Driver {
     started: Option<oneshot::Sender<Result<()>>>,
     pause_limit: Duration,
     pausing: Option<oneshot::Sender<Result<PauseId>>>,
+    paused_at: Option<Instant>,
 }
 
 impl Driver {
@@ -99,6 +102,7 @@ impl Driver {
             started: Some(started),
             pause_limit: Duration::ZERO,
             pausing: None,
+            paused_at: None,
         }
     }
 
@@ -128,6 +132,7 @@ impl Driver {
         match report {
             Report::MemberError { member, op, cause, error } => {
                 let replica = self.members.get(member).map(|open| open.replica.to_string()).unwrap_or_default();
+                self.host.member_error();
                 tracing::warn!(mirror = %self.name, replica, ?op, ?cause, ?error, "I/O to a member failed");
                 if let (MemberOp::Read, FailureCause::Medium, Some(vdev)) = (op, cause, &self.vdev) {
                     vdev.device().read_error_taken();
@@ -180,6 +185,13 @@ impl Driver {
                 }
                 let _ = reply.send(result);
             }
+            Command::Activity { reply } => {
+                let activity = match &self.vdev {
+                    Some(vdev) => activity::look(self.on, vdev).await,
+                    None => Ok(Activity::default()),
+                };
+                let _ = reply.send(activity);
+            }
             Command::Stop { reply } => return Some(reply),
         }
         None
@@ -215,6 +227,7 @@ impl Driver {
             }
             Action::CloseMember(member) => self.close(member).await,
             Action::PauseChannels(pause) => {
+                self.paused_at = Some(Instant::now());
                 if let Some(vdev) = &self.vdev {
                     let device = vdev.device().clone();
                     device.begin_pause(pause);
@@ -230,6 +243,9 @@ impl Driver {
                 }
             }
             Action::ResumeChannels(_) => {
+                if let Some(paused_at) = self.paused_at.take() {
+                    self.host.paused(paused_at.elapsed());
+                }
                 if let Some(vdev) = &self.vdev {
                     vdev.device().end_pause();
                     let device = vdev.device().clone();
@@ -312,6 +328,7 @@ impl Driver {
                 self.register();
             }
             Notice::MemberOut(member, reason) => {
+                self.host.member_out(reason);
                 tracing::warn!(%mirror, replica = replica(member), ?reason, "a member is out of the mirror");
             }
             Notice::ReadError(member) => {

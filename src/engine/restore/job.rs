@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::account::Account;
 use super::marker::{RestoreMarker, Restored};
 use super::request::Claim;
 use super::sink::MirrorSink;
@@ -73,7 +74,10 @@ impl Job {
     /// Runs to the end; the claim is given back with the outcome.
     pub(super) async fn run(self, claim: Claim) {
         let _operation = self.engine.operations.lock().await;
-        match self.restore().await {
+        let account = Account::begin(&self.engine, &self.backup, self.progress.clone());
+        let result = self.restore().await;
+        let ended = account.end(&result);
+        match result {
             Ok((chain, report)) => {
                 tracing::info!(engine = %self.engine.name, volume = %self.engine.volume, backup = %self.backup,
                     blocks = report.blocks, bytes_stored = report.bytes_stored, bytes_written = report.bytes_written,
@@ -89,6 +93,7 @@ impl Job {
             }
             Err(error) => claim.fail(&error),
         }
+        ended.tell();
         self.lock.release().await;
         self.done.send_replace(true);
     }
