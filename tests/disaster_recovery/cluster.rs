@@ -28,7 +28,13 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Self {
-        let nodes = [Node::start(NodeOptions::named("a")).await, Node::start(NodeOptions::named("b")).await];
+        Self::start_with(|options| options).await
+    }
+
+    /// With other settings than the defaults, on both nodes.
+    pub async fn start_with(settings: impl Fn(NodeOptions) -> NodeOptions) -> Self {
+        let node = |name| Node::start(settings(NodeOptions::named(name)));
+        let nodes = [node("a").await, node("b").await];
         let mut disks = Vec::new();
         for node in &nodes {
             let disk = Disk::create(node.directory(), "disk.img", DISK_BYTES);
