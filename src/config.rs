@@ -119,11 +119,7 @@ pub struct LimitsConfig {
     pub restore_workers: Bounded<1, 64>,
     /// Writes that one restore has under way at once.
     pub restore_queue_depth: Bounded<1, 1024>,
-    /// Requests that wait between tokio and one reactor.
-    pub reactor_queue_depth: Bounded<16, 65536>,
-    /// I/O requests that one member of a mirror may owe; a member with more is treated as late.
-    pub member_queue_depth: Bounded<1, 65536>,
-    /// Notices kept for one slow watcher or reader of events before it loses the oldest.
+    /// Events kept for slow watchers before they lose the oldest; rounded up to a power of two.
     pub watch_queue_depth: Bounded<1, 65536>,
     /// gRPC calls of one connection that are served at once.
     pub calls_per_connection: Bounded<1, 4096>,
@@ -185,8 +181,6 @@ impl Default for LimitsConfig {
             backups: Bounded::of::<4>(),
             restore_workers: Bounded::of::<4>(),
             restore_queue_depth: Bounded::of::<32>(),
-            reactor_queue_depth: Bounded::of::<4096>(),
-            member_queue_depth: Bounded::of::<4096>(),
             watch_queue_depth: Bounded::of::<256>(),
             calls_per_connection: Bounded::of::<256>(),
             message_size: ByteSize::mib(16),

@@ -25,6 +25,8 @@ use uuid::Uuid;
 use crate::changes::Changes;
 use crate::name::DiskName;
 use crate::spdk::Control;
+use crate::telemetry::Events;
+use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
 use bring_up::{BringUp, blocking, host_path};
@@ -51,6 +53,7 @@ struct Shared {
     bring_up: BringUp,
     records: Records,
     changes: Changes,
+    events: Events,
     observer: OnceLock<Arc<dyn DiskObserver>>,
     entries: Mutex<BTreeMap<DiskName, Entry>>,
     /// Bring-ups and take-downs go one at a time.
@@ -76,11 +79,12 @@ impl Entry {
 
 impl Disks {
     /// No disk yet; [`Self::load_all`] brings back those that the state directory knows.
-    pub fn new(control: Control, state_dir: &std::path::Path, host_prefix: Option<PathBuf>) -> Self {
+    pub fn new(control: Control, state_dir: &std::path::Path, host_prefix: Option<PathBuf>, events: Events) -> Self {
         Self(Arc::new(Shared {
             bring_up: BringUp { control, host_prefix },
             records: Records::new(state_dir),
             changes: Changes::new(),
+            events,
             observer: OnceLock::new(),
             entries: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
@@ -216,6 +220,7 @@ impl Disks {
         blocking(move || records.remove(&removed)).await?;
         self.entries().remove(name);
         self.0.changes.announce();
+        self.0.events.tell(ObjectKind::Disk, name, "deleted", "its data is kept");
         tracing::info!(disk = %name, "disk deleted; its data is kept");
         Ok(())
     }
@@ -316,8 +321,34 @@ impl Disks {
     }
 
     fn set(&self, name: &DiskName, entry: Entry) {
+        let message = match &entry {
+            Entry::Creating(_) => "creating".into(),
+            Entry::Ready(_) => "ready".into(),
+            Entry::Failed(_, error) => format!("error: {error}"),
+            Entry::Deleting(_) => "it is being deleted".into(),
+        };
+        self.0.events.tell(ObjectKind::Disk, name, "state-changed", message);
         self.entries().insert(name.clone(), entry);
         self.0.changes.announce();
+    }
+
+    /// The state of each disk.
+    pub fn states(&self) -> Vec<DiskState> {
+        let state = |entry: &Entry| match entry {
+            Entry::Creating(_) => DiskState::Creating,
+            Entry::Ready(_) => DiskState::Ready,
+            Entry::Failed(..) | Entry::Deleting(_) => DiskState::Error,
+        };
+        self.entries().values().map(state).collect()
+    }
+
+    /// All disks that are ready.
+    pub fn all_ready(&self) -> Vec<Disk> {
+        let ready = |entry: &Entry| match entry {
+            Entry::Ready(disk) => Some(disk.clone()),
+            _ => None,
+        };
+        self.entries().values().filter_map(ready).collect()
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<DiskName, Entry>> {

@@ -4,12 +4,13 @@
 //! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
 //! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the
 //!   mirror as a target.
-//! - `snapshot`, `expand`, `rebuild`, [`backup`], [`restore`]: operations.
+//! - `snapshot`, `expand`, `rebuild`, [`backup`], [`checksum`], [`restore`]: operations. `tell`: what changed, as events.
 
 pub mod assemble;
 pub mod attach;
 pub mod backend;
 pub mod backup;
+pub mod checksum;
 pub mod context;
 mod expand;
 pub mod instance;
@@ -21,12 +22,14 @@ pub mod restore;
 mod snapshot;
 pub mod state;
 mod target;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::name::{EngineName, ReplicaAddress, ReplicaName, VolumeName};
+use crate::telemetry::events::ObjectKind;
 use context::EngineContext;
 use instance::{Engine, Frontend};
 pub use rebuild::ReplicaAddition;
@@ -130,8 +133,10 @@ impl Engines {
             request.snapshot_max_count,
             paths,
         ));
+        self.context.telemetry.metrics.volume_begins(&engine.volume);
         if let Err(error) = start(&engine, request.salvage).await {
             if matches!(error, Error::InvalidArgument { .. }) {
+                self.context.telemetry.metrics.volume_ends(&engine.volume);
                 return Err(error);
             }
             tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "an engine could not be started");
@@ -142,6 +147,12 @@ impl Engines {
         }
         self.registry().running.insert(request.name, engine.clone());
         self.context.changes.announce();
+        self.context.telemetry.events.tell(
+            ObjectKind::Engine,
+            &engine.name,
+            "created",
+            format!("volume {}", engine.volume),
+        );
         Ok(engine)
     }
 
@@ -173,6 +184,8 @@ impl Engines {
         engine.take_down().await?;
         self.registry().running.remove(name);
         self.context.changes.announce();
+        self.context.telemetry.metrics.volume_ends(&engine.volume);
+        self.context.telemetry.events.tell(ObjectKind::Engine, name, "deleted", "its replicas and their data stay");
         Ok(())
     }
 }

@@ -1,6 +1,11 @@
 //! The node: everything that runs in one process, put together, started in order and stopped in reverse.
+//!
+//! - `info`: the node for people. `sample`: for graphs. [`Logs`]: what it logs. `affinity`: cores. `shutdown`: signals.
 
 mod affinity;
+mod info;
+mod logs;
+mod sample;
 mod shutdown;
 
 use std::sync::Arc;
@@ -10,6 +15,7 @@ use crate::changes::Changes;
 use crate::config::{NodeConfig, choice};
 use crate::disk::Disks;
 use crate::engine::Engines;
+use crate::engine::checksum::CHECKSUMS_AT_ONCE;
 use crate::engine::context::{EngineContext, EngineLimits};
 use crate::engine::local::NodeReplicas;
 use crate::engine::peer::{PeerLimits, Peers};
@@ -18,15 +24,20 @@ use crate::mirror::core::ReadPolicy;
 use crate::ports::Ports;
 use crate::replica::Replicas;
 use crate::rpc::corriente_service::CorrienteServer;
-use crate::rpc::server::{Listeners, routes};
+use crate::rpc::gate::Gate;
+use crate::rpc::server::{Listeners, services};
 use crate::rpc::spdk_service::SpdkServer;
 use crate::spdk::env::{Environment, EnvironmentConfig, Memory, version_text};
 use crate::spdk::nvme::NvmeOptions;
 use crate::spdk::nvmf::TransportOptions;
 use crate::spdk::reactor::PollMode;
 use crate::spdk::{Capabilities, SpdkError};
-use crate::telemetry::{Health, Metrics, log};
-use crate::wire::corriente::v1 as own;
+use crate::telemetry::events::ObjectKind;
+use crate::telemetry::{Health, LogControl, Telemetry, log};
+
+pub use info::info;
+pub use logs::Logs;
+pub use shutdown::Stopping;
 
 /// Structures for I/O in flight, and how many each thread keeps: enough for 128-deep queues of several volumes on three
 /// members each; 8 MiB.
@@ -45,6 +56,12 @@ pub struct Node {
     pub replicas: Replicas,
     /// Volumes served here.
     pub engines: Engines,
+    /// What its parts tell.
+    pub telemetry: Telemetry,
+    /// What it logs.
+    pub logs: Logs,
+    /// When it stops.
+    pub stopping: Stopping,
     environment: Arc<Environment>,
     started: Instant,
 }
@@ -65,39 +82,52 @@ pub fn serve(config: NodeConfig) -> Result<()> {
     result
 }
 
-async fn run(config: NodeConfig, _log: log::LogControl) -> Result<()> {
+async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     let listeners = Listeners::bind(&config).await?;
-    let metrics = Metrics::new();
+    let telemetry = Telemetry::new(config.limits.watch_queue_depth.get());
     let health = Health::new();
+    let gate = Gate::closed(health.clone())?;
     let endpoint = match config.metrics.listen {
         choice::Listen::On(address) => Some(crate::telemetry::http::Endpoint::bind(address).await?),
         choice::Listen::Off => None,
     };
     let (stop, stopping) = shutdown::signal();
     if let Some(endpoint) = endpoint {
-        let (metrics, health, stopping) = (metrics.clone(), health.clone(), stopping.clone());
-        tokio::spawn(async move { endpoint.serve(metrics, health, stopping.wait()).await });
+        // To the end of the process, so that it can be seen stopping.
+        let serve = endpoint.serve(telemetry.metrics.clone(), health, std::future::pending());
+        tokio::spawn(serve);
     }
-    let node = Arc::new(Node::start(config).await?);
+    let mut server = tokio::spawn(listeners.serve(gate.routes(), telemetry.metrics.clone(), stopping.wait()));
+    let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone()).await?);
+    node.telemetry.metrics.sample_with(sample::sampler(&node));
     node.disks.load_all().await?;
-    health.set_ready();
+    let message_bytes = usize::try_from(node.config.limits.message_size.bytes()).unwrap_or(usize::MAX);
+    gate.open(services(message_bytes, SpdkServer::new(node.clone()), CorrienteServer::new(node.clone())));
     tracing::info!(listen = %node.config.listen, data_ip = %node.config.data_ip, spdk = version_text(), "the node is ready");
-    let (routes, reporter) = routes(
-        usize::try_from(node.config.limits.message_size.bytes()).unwrap_or(usize::MAX),
-        SpdkServer::new(node.clone()),
-        CorrienteServer::new(node.clone()),
-    )?;
-    drop(reporter);
-    let served = listeners.serve(routes, metrics, stopping.wait()).await;
+    node.tell("ready", format!("version {}", env!("CARGO_PKG_VERSION")));
+    let ended = tokio::select! {
+        ended = &mut server => Some(ended),
+        () = stopping.wait() => None,
+    };
+    node.tell("stopping", "");
+    gate.close();
+    let served = match ended {
+        Some(ended) => ended,
+        None => server.await,
+    };
     drop(stop);
-    health.set_not_ready("the node is stopping");
     node.stop().await;
-    served
+    served.unwrap_or_else(|error| Err(Error::internal("the gRPC server", error.to_string())))
 }
 
 impl Node {
     /// Brings SPDK and the domain up, without disks yet.
-    async fn start(config: NodeConfig) -> Result<Self> {
+    async fn start(
+        config: NodeConfig,
+        telemetry: Telemetry,
+        log_control: LogControl,
+        stopping: Stopping,
+    ) -> Result<Self> {
         let started = Instant::now();
         let environment_config = environment_config(&config);
         let environment = tokio::task::spawn_blocking(move || Environment::start(environment_config))
@@ -111,9 +141,11 @@ impl Node {
             })
             .await
             .map_err(|error: SpdkError| Error::from(error))?;
-        let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone());
+        let logs = Logs::new(log_control, control.clone());
+        let events = telemetry.events.clone();
+        let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone(), events);
         let ports = Ports::new(config.data_ports, config.data_ip);
-        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), &config);
+        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), &config, telemetry.clone());
         let restores = config.limits.restores.get();
         let context = EngineContext {
             control,
@@ -129,8 +161,15 @@ impl Node {
             limits: engine_limits(&config),
             changes: Changes::new(),
             restores: Arc::new(tokio::sync::Semaphore::new(restores)),
+            checksums: Arc::new(tokio::sync::Semaphore::new(CHECKSUMS_AT_ONCE)),
+            telemetry: telemetry.clone(),
         };
-        Ok(Self { config, disks, replicas, engines: Engines::new(Arc::new(context)), environment, started })
+        let engines = Engines::new(Arc::new(context));
+        Ok(Self { config, disks, replicas, engines, telemetry, logs, stopping, environment, started })
+    }
+
+    fn tell(&self, what: &'static str, message: impl Into<String>) {
+        self.telemetry.events.tell(ObjectKind::Node, self.config.data_ip, what, message);
     }
 
     /// Takes everything down in order; what cannot be is logged and left to the end of the process.
@@ -153,31 +192,6 @@ impl Node {
             tracing::warn!(%error, "SPDK did not stop cleanly");
         }
         tracing::info!("the node has stopped");
-    }
-
-    /// The node for people.
-    pub fn info(&self) -> own::NodeInfoResponse {
-        let reactor = |reactor: &crate::spdk::control::Reactor| {
-            let load = reactor.load();
-            own::Reactor {
-                core: reactor.core(),
-                busy_ns: load.busy_ns,
-                idle_ns: load.idle_ns,
-                nap_ns: load.nap_ns,
-                spdk_threads: 0,
-            }
-        };
-        own::NodeInfoResponse {
-            version: env!("CARGO_PKG_VERSION").into(),
-            spdk_version: version_text().into(),
-            capabilities: Capabilities::linked().words().map(str::to_owned).collect(),
-            reactors: self.environment.reactors().iter().map(reactor).collect(),
-            memory: None,
-            data_ip: self.config.data_ip.to_string(),
-            service_address: self.config.listen.to_string(),
-            poll: self.config.reactor.poll.as_str().into(),
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        }
     }
 }
 

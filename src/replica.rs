@@ -37,6 +37,8 @@ use crate::disk::{Disk, DiskObserver, Disks, FlushHandle};
 use crate::name::{BdevName, DiskName, ReplicaName, SnapshotName};
 use crate::ports::Ports;
 use crate::spdk::Control;
+use crate::telemetry::Telemetry;
+use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
 use backup::Backups;
@@ -90,6 +92,7 @@ struct Shared {
     ports: Ports,
     data_ip: IpAddr,
     changes: Changes,
+    telemetry: Telemetry,
     replicas: Mutex<BTreeMap<ReplicaName, Arc<Replica>>>,
     stores: Mutex<BTreeMap<Uuid, Store>>,
     backups: Backups,
@@ -98,7 +101,7 @@ struct Shared {
 impl Replicas {
     /// Replicas on `disks`, reached at the node's data address on `ports`. They are found when their disk is loaded, so
     /// call this before any disk is.
-    pub fn new(control: Control, disks: Disks, ports: Ports, config: &NodeConfig) -> Self {
+    pub fn new(control: Control, disks: Disks, ports: Ports, config: &NodeConfig, telemetry: Telemetry) -> Self {
         let limits = &config.limits;
         let replicas = Self(Arc::new(Shared {
             control,
@@ -106,6 +109,7 @@ impl Replicas {
             ports,
             data_ip: config.data_ip,
             changes: Changes::new(),
+            telemetry,
             replicas: Mutex::default(),
             stores: Mutex::default(),
             backups: Backups::new(limits.backups.get(), limits.restore_workers.get(), config.timeouts.restore_stall),
@@ -206,6 +210,11 @@ impl Replicas {
         Ok(views)
     }
 
+    /// The state of each replica.
+    pub fn states(&self) -> Vec<ReplicaState> {
+        self.replicas().values().map(|replica| replica.view().state).collect()
+    }
+
     /// Grows a replica under I/O to `size` bytes, whole clusters.
     pub async fn expand(&self, name: &ReplicaName, size: u64) -> Result<Arc<ReplicaView>> {
         self.operate(name, Operation::Expand { size }).await
@@ -284,8 +293,10 @@ impl Replicas {
             }
             return Ok((known.clone(), false));
         }
-        let added = Replica::new(name.clone(), disk.clone(), store, self.0.changes.clone());
+        let (changes, events) = (self.0.changes.clone(), self.0.telemetry.events.clone());
+        let added = Replica::new(name.clone(), disk.clone(), store, changes, events);
         replicas.insert(name.clone(), added.clone());
+        self.0.telemetry.events.tell(ObjectKind::Replica, name, "created", format!("on disk {}", disk.name()));
         Ok((added, true))
     }
 
@@ -295,6 +306,8 @@ impl Replicas {
         if replicas.contains_key(&replica.name) {
             return false;
         }
+        let message = format!("on disk {}", replica.disk.name());
+        self.0.telemetry.events.tell(ObjectKind::Replica, &replica.name, "found", message);
         replicas.insert(replica.name.clone(), replica);
         drop(replicas);
         self.0.changes.announce();
@@ -305,6 +318,7 @@ impl Replicas {
         let mut replicas = self.replicas();
         if replicas.get(&replica.name).is_some_and(|known| Arc::ptr_eq(known, replica)) {
             replicas.remove(&replica.name);
+            self.0.telemetry.events.tell(ObjectKind::Replica, &replica.name, "gone", "");
         }
         drop(replicas);
         self.0.changes.announce();
@@ -315,6 +329,10 @@ impl Replicas {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || Store::new(self.0.control.clone(), disk.lvs().clone(), disk.clear_method());
         stores.entry(disk.uuid()).or_insert_with(make).clone()
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.0.telemetry
     }
 
     fn backups(&self) -> &Backups {

@@ -1,16 +1,23 @@
 //! The wire: gRPC services that parse requests into types, call the domain, and map its errors to codes in one place.
 //!
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
-//! - [`disk`], [`replica`]: calls, from parsed fields to answers. [`convert`]: answers as messages.
-//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`engine`]: the calls.
+//! - [`gate`]: what is answered before the node is ready and when it stops. `health`: the standard service of that name.
+//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`engine`], [`log`]: the calls,
+//!   from parsed fields to answers. [`convert`]: answers as messages. `checksum`, `events`, `until_stop`: those that stream.
 //!
 //! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
 
 pub mod call_log;
+mod checksum;
 pub mod convert;
 pub mod corriente_service;
 pub mod disk;
 pub mod engine;
+mod events;
+pub mod gate;
+mod health;
+pub mod log;
 pub mod replica;
 pub mod server;
 pub mod spdk_service;
+mod until_stop;

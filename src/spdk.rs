@@ -1,11 +1,12 @@
 //! Safe SPDK. With `spdk-sys` this is the only room where `unsafe` may stand.
 //!
 //! Read in this order:
-//! - [`env`]: start of the process' environment: cores, memory, log.
+//! - [`env`]: start of the process' environment: cores, memory. [`log`]: SPDK's own lines.
 //! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle.
 //! - [`control`]: how the rest of the program (tokio) gets work done on a reactor.
 //! - [`completion`]: C callbacks as futures.
-//! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio.
+//! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio. [`stats`]: what
+//!   is counted of it.
 //! - [`vdev`]: bdevs written in safe Rust.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
 //! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs.
@@ -24,11 +25,13 @@ pub mod env;
 pub mod errno;
 mod executor;
 pub mod load;
+pub mod log;
 pub mod lvol;
 pub mod lvstore;
 pub mod nvme;
 pub mod nvmf;
 pub mod reactor;
+pub mod stats;
 mod text;
 pub mod vdev;
 pub mod xattr;

@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use corriente::config::{NodeConfig, OptionalPath};
-use corriente::rpc::server::{Listeners, routes};
-use corriente::telemetry::Metrics;
+use corriente::rpc::gate::Gate;
+use corriente::rpc::server::{Listeners, services};
+use corriente::telemetry::{Health, Metrics};
 use corriente::wire::corriente::v1::corriente_service_server::CorrienteService;
 use corriente::wire::corriente::v1::*;
 use corriente::wire::spdkrpc::spdk_service_server::SpdkService;
@@ -141,8 +142,9 @@ fn serve_on(config: NodeConfig) -> Serving {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listeners = runtime.block_on(Listeners::bind(&config)).expect("a free port");
     let address = listeners.address().unwrap();
-    let (routes, _) = routes(1 << 20, node.clone(), node.clone()).expect("services");
-    runtime.spawn(listeners.serve(routes, Metrics::new(), std::future::pending()));
+    let gate = Gate::closed(Health::new()).expect("services");
+    gate.open(services(1 << 20, node.clone(), node.clone()));
+    runtime.spawn(listeners.serve(gate.routes(), Metrics::new(), std::future::pending()));
     Serving { address, node, _runtime: runtime }
 }
 

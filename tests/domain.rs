@@ -24,6 +24,7 @@ use corriente::spdk::nvmf::{self, TransportOptions};
 use corriente::spdk::reactor::PollMode;
 use corriente::spdk::xattr::{XattrChange, XattrName, XattrValue};
 use corriente::spdk::{DmaBuffer, Environment, EnvironmentConfig, Memory, SpdkError};
+use corriente::telemetry::Telemetry;
 use corriente::{rpc, wire::spdkrpc as wire};
 
 const MIB: u64 = 1 << 20;
@@ -75,10 +76,11 @@ impl Node {
     /// `ports` are of this node alone.
     fn start(state: &Path, ports: &str) -> Self {
         let control = environment().control();
-        let disks = Disks::new(control.clone(), state, None);
+        let telemetry = Telemetry::new(64);
+        let disks = Disks::new(control.clone(), state, None, telemetry.events.clone());
         let ports = Ports::new(PortRange::parse(ports).unwrap(), IP);
         let config = NodeConfig { data_ip: IP, ..NodeConfig::default() };
-        let replicas = Replicas::new(control, disks.clone(), ports, &config);
+        let replicas = Replicas::new(control, disks.clone(), ports, &config, telemetry);
         Self { disks, replicas }
     }
 

@@ -13,7 +13,7 @@ use corriente::spdk::lvstore::{self, ClearMethod};
 use corriente::spdk::nvme::{self, AttachFault, Peer, TcpTarget};
 use corriente::spdk::nvmf::{self, Export, ExportState, Hosts};
 use corriente::spdk::reactor::PollMode;
-use corriente::spdk::xattr::{XattrChange, XattrName, XattrValue};
+use corriente::spdk::xattr::{XATTR_NAME_LIMIT, XATTR_VALUE_LIMIT, XattrChange, XattrName, XattrValue};
 use corriente::spdk::{DmaBuffer, Environment, EnvironmentConfig, Memory, OnControl, OnThread, SpdkError, base};
 use uuid::Uuid;
 
@@ -258,6 +258,58 @@ fn a_snapshots_xattr_survives_a_reload() {
     assert!(gone.is_none());
     assert!(info.is_snapshot, "setting an xattr leaves a snapshot read-only");
     assert_eq!(value.and_then(|value| value.as_text().map(str::to_owned)).as_deref(), Some("42"));
+}
+
+#[test]
+fn the_longest_xattrs_survive_reloads_changes_and_a_crash() {
+    let (mut disk, store) = (Disk::new("long-xattr-disk", 64), lvs("long-xattr"));
+    disk.format(&store);
+    let head = alias(&store, "head");
+    control({
+        let head = head.clone();
+        async move |on| lvol::create(on, &head, 4 * MIB, Provision::Thin, ClearMethod::WriteZeroes).await.map(drop)
+    });
+    let names = ["a".repeat(XATTR_NAME_LIMIT), "second".to_owned(), "small".to_owned()];
+    let set = |byte: u8| {
+        let lengths = [XATTR_VALUE_LIMIT, XATTR_VALUE_LIMIT, 10];
+        let changes = names.iter().zip(lengths).map(|(name, length)| {
+            let value = XattrValue::new(&vec![byte; length]).expect("within the limit");
+            XattrChange::set(XattrName::parse(name).expect("a name"), value)
+        });
+        let (head, changes) = (head.clone(), changes.collect::<Vec<_>>());
+        control(async move |on| lvol::apply_xattrs(on, &head, &changes).await);
+    };
+    let found = || {
+        let (head, names) = (head.clone(), names.clone());
+        control(async move |on| {
+            let values = names.iter().map(|name| lvol::xattr(on, &head, &XattrName::parse(name).expect("a name")));
+            values.collect::<Result<Vec<_>, _>>()
+        })
+    };
+    let all_are = |byte: u8| {
+        let values = found();
+        let lengths: Vec<_> = values.iter().flatten().map(|value| value.as_bytes().len()).collect();
+        assert_eq!(lengths, [XATTR_VALUE_LIMIT, XATTR_VALUE_LIMIT, 10]);
+        assert!(values.iter().flatten().all(|value| value.as_bytes().iter().all(|found| *found == byte)));
+    };
+    write_clusters(&head, &[(0, b'x'), (3, b'y')]);
+    set(1);
+    all_are(1);
+    snapshot(&head, "snap", Vec::new());
+    for byte in 2..6 {
+        disk.reload(&store);
+        all_are(byte - 1);
+        set(byte);
+        all_are(byte);
+    }
+    // The store is open, so a copy of its disk is what a power failure would leave.
+    let copy = disk.path.with_extension("copy");
+    std::fs::copy(&disk.path, &copy).expect("a copy of the disk");
+    set(9);
+    disk.path = copy;
+    disk.reload(&store);
+    all_are(5);
+    assert_eq!(clusters(&head, 4), [b'x', 0, 0, b'y']);
 }
 
 #[test]

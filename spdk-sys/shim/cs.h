@@ -63,8 +63,24 @@ const char *cs_version_text(void);
 void cs_capabilities(struct cs_capabilities *out);
 
 void cs_log_hook(cs_log_cb callback);
-/* 0 error to 4 debug. */
+/* The last severity that reaches the callback: -1 for none, 0 error to 4 debug. */
 void cs_log_level(int severity);
+/*
+ * Lines of info and debug come only of parts whose flag is set. -ENOENT for an unknown one; "all" is every one. On the
+ * application thread.
+ */
+int cs_log_flag_set(const char *name, bool enabled);
+typedef void (*cs_log_flag_cb)(void *arg, const char *name, bool enabled);
+/* In the order of their names. */
+void cs_log_flags(cs_log_flag_cb cb, void *arg);
+
+/* What DPDK's allocator holds, and what of it is free. */
+struct cs_env_memory {
+	uint64_t total_bytes;
+	uint64_t free_bytes;
+};
+/* On any thread. */
+void cs_env_memory(struct cs_env_memory *out);
 
 /* Starts the environment on the calling thread, which becomes the first core's. */
 int cs_env_start(const struct cs_env_config *config);

@@ -1,8 +1,17 @@
-/* Process start: DPDK's environment with or without hugepages, the log, the version. */
+/*
+ * Process start: DPDK's environment with or without hugepages, its memory, the log, the version.
+ *
+ * `spdk_internal/log.h` (20.07) is internal: the walk over the log flags moved to the public `spdk/log.h` in 20.10.
+ */
 #include "internal.h"
+
+#if !CS_SPDK_SINCE(20, 10)
+#include "spdk_internal/log.h"
+#endif
 
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_malloc.h>
 
 #define CS_MAX_ARGUMENTS 24
 
@@ -45,6 +54,10 @@ log_message(int level, const char *file, const int line, const char *func, const
 	size_t length;
 
 	(void)func;
+	/* With a function of its own SPDK leaves the threshold to that. */
+	if (level > (int)spdk_log_get_print_level()) {
+		return;
+	}
 	vsnprintf(message, sizeof(message), format, args);
 	length = strlen(message);
 	while (length > 0 && (message[length - 1] == '\n' || message[length - 1] == '\r')) {
@@ -81,17 +94,46 @@ void
 cs_log_level(int severity)
 {
 	static const enum spdk_log_level levels[] = {
-		SPDK_LOG_ERROR, SPDK_LOG_WARN, SPDK_LOG_NOTICE, SPDK_LOG_INFO, SPDK_LOG_DEBUG
+		SPDK_LOG_DISABLED, SPDK_LOG_ERROR, SPDK_LOG_WARN, SPDK_LOG_NOTICE, SPDK_LOG_INFO, SPDK_LOG_DEBUG
 	};
 
-	if (severity < 0) {
-		severity = 0;
+	if (severity < -1) {
+		severity = -1;
 	}
 	if (severity > 4) {
 		severity = 4;
 	}
-	spdk_log_set_level(levels[severity]);
-	spdk_log_set_print_level(levels[severity]);
+	spdk_log_set_level(levels[severity + 1]);
+	spdk_log_set_print_level(levels[severity + 1]);
+}
+
+int
+cs_log_flag_set(const char *name, bool enabled)
+{
+	return (enabled ? spdk_log_set_flag(name) : spdk_log_clear_flag(name)) == 0 ? 0 : -ENOENT;
+}
+
+void
+cs_log_flags(cs_log_flag_cb cb, void *arg)
+{
+	for (struct spdk_log_flag *flag = spdk_log_get_first_flag(); flag != NULL;
+	     flag = spdk_log_get_next_flag(flag)) {
+		cb(arg, flag->name, flag->enabled);
+	}
+}
+
+void
+cs_env_memory(struct cs_env_memory *out)
+{
+	struct rte_malloc_socket_stats stats;
+
+	memset(out, 0, sizeof(*out));
+	for (int socket = 0; socket < RTE_MAX_NUMA_NODES; socket++) {
+		if (rte_malloc_get_socket_stats(socket, &stats) == 0) {
+			out->total_bytes += stats.heap_totalsz_bytes;
+			out->free_bytes += stats.heap_freesz_bytes;
+		}
+	}
 }
 
 static void

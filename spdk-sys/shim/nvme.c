@@ -90,8 +90,6 @@ detach_done(struct detach *detach, int rc)
 	free(detach);
 }
 
-#if CS_SPDK_SINCE(24, 9)
-
 bool
 cs_nvme_is_attached(const char *name)
 {
@@ -114,6 +112,23 @@ detach_poll(void *context)
 	return SPDK_POLLER_IDLE;
 }
 
+/*
+ * Begins to wait for the end of a delete, before that begins. 20.07 has no callback for it; the last that any release
+ * does is to take the controller off its list. False when `detach` is over and gone.
+ */
+static bool
+detach_watch(struct detach *detach)
+{
+	detach->poller = spdk_poller_register_named(detach_poll, detach, POLL_US, "corriente_nvme_detach");
+	if (detach->poller == NULL) {
+		detach_done(detach, -ENOMEM);
+		return false;
+	}
+	return true;
+}
+
+#if CS_SPDK_SINCE(24, 9)
+
 static void
 detach_start(struct detach *detach)
 {
@@ -124,9 +139,7 @@ detach_start(struct detach *detach)
 		/* Each thread's poller then fails what is in flight there. */
 		spdk_nvme_ctrlr_fail(controller->ctrlr);
 	}
-	detach->poller = spdk_poller_register_named(detach_poll, detach, POLL_US, "corriente_nvme_detach");
-	if (detach->poller == NULL) {
-		detach_done(detach, -ENOMEM);
+	if (!detach_watch(detach)) {
 		return;
 	}
 	/* All zero stands for whatever path there is. */
@@ -150,41 +163,17 @@ detach_start(struct detach *detach)
 
 #else
 
-bool
-cs_nvme_is_attached(const char *name)
-{
-	return nvme_bdev_ctrlr_get_by_name(name) != NULL;
-}
-
-static int
-detach_wait(void *context)
-{
-	struct detach *detach = context;
-
-	if (!cs_nvme_is_attached(detach->name)) {
-		detach_done(detach, 0);
-		return SPDK_POLLER_BUSY;
-	}
-	if (deadline_passed(detach->deadline)) {
-		detach_done(detach, -ETIMEDOUT);
-		return SPDK_POLLER_BUSY;
-	}
-	return SPDK_POLLER_IDLE;
-}
-
 static void
 detach_delete(struct detach *detach)
 {
-	int rc = bdev_nvme_delete(detach->name);
+	int rc;
 
-	if (rc != 0) {
-		detach_done(detach, rc);
+	if (!detach_watch(detach)) {
 		return;
 	}
-	/* 20.07 has no callback; the last it does is to take the controller off its list. */
-	detach->poller = spdk_poller_register_named(detach_wait, detach, POLL_US, "corriente_nvme_detach");
-	if (detach->poller == NULL) {
-		detach_done(detach, -ENOMEM);
+	rc = bdev_nvme_delete(detach->name);
+	if (rc != 0) {
+		detach_done(detach, rc);
 	}
 }
 

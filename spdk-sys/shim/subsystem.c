@@ -2,9 +2,16 @@
  * Bring-up of SPDK's subsystems (sock, bdev, vmd, nvmf, ...) without its application framework.
  *
  * `spdk_internal/event.h` (20.07) is internal: the functions moved to the public `spdk/init.h` in 21.07.
+ * `event/subsystems/nvmf/event_nvmf.h` (newer releases) is private to SPDK's nvmf event module: how many subsystems its
+ * target can hold is otherwise set by JSON-RPC only. 20.07 has a variable for it that no header declares.
  */
 #include "internal.h"
 
+#if CS_SPDK_SINCE(24, 1)
+#include "event/subsystems/nvmf/event_nvmf.h"
+#else
+extern uint32_t g_spdk_nvmf_tgt_max_subsystems;
+#endif
 #if CS_SPDK_SINCE(21, 7)
 #include "spdk/init.h"
 #else
@@ -30,14 +37,6 @@ stopped(void *arg)
 	g_stop_cb(g_stop_arg, 0);
 }
 
-/* How many subsystems the target can hold is a variable of the nvmf event module. */
-#if CS_SPDK_SINCE(24, 1)
-extern struct spdk_nvmf_tgt_conf g_spdk_nvmf_tgt_conf;
-#endif
-#if !CS_SPDK_SINCE(21, 4)
-extern uint32_t g_spdk_nvmf_tgt_max_subsystems;
-#endif
-
 int
 cs_subsystems_start(const struct cs_subsystem_config *config, cs_done_cb cb, void *arg)
 {
@@ -57,7 +56,10 @@ cs_subsystems_start(const struct cs_subsystem_config *config, cs_done_cb cb, voi
 	if (rc != 0) {
 		return rc;
 	}
-#if !CS_SPDK_SINCE(21, 4)
+#if CS_SPDK_SINCE(24, 1)
+	/* The module has set the options' size; the target is made of them when its subsystem starts. */
+	g_spdk_nvmf_tgt_conf.opts.max_subsystems = config->nvmf_max_subsystems;
+#else
 	g_spdk_nvmf_tgt_max_subsystems = config->nvmf_max_subsystems;
 #endif
 	g_start_cb = cb;

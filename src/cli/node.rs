@@ -13,9 +13,10 @@ use crate::wire::corriente::v1::{Event, EventsRequest, NodeInfoResponse, Reactor
 pub enum NodeCommand {
     /// Versions, capabilities, reactors and memory
     Info,
-    /// What happens from now on, a line each, until interrupted
+    /// What happens from now on, a line each, until interrupted or the node stops
+    #[command(after_help = "Example:\n  corriente node events --kind engine --kind member")]
     Events {
-        /// Only these kinds of objects
+        /// Only these kinds of objects: node, disk, replica, engine, member, restore or backup
         #[arg(long = "kind", value_name = "KIND")]
         kinds: Vec<String>,
     },
@@ -66,11 +67,10 @@ fn reactor_text(reactor: &Reactor) -> String {
 }
 
 fn event_line(event: &Event) -> String {
-    let lost = match event.lost_before {
-        0 => String::new(),
-        lost => format!(" ({lost} events before this one are lost)"),
-    };
     let time =
         jiff::Timestamp::from_millisecond(event.unix_time_ms).map_or_else(|_| "?".into(), |time| time.to_string());
-    format!("{time} {} {} {}: {}{lost}", event.object_kind, event.object_name, event.what, event.message)
+    if event.lost_before > 0 {
+        return format!("{time} {} events are lost: {}", event.lost_before, event.message);
+    }
+    format!("{time} {} {} {}: {}", event.object_kind, event.object_name, event.what, event.message)
 }

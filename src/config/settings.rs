@@ -103,16 +103,10 @@ pub static SETTINGS: &[Setting] = &[
         "Threads that fetch, verify and decompress for one restore, or compress for one backup"
     ),
     setting!("limits.restore_queue_depth", limits.restore_queue_depth, "Writes that one restore has under way at once"),
-    setting!("limits.reactor_queue_depth", limits.reactor_queue_depth, "Requests that may wait for one reactor"),
-    setting!(
-        "limits.member_queue_depth",
-        limits.member_queue_depth,
-        "Unanswered I/O requests that one replica of a volume may have"
-    ),
     setting!(
         "limits.watch_queue_depth",
         limits.watch_queue_depth,
-        "Notices kept for a slow watcher before it loses the oldest"
+        "Events kept for a slow watcher of a node's events before it loses the oldest"
     ),
     setting!(
         "limits.calls_per_connection",

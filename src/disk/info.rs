@@ -20,7 +20,7 @@ pub enum DiskState {
 
 impl DiskState {
     /// The wire's word.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Creating => "creating",
             Self::Ready => "ready",

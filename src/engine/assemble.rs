@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
 
@@ -9,10 +10,12 @@ use super::attach;
 use super::backend::Attribute;
 use super::instance::Engine;
 use super::probe::Probes;
-use super::state::{EngineState, ReplicaMode};
+use super::state::{EngineState, ReplicaMode, failure_reason};
 use crate::error::{Error, Result};
+use crate::mirror::core::control::OutReason;
 use crate::mirror::core::{
-    Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, RefusedReason, assemble, salvage,
+    Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, RefusedReason, assemble,
+    salvage,
 };
 use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
 use crate::name::{BdevName, NonEmpty, ReplicaName};
@@ -142,7 +145,8 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probes: &Probes) -> Re
         }
     };
     let modes = engine.published().replicas;
-    let in_sync = |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
+    let in_sync =
+        |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
     let last_restored = probes.last_restored(in_sync, &chain);
     engine.publish(|published| {
         published.state = EngineState::Running;
@@ -203,6 +207,24 @@ impl MirrorHost for Host {
             let path = path.ok_or_else(|| Error::internal("mirror", "its engine is gone"))??;
             path.backend.set_attribute(Attribute::Generation, record.encode().into_bytes()).await
         })
+    }
+
+    fn member_error(&self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.context.telemetry.metrics.member_error(&engine.volume);
+        }
+    }
+
+    fn member_out(&self, reason: OutReason) {
+        if let (Some(engine), Some(reason)) = (self.engine.upgrade(), failure_reason(reason)) {
+            engine.context.telemetry.metrics.member_failed(&engine.volume, reason);
+        }
+    }
+
+    fn paused(&self, took: Duration) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.context.telemetry.metrics.paused(took);
+        }
     }
 
     fn close(&self, member: OpenMember, failed: bool) -> BoxFuture<'static, ()> {

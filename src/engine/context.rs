@@ -13,6 +13,7 @@ use crate::mirror::core::ReadPolicy;
 use crate::name::{ReplicaAddress, ReplicaName};
 use crate::ports::Ports;
 use crate::spdk::{Capabilities, Control};
+use crate::telemetry::Telemetry;
 
 /// A replica of this node: its control and its head.
 pub struct LocalReplica {
@@ -71,6 +72,10 @@ pub struct EngineContext {
     pub changes: Changes,
     /// Bounds restores at once.
     pub restores: Arc<tokio::sync::Semaphore>,
+    /// Bounds checksums at once.
+    pub checksums: Arc<tokio::sync::Semaphore>,
+    /// Where engines say what happens.
+    pub telemetry: Telemetry,
 }
 
 impl EngineContext {

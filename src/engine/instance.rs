@@ -9,12 +9,14 @@ use super::backend::ReplicaDescription;
 use super::context::EngineContext;
 use super::rebuild::RunningRebuild;
 use super::restore::job::RunningRestore;
-use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode};
+use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode, out_reason_text};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::mirror::core::ReadPolicy;
+use crate::mirror::core::control::MemberMode;
 use crate::mirror::{Mirror, MirrorStatus};
 use crate::name::{EngineName, ReplicaName, VolumeName};
+use crate::telemetry::metrics::FailureReason;
 
 /// How clients reach a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +126,12 @@ impl Engine {
 
     /// Changes what is published, all at once, and tells the watchers.
     pub(super) fn publish<T>(&self, change: impl FnOnce(&mut Published) -> T) -> T {
-        let result = change(&mut locked(&self.published));
+        let mut published = locked(&self.published);
+        let before = published.clone();
+        let result = change(&mut published);
+        // Under the lock, so that events are in the order of the changes; telling one never waits.
+        super::tell::differences(self, &before, &published);
+        drop(published);
         self.context.changes.announce();
         result
     }
@@ -191,13 +198,21 @@ impl Engine {
         self.publish(|published| {
             let rebuilding = published.rebuilding.clone();
             for (replica, listed) in &mut published.replicas {
-                listed.mode = match status.member(replica) {
-                    Some(member) if member.lost => ReplicaMode::Error,
-                    Some(member) => member.mode.into(),
+                let (mode, problem) = match status.member(replica) {
+                    Some(member) if member.lost => (ReplicaMode::Error, "the last one in sync, and out of reach"),
+                    Some(member) => match member.mode {
+                        MemberMode::Err(reason) => (ReplicaMode::Error, out_reason_text(reason)),
+                        mode => (mode.into(), ""),
+                    },
                     // It has not joined the mirror yet.
-                    None if rebuilding.as_ref() == Some(replica) => ReplicaMode::WriteOnly,
-                    None => ReplicaMode::Error,
+                    None if rebuilding.as_ref() == Some(replica) => (ReplicaMode::WriteOnly, ""),
+                    None => (ReplicaMode::Error, ""),
                 };
+                listed.mode = mode;
+                // What an operation said of the replica tells more.
+                if listed.problem.is_empty() {
+                    listed.problem = problem.into();
+                }
             }
             let any = published.replicas.values().any(|listed| listed.mode == ReplicaMode::ReadWrite);
             if published.state == EngineState::Running && !any {
@@ -210,20 +225,23 @@ impl Engine {
     /// Takes a replica out of the mirror after it failed an operation, and says why in the list.
     pub(super) async fn expel(&self, replica: &ReplicaName, problem: &Error) {
         tracing::warn!(engine = %self.name, volume = %self.volume, %replica, %problem, "a replica failed and leaves the mirror");
+        let note = |change: &dyn Fn(&mut ListedReplica)| {
+            self.publish(|published| published.replicas.get_mut(replica).into_iter().for_each(change));
+        };
+        // The reason first: the mirror itself knows only that the replica was taken out.
+        note(&|listed| listed.problem = problem.to_string());
         let removed = match self.mirror() {
-            Ok(mirror) => mirror.remove_member(replica).await.map(|()| mirror.status()),
+            Ok(mirror) => mirror.remove_member(replica).await,
             Err(error) => Err(error),
         };
-        self.publish(|published| {
-            if let Some(listed) = published.replicas.get_mut(replica) {
-                listed.problem = problem.to_string();
-                if removed.is_ok() {
-                    listed.mode = ReplicaMode::Error;
-                }
+        match removed {
+            Ok(()) => {
+                note(&|listed| listed.mode = ReplicaMode::Error);
+                self.context.telemetry.metrics.member_failed(&self.volume, FailureReason::Operation);
             }
-        });
-        if let Err(error) = removed {
-            tracing::error!(engine = %self.name, %replica, %error, "the failed replica could not be taken out");
+            Err(error) => {
+                tracing::error!(engine = %self.name, %replica, %error, "the failed replica could not be taken out");
+            }
         }
     }
 

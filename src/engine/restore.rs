@@ -3,11 +3,13 @@
 //! - [`request`]: what is refused, and when a restore is claimed.
 //! - [`job`]: from the claim to the proof. [`sink`]: where the blocks go. [`point`]: the snapshot that it leaves.
 //! - [`marker`]: what a replica durably knows. [`replicas`]: reading and writing that on all of them.
-//! - [`recover`]: what is done about a restore that was cut short. [`status`]: what the manager sees.
+//! - [`recover`]: what is done about a restore that was cut short. [`status`]: what the manager sees. `account`: what
+//!   operators are told.
 //!
 //! The rules: names come from attaches only; a claim is given back on every path; `last_restored` and the snapshots are
 //! published together, after every proof.
 
+mod account;
 pub mod job;
 pub mod marker;
 mod point;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::backend::Layer;
 use super::restore::status::RestoreState;
-use crate::mirror::core::control::MemberMode;
+use crate::mirror::core::control::{MemberMode, OutReason};
 use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
+use crate::telemetry::metrics::FailureReason;
 
 /// How an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum EngineState {
 
 impl EngineState {
     /// As the wire spells it (`engine-behaviour` §1.3).
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Error => "error",
@@ -40,6 +41,17 @@ pub enum ReplicaMode {
     Error,
 }
 
+impl ReplicaMode {
+    /// As the wire spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadWrite => "RW",
+            Self::WriteOnly => "WO",
+            Self::Error => "ERR",
+        }
+    }
+}
+
 impl From<MemberMode> for ReplicaMode {
     fn from(mode: MemberMode) -> Self {
         match mode {
@@ -47,6 +59,30 @@ impl From<MemberMode> for ReplicaMode {
             MemberMode::Wo => Self::WriteOnly,
             MemberMode::Err(_) => Self::Error,
         }
+    }
+}
+
+/// Why a member is out, for people.
+pub(super) fn out_reason_text(reason: OutReason) -> &'static str {
+    match reason {
+        OutReason::WriteFailed => "it failed a write or a flush",
+        OutReason::Gone => "its device is gone",
+        OutReason::Deadline => "it did not answer in time",
+        OutReason::FenceFailed => "it could not store the generation",
+        OutReason::SourceFailed => "the replica it was being rebuilt from failed",
+        OutReason::Removed => "it was taken out",
+    }
+}
+
+/// The same as it is counted; `None` when it is no failure of the member, or is counted by who took it out.
+pub(super) fn failure_reason(reason: OutReason) -> Option<FailureReason> {
+    match reason {
+        OutReason::WriteFailed => Some(FailureReason::Write),
+        OutReason::Gone => Some(FailureReason::Gone),
+        OutReason::Deadline => Some(FailureReason::Deadline),
+        OutReason::FenceFailed => Some(FailureReason::Generation),
+        OutReason::SourceFailed => Some(FailureReason::Source),
+        OutReason::Removed => None,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::channel::mpsc::UnboundedSender;
@@ -53,6 +53,8 @@ pub(super) struct MirrorDevice {
     pause: AtomicU32,
     /// Unreadable ranges reported and not taken by the driver yet; bounded, as a client may read a bad block in a loop.
     read_errors: AtomicU32,
+    /// I/O that ended with an error for the client.
+    client_errors: AtomicU64,
 }
 
 /// Reports of unreadable ranges that wait for the driver at most; more are dropped, a log line each is enough.
@@ -105,6 +107,7 @@ impl MirrorDevice {
             range_draining: AtomicI64::new(0),
             pause: AtomicU32::new(0),
             read_errors: AtomicU32::new(0),
+            client_errors: AtomicU64::new(0),
         }
     }
 
@@ -172,6 +175,11 @@ impl MirrorDevice {
         if self.draining.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.report(Report::Quiesced(PauseId(self.pause.load(Ordering::Relaxed))));
         }
+    }
+
+    /// I/O that ended with an error for the client, since the start.
+    pub(super) fn client_errors(&self) -> u64 {
+        self.client_errors.load(Ordering::Relaxed)
     }
 
     fn report(&self, report: Report) {
@@ -282,6 +290,7 @@ impl MirrorDevice {
         if success {
             io.succeed()
         } else {
+            self.client_errors.fetch_add(1, Ordering::Relaxed);
             io.fail()
         }
         if drained {
@@ -471,6 +480,11 @@ impl MirrorChannel {
             let error = LegError::Refused(Errno::ETIMEDOUT);
             device.report(Report::MemberError { member, op: MemberOp::Write, cause: FailureCause::Deadline, error });
         }
+    }
+
+    /// I/O that a member has not answered on this channel.
+    pub(super) fn pending(&self, member: MemberIndex) -> u32 {
+        self.state.borrow().pending(member)
     }
 
     /// Stops admitting client I/O.

@@ -1,12 +1,13 @@
 //! Runs one mirror's control core on the control thread: reports and commands in, its actions carried out in order.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
 use super::core::{
     Assembly, FailureCause, Generation, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberOp, Members, ReadPolicy,
@@ -40,6 +41,7 @@ pub(super) enum Command {
     CloseMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
     OpenMember { member: MemberIndex, opened: OpenedMember, reply: oneshot::Sender<Result<()>> },
     Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
+    Activity { reply: oneshot::Sender<Result<Activity>> },
     Stop { reply: oneshot::Sender<Result<()>> },
 }
 
@@ -97,6 +99,7 @@ pub(super) struct Driver {
     joining: Option<(MemberIndex, oneshot::Sender<Result<MemberIndex>>)>,
     syncing: Option<(MemberIndex, oneshot::Sender<Result<()>>)>,
     range: Option<RangeLock>,
+    paused_at: Option<Instant>,
 }
 
 impl Driver {
@@ -131,6 +134,7 @@ impl Driver {
             joining: None,
             syncing: None,
             range: None,
+            paused_at: None,
         }
     }
 
@@ -184,6 +188,7 @@ impl Driver {
         match report {
             Report::MemberError { member, op, cause, error } => {
                 let replica = self.members.get(member).map(|open| open.replica.to_string()).unwrap_or_default();
+                self.host.member_error();
                 tracing::warn!(mirror = %self.name, replica, ?op, ?cause, ?error, "I/O to a member failed");
                 if let (MemberOp::Read, FailureCause::Medium, Some(vdev)) = (op, cause, &self.vdev) {
                     vdev.device().read_error_taken();
@@ -258,6 +263,13 @@ impl Driver {
                 }
                 let _ = reply.send(result);
             }
+            Command::Activity { reply } => {
+                let activity = match &self.vdev {
+                    Some(vdev) => activity::look(self.on, vdev).await,
+                    None => Ok(Activity::default()),
+                };
+                let _ = reply.send(activity);
+            }
             Command::Stop { reply } => return Some(reply),
         }
         None
@@ -293,6 +305,7 @@ impl Driver {
             }
             Action::CloseMember(member) => self.close(member).await,
             Action::PauseChannels(pause) => {
+                self.paused_at = Some(Instant::now());
                 if let Some(vdev) = &self.vdev {
                     let device = vdev.device().clone();
                     device.begin_pause(pause);
@@ -312,6 +325,9 @@ impl Driver {
                 }
             }
             Action::ResumeChannels(_) => {
+                if let Some(paused_at) = self.paused_at.take() {
+                    self.host.paused(paused_at.elapsed());
+                }
                 if let Some(vdev) = &self.vdev {
                     vdev.device().end_pause();
                     let device = vdev.device().clone();
@@ -394,6 +410,7 @@ impl Driver {
                 self.register();
             }
             Notice::MemberOut(member, reason) => {
+                self.host.member_out(reason);
                 let replica = replica(member);
                 tracing::warn!(%mirror, replica, ?reason, "a member is out of the mirror");
                 self.tell_waiting(member, &format!("replica {replica} left the mirror: {reason:?}"));

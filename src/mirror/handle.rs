@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::core::control::{Health, MemberMode, PauseId, Status};
+use super::activity::Activity;
+use super::core::control::{Health, MemberMode, OutReason, PauseId, Status};
 use super::core::{
     Assembly, Generation, GenerationRecord, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember, ReadPolicy,
 };
@@ -29,6 +30,12 @@ pub trait MirrorHost: Send + Sync + 'static {
     /// Lets go of what the attach made. The mirror uses the member no more; I/O of a `failed` one may still hang and is
     /// to be aborted.
     fn close(&self, member: OpenMember, failed: bool) -> BoxFuture<'static, ()>;
+    /// I/O to a member failed. Here and below: called on the control thread, for those who count; must not wait.
+    fn member_error(&self) {}
+    /// A member is out.
+    fn member_out(&self, _reason: OutReason) {}
+    /// Client I/O was paused for this long.
+    fn paused(&self, _took: Duration) {}
 }
 
 /// A member, for status.
@@ -230,6 +237,12 @@ impl Mirror {
     pub async fn open_member(&self, _pause: &PauseGuard, member: MemberIndex, opened: OpenedMember) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::OpenMember { member, opened, reply }, answer).await
+    }
+
+    /// What it does at the moment and has done. Asks every reactor that serves it.
+    pub async fn activity(&self) -> Result<Activity> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Activity { reply }, answer).await
     }
 
     /// Takes the bdev down and lets all members go. Exports of it must be gone.

@@ -6,13 +6,13 @@ use tokio::sync::watch;
 /// Keeps the signal alive.
 pub(super) struct Stop(#[allow(dead_code)] watch::Sender<bool>);
 
-/// Waits for the signal.
-#[derive(Clone)]
-pub(super) struct Stopping(watch::Receiver<bool>);
+/// Waits for the signal. All clones wait for the same.
+#[derive(Debug, Clone)]
+pub struct Stopping(watch::Receiver<bool>);
 
 impl Stopping {
     /// Until the node is told to stop.
-    pub(super) fn wait(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn wait(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut receiver = self.0.clone();
         async move {
             // An error means that the node is gone, which is a stop too.

@@ -14,6 +14,7 @@ use crate::backup::{
     BackupJob, BackupReport, BackupRequest, Cancel, CancelHandle, CreateSettings, Progress, Target, TargetUrl,
 };
 use crate::name::{BackupName, ReplicaName, SnapshotName};
+use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
 use source::SnapshotSource;
@@ -204,19 +205,28 @@ impl Replicas {
         _permit: OwnedSemaphorePermit,
     ) {
         let backups = self.backups();
+        let events = &self.telemetry().events;
+        let transfer = self.telemetry().metrics.backups.begin(record.progress.clone());
+        let source = format!("of snapshot {} of replica {}", record.snapshot, record.replica);
+        events.tell(ObjectKind::Backup, &record.name, "started", &source);
         let outcome: Result<BackupReport> = tokio::select! {
             outcome = job.run(&record.progress, &cancelled) => outcome,
             limit = stalled(&record.progress, backups.stall) => {
                 Err(Error::Timeout { what: format!("a block of backup {}", record.name), limit })
             }
         };
+        transfer.end(&outcome);
         let (name, replica, snapshot) = (&record.name, &record.replica, &record.snapshot);
         match &outcome {
             Ok(report) => {
                 let (blocks, new) = (report.blocks, report.new_block_files);
                 tracing::info!(backup = %name, %replica, %snapshot, blocks, new, "a backup is complete");
+                events.tell(ObjectKind::Backup, name, "completed", source);
             }
-            Err(error) => tracing::error!(backup = %name, %replica, %snapshot, %error, "a backup failed"),
+            Err(error) => {
+                tracing::error!(backup = %name, %replica, %snapshot, %error, "a backup failed");
+                events.tell(ObjectKind::Backup, name, "failed", error.to_string());
+            }
         }
         let end = outcome.map(|report| report.url.to_string()).map_err(|error| error.to_string());
         backups.end(&record, end);

@@ -19,7 +19,8 @@ impl Replicas {
             survey = store.survey().await?;
         }
         for name in replicas_in(&survey) {
-            let found = Replica::new(name.clone(), disk.clone(), store.clone(), self.changes().clone());
+            let (changes, events) = (self.changes().clone(), self.telemetry().events.clone());
+            let found = Replica::new(name.clone(), disk.clone(), store.clone(), changes, events);
             if let Some(mut turn) = found.try_turn() {
                 turn.take(&survey);
                 turn.set_state(ReplicaState::Stopped);

@@ -11,6 +11,8 @@ use super::view::{ReplicaState, ReplicaView};
 use crate::changes::Changes;
 use crate::disk::Disk;
 use crate::name::{LvolName, ReplicaName, SnapshotName};
+use crate::telemetry::Events;
+use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
 /// One replica.
@@ -19,6 +21,7 @@ pub(super) struct Replica {
     pub(super) disk: Disk,
     pub(super) store: Store,
     changes: Changes,
+    events: Events,
     /// What is shown. Replaced whole, never held across a wait.
     view: RwLock<Arc<ReplicaView>>,
     /// What an operation has, from its start to its end.
@@ -45,7 +48,7 @@ pub(super) struct Turn<'a> {
 }
 
 impl Replica {
-    pub(super) fn new(name: ReplicaName, disk: Disk, store: Store, changes: Changes) -> Arc<Self> {
+    pub(super) fn new(name: ReplicaName, disk: Disk, store: Store, changes: Changes, events: Events) -> Arc<Self> {
         let view = ReplicaView {
             name: name.clone(),
             lvs_name: disk.lvs().clone(),
@@ -62,6 +65,7 @@ impl Replica {
             disk,
             store,
             changes,
+            events,
             view: RwLock::new(Arc::new(view)),
             work: Mutex::default(),
             attributes: Mutex::default(),
@@ -103,9 +107,29 @@ impl Replica {
         let mut view = (**slot).clone();
         change(&mut view);
         if view != **slot {
+            tell(&self.events, &slot, &view);
             *slot = Arc::new(view);
             drop(slot);
             self.changes.announce();
+        }
+    }
+}
+
+/// What watchers of events should know of a change.
+fn tell(events: &Events, before: &ReplicaView, after: &ReplicaView) {
+    let tell = |what, message: String| events.tell(ObjectKind::Replica, &after.name, what, message);
+    // That a replica was found again, and with what, is told by who found it.
+    let found = before.state == ReplicaState::Pending && after.state == ReplicaState::Stopped;
+    if !found && (before.state, &before.error) != (after.state, &after.error) {
+        let reason = if after.error.is_empty() { String::new() } else { format!(": {}", after.error) };
+        tell("state-changed", format!("{}{reason}", after.state.as_str()));
+    }
+    if before.head.is_some() {
+        for made in after.snapshots.keys().filter(|name| !before.snapshots.contains_key(*name)) {
+            tell("snapshot-created", made.to_string());
+        }
+        for gone in before.snapshots.keys().filter(|name| !after.snapshots.contains_key(*name)) {
+            tell("snapshot-deleted", gone.to_string());
         }
     }
 }

@@ -24,7 +24,7 @@ pub enum ReplicaState {
 
 impl ReplicaState {
     /// The wire's word.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Stopped => "stopped",

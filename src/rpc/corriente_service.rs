@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::engine::mode;
+use super::{checksum, events};
 use crate::engine::instance::Engine;
 use crate::error::Error;
 use crate::mirror::core::Locality;
+use crate::mirror::core::control::MemberMode;
 use crate::name::{EngineName, ReplicaName};
 use crate::node::Node;
 use crate::wire::corriente::v1 as own;
@@ -36,7 +39,7 @@ fn replica_name(text: &str) -> Result<ReplicaName, Error> {
 #[tonic::async_trait]
 impl CorrienteService for CorrienteServer {
     async fn node_info(&self, _: Request<()>) -> Result<Response<own::NodeInfoResponse>, Status> {
-        Ok(Response::new(self.node.info()))
+        Ok(Response::new(crate::node::info(&self.node)))
     }
 
     async fn disk_list(&self, _: Request<()>) -> Result<Response<own::DiskListResponse>, Status> {
@@ -48,7 +51,21 @@ impl CorrienteService for CorrienteServer {
         request: Request<own::MirrorGetRequest>,
     ) -> Result<Response<own::MirrorGetResponse>, Status> {
         let engine = self.engine(&request.into_inner().engine_name)?;
-        Ok(Response::new(describe_mirror(&engine)?))
+        Ok(Response::new(describe_mirror(&engine).await?))
+    }
+
+    async fn volume_checksum(
+        &self,
+        request: Request<own::VolumeChecksumRequest>,
+    ) -> Result<Response<BoxStream<own::VolumeChecksumResponse>>, Status> {
+        let request = request.into_inner();
+        let engine = self.engine(&request.engine_name)?;
+        Ok(Response::new(checksum::start(&engine, &request, &self.node.stopping)?))
+    }
+
+    async fn events(&self, request: Request<own::EventsRequest>) -> Result<Response<BoxStream<own::Event>>, Status> {
+        let events = &self.node.telemetry.events;
+        Ok(Response::new(events::start(events, &request.into_inner(), &self.node.stopping)?))
     }
 
     async fn replica_xattr_set(&self, request: Request<own::ReplicaXattrSetRequest>) -> Result<Response<()>, Status> {
@@ -70,8 +87,9 @@ impl CorrienteService for CorrienteServer {
     }
 }
 
-fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Error> {
+async fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Error> {
     let mirror = engine.mirror()?;
+    let activity = mirror.activity().await?;
     let status = mirror.status();
     let listed = engine.published().replicas;
     let member = |member: &crate::mirror::MemberStatus| own::MirrorMember {
@@ -79,10 +97,10 @@ fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Error> {
         address: member.address.to_string(),
         bdev_name: member.bdev.to_string(),
         mode: mode(member.mode.into()) as i32,
-        generation: status.generation.raw(),
+        generation: if member.mode == MemberMode::Rw { status.generation.raw() } else { 0 },
         local: member.locality == Locality::Local,
         last_error: listed.get(&member.replica).map(|listed| listed.problem.clone()).unwrap_or_default(),
-        pending: 0,
+        pending: activity.pending[member.place.get()],
     };
     Ok(own::MirrorGetResponse {
         engine_name: engine.name.to_string(),

@@ -15,37 +15,27 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic_health::server::{HealthReporter, health_reporter};
 
-use super::call_log::CallLogLayer;
+use super::call_log::{CallLogLayer, InFlight};
 use crate::config::NodeConfig;
 use crate::error::{Error, Result};
 use crate::telemetry::Metrics;
-use crate::wire::FILE_DESCRIPTOR_SET;
 use crate::wire::corriente::v1::corriente_service_server::{CorrienteService, CorrienteServiceServer};
 use crate::wire::spdkrpc::spdk_service_server::{SpdkService, SpdkServiceServer};
 
 /// How often a silent connection is asked whether its peer still lives, and how long the answer may take: a watcher
-/// whose node lost power is noticed within the sum. Peers ping us as often as they like (they are promised that
-/// every 10 s is allowed); HTTP/2 here never answers a ping with a refusal.
+/// whose node lost power is noticed within the sum. Peers are promised that a ping every 10 s is allowed, also without a
+/// call; HTTP/2 here never answers a ping with a refusal.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All services on one listener: ours, health and reflection. The reporter starts with everything serving, as the
-/// contract has it (`spdkrpc-wire`, transport facts).
-pub fn routes(
-    message_bytes: usize,
-    spdk: impl SpdkService,
-    corriente: impl CorrienteService,
-) -> Result<(Routes, HealthReporter)> {
-    let (reporter, health) = health_reporter();
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let failed = |error: tonic_reflection::server::Error| Error::internal("reflection", error.to_string());
-    let routes = Routes::default()
+/// How long the last streams may take once no call is under way and the node stops. Ours end by themselves at once; what
+/// is left belongs to a peer that does not read, or does not end its own side.
+const STREAM_LIMIT: Duration = Duration::from_secs(1);
+
+/// Our services, each held to the largest message.
+pub fn services(message_bytes: usize, spdk: impl SpdkService, corriente: impl CorrienteService) -> Routes {
+    Routes::default()
         .add_service(
             SpdkServiceServer::new(spdk)
                 .max_decoding_message_size(message_bytes)
@@ -56,10 +46,6 @@ pub fn routes(
                 .max_decoding_message_size(message_bytes)
                 .max_encoding_message_size(message_bytes),
         )
-        .add_service(health)
-        .add_service(reflection().build_v1().map_err(failed)?)
-        .add_service(reflection().build_v1alpha().map_err(failed)?);
-    Ok((routes, reporter))
 }
 
 /// Listeners that hold their addresses; calls wait until [`Listeners::serve`].
@@ -95,22 +81,23 @@ impl Listeners {
         self.tcp.local_addr()
     }
 
-    /// Serves until `shutdown` is done; then takes no new connection, lets calls finish, and returns when all have or
-    /// `timeouts.shutdown` is over, whichever is first. What is still open then ends with the process, so services
-    /// should end their streams when the node stops.
+    /// Serves until `shutdown` is done; then takes no new connection, lets calls finish, and returns when all have, at the
+    /// latest when `timeouts.shutdown` is over. Streams that do not end by themselves are not waited for. What is still
+    /// open then ends with the process.
     pub async fn serve(
         self,
         routes: Routes,
         metrics: Metrics,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<()> {
+        let in_flight = InFlight::default();
         let server = || {
             Server::builder()
                 .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
                 .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
                 .concurrency_limit_per_connection(self.calls_per_connection)
                 .max_concurrent_streams(u32::try_from(self.calls_per_connection).ok())
-                .layer(CallLogLayer(metrics.clone()))
+                .layer(CallLogLayer::new(metrics.clone(), in_flight.clone()))
                 .add_routes(routes.clone())
         };
         let (stop, stopping) = watch::channel(false);
@@ -136,14 +123,20 @@ impl Listeners {
         let limit = async {
             shutdown.await;
             stop.send_replace(true);
-            tokio::time::sleep(self.drain_limit).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.drain_limit) => true,
+                () = in_flight.none_for(STREAM_LIMIT) => false,
+            }
         };
         tokio::select! {
             ended = async { tokio::try_join!(tcp, unix) } => {
                 ended.map(drop).map_err(|error| Error::internal("the gRPC server", error.to_string()))
             }
-            () = limit => {
-                tracing::warn!(limit = ?self.drain_limit, "calls did not end in time and are left to the end of the process");
+            calls_are_left = limit => {
+                if calls_are_left {
+                    tracing::warn!(limit = ?self.drain_limit,
+                        "calls did not end in time and are left to the end of the process");
+                }
                 Ok(())
             }
         }

@@ -1,13 +1,13 @@
 //! `spdkrpc.SPDKService`: which call goes where. Nothing is decided here; calls that are not listed answer
 //! Unimplemented by the generated trait's defaults.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio_stream::Stream;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::{disk, engine, replica};
+use super::until_stop::until_stop;
+use super::{disk, engine, log, replica};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -24,23 +24,23 @@ impl SpdkServer {
     pub fn new(node: Arc<Node>) -> Self {
         Self { node }
     }
+
+    /// One message a change; changes that come faster than the watcher reads become one. So nothing is kept for a slow
+    /// watcher, and nothing waits for it.
+    fn watch(&self, changes: &Changes) -> Response<Watch> {
+        let messages = futures::stream::unfold(changes.watch(), |mut watcher| async move {
+            watcher.changed().await?;
+            Some((Ok(()), watcher))
+        });
+        Response::new(until_stop(&self.node.stopping, messages))
+    }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-type Watch = Pin<Box<dyn Stream<Item = Result<(), Status>> + Send + 'static>>;
+type Watch = BoxStream<()>;
 
 fn answer<T>(result: Result<T, Error>) -> Answer<T> {
     result.map(Response::new).map_err(Status::from)
-}
-
-/// One message a change; changes that come faster than the watcher reads become one.
-fn watch(changes: &Changes) -> Response<Watch> {
-    let watcher = changes.watch();
-    let stream = futures::stream::unfold(watcher, |mut watcher| async move {
-        watcher.changed().await?;
-        Some((Ok(()), watcher))
-    });
-    Response::new(Box::pin(stream))
 }
 
 #[tonic::async_trait]
@@ -81,7 +81,7 @@ impl SpdkService for SpdkServer {
     }
 
     async fn replica_watch(&self, _: Request<()>) -> Answer<Watch> {
-        Ok(watch(self.node.replicas.changes()))
+        Ok(self.watch(self.node.replicas.changes()))
     }
 
     async fn replica_expand(&self, request: Request<wire::ReplicaExpandRequest>) -> Answer<()> {
@@ -135,7 +135,7 @@ impl SpdkService for SpdkServer {
     }
 
     async fn engine_watch(&self, _: Request<()>) -> Answer<Watch> {
-        Ok(watch(self.node.engines.changes()))
+        Ok(self.watch(self.node.engines.changes()))
     }
 
     async fn engine_expand(&self, request: Request<wire::EngineExpandRequest>) -> Answer<()> {
@@ -209,6 +209,22 @@ impl SpdkService for SpdkServer {
         request: Request<wire::RestoreStatusRequest>,
     ) -> Answer<wire::RestoreStatusResponse> {
         answer(engine::restore_status(&self.node.engines, request.into_inner()))
+    }
+
+    async fn log_set_level(&self, request: Request<wire::LogSetLevelRequest>) -> Answer<()> {
+        answer(log::set_level(&self.node.logs, request.into_inner()))
+    }
+
+    async fn log_get_level(&self, _: Request<()>) -> Answer<wire::LogGetLevelResponse> {
+        Ok(Response::new(log::get_level(&self.node.logs)))
+    }
+
+    async fn log_set_flags(&self, request: Request<wire::LogSetFlagsRequest>) -> Answer<()> {
+        answer(log::set_flags(&self.node.logs, request.into_inner()).await)
+    }
+
+    async fn log_get_flags(&self, _: Request<()>) -> Answer<wire::LogGetFlagsResponse> {
+        answer(log::get_flags(&self.node.logs).await)
     }
 
     async fn version_detail_get(&self, _: Request<()>) -> Answer<wire::VersionDetailGetReply> {

@@ -102,6 +102,11 @@ impl Reactor {
         self.shared.load()
     }
 
+    /// SPDK threads that live on it now.
+    pub fn thread_count(&self) -> u32 {
+        self.shared.thread_count()
+    }
+
     /// Runs `work` on the reactor's own SPDK thread and waits for its result. Dropping the wait does not stop the work.
     pub async fn run<T, E, F, Fut>(&self, work: F) -> Result<T, E>
     where

@@ -48,6 +48,15 @@ pub struct EnvironmentConfig {
     pub max_exports: u32,
 }
 
+/// SPDK's memory: hugepages, or ordinary ones taken in their place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DmaMemory {
+    /// What its allocator holds, in bytes.
+    pub total_bytes: u64,
+    /// What of it nobody uses, in bytes.
+    pub free_bytes: u64,
+}
+
 /// What the linked release can do.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Capabilities {
@@ -163,6 +172,14 @@ impl Environment {
         &self.reactors
     }
 
+    /// What SPDK's allocator holds.
+    pub fn memory(&self) -> DmaMemory {
+        let mut raw = sys::cs_env_memory { total_bytes: 0, free_bytes: 0 };
+        // SAFETY: writes one structure of integers; the allocator is up as long as `self` lives, and locks itself.
+        unsafe { sys::cs_env_memory(&mut raw) };
+        DmaMemory { total_bytes: raw.total_bytes, free_bytes: raw.free_bytes }
+    }
+
     /// Switches all reactors between napping and spinning.
     pub fn set_poll_mode(&self, mode: PollMode) {
         self.reactors.iter().for_each(|reactor| reactor.shared.set_mode(mode));
@@ -250,7 +267,7 @@ fn start_environment(config: &EnvironmentConfig) -> Result<(), SpdkError> {
     };
     // SAFETY: first use of SPDK in the process; all pointers in `raw` outlive the calls, and the hooks are functions.
     unsafe {
-        sys::cs_log_hook(Some(log_line));
+        super::log::hook();
         sys::cs_bdev_event_hook(Some(super::bdev::event));
         Errno::check(sys::cs_env_start(&raw)).map_err(|errno| {
             SpdkError::answer(
@@ -310,17 +327,4 @@ unsafe extern "C" fn new_thread(thread: *mut sys::spdk_thread, core: u32) -> c_i
         None => return -libc::EINVAL,
     }
     0
-}
-
-unsafe extern "C" fn log_line(severity: c_int, file: *const libc::c_char, line: c_int, message: *const libc::c_char) {
-    // SAFETY: the shim passes two NUL-terminated strings that live for the call.
-    let (file, message) =
-        unsafe { (CStr::from_ptr(file).to_string_lossy(), CStr::from_ptr(message).to_string_lossy()) };
-    let file = file.rsplit('/').next().unwrap_or_default();
-    match severity {
-        0 => tracing::error!(target: "spdk", %file, line, "{message}"),
-        1 => tracing::warn!(target: "spdk", %file, line, "{message}"),
-        2 => tracing::info!(target: "spdk", %file, line, "{message}"),
-        _ => tracing::debug!(target: "spdk", %file, line, "{message}"),
-    }
 }

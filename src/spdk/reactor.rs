@@ -8,7 +8,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -127,6 +127,7 @@ pub(super) struct ReactorShared {
     busy_ns: AtomicU64,
     idle_ns: AtomicU64,
     nap_ns: AtomicU64,
+    thread_count: AtomicU32,
 }
 
 impl ReactorShared {
@@ -143,6 +144,7 @@ impl ReactorShared {
             busy_ns: AtomicU64::new(0),
             idle_ns: AtomicU64::new(0),
             nap_ns: AtomicU64::new(0),
+            thread_count: AtomicU32::new(0),
         })
     }
 
@@ -188,6 +190,11 @@ impl ReactorShared {
             idle_ns: self.idle_ns.load(Ordering::Relaxed),
             nap_ns: self.nap_ns.load(Ordering::Relaxed),
         }
+    }
+
+    /// SPDK threads that live here.
+    pub(super) fn thread_count(&self) -> u32 {
+        self.thread_count.load(Ordering::Relaxed)
     }
 
     fn is_quiet(&self) -> bool {
@@ -319,6 +326,7 @@ impl Loop<'_> {
         let mut worked = false;
         while let Some(ThreadPointer(thread)) = self.shared.arrivals.pop() {
             self.threads.borrow_mut().push(thread);
+            self.shared.thread_count.fetch_add(1, Ordering::Relaxed);
             worked = true;
         }
         worked
@@ -332,6 +340,7 @@ impl Loop<'_> {
             if over {
                 // SAFETY: exited and idle, and removed from the list with this very call, so nobody polls it again.
                 unsafe { sys::spdk_thread_destroy(*thread) };
+                self.shared.thread_count.fetch_sub(1, Ordering::Relaxed);
             }
             !over
         });

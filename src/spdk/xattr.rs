@@ -1,14 +1,19 @@
 //! Extended attributes of lvols: what we note with a volume or snapshot, in the same write as its metadata.
 //!
-//! An lvol's metadata is read and written in pages of 4 KiB, and SPDK 20.07 leaks pages of metadata that needs more
-//! than one, so names and values are kept small.
+//! An lvol's metadata is a chain of pages of 4 KiB that its cluster map shares with its xattrs; one xattr, its name and 9
+//! bytes of frame must fit into a page (4,072 bytes). The limits below leave room for the name and keep a margin. A
+//! chain is replaced as a whole and in order: the new pages are written first, then the root page that leads to them.
+//!
+//! SPDK 20.07 forgets at a load which pages a chain has beside its root page. The first change after that does not give
+//! those back, so a restart costs a page (of which a store has one for each cluster) for every replica whose metadata
+//! is longer than one. The load after a crash finds them again.
+
+use crate::name::NameError;
 
 /// Longest name, in bytes.
 pub const XATTR_NAME_LIMIT: usize = 63;
-/// Longest value, in bytes.
-pub const XATTR_VALUE_LIMIT: usize = 1024;
-
-use crate::name::NameError;
+/// Longest value, in bytes: the record of a mirror of eight replicas with the longest names takes 2,067.
+pub const XATTR_VALUE_LIMIT: usize = 3072;
 
 /// The name of an xattr: printable ASCII, at most [`XATTR_NAME_LIMIT`] bytes, not one of the lvol module's own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,18 +1,21 @@
-//! Whether a node is alive and whether it is ready for calls.
+//! Whether a node is ready for calls.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
+
+/// Where a node is in its life. It only goes forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    /// Its port is open; its disks are not loaded yet.
+    Starting,
+    /// Calls are served.
+    Ready,
+    /// It was told to stop.
+    Stopping,
+}
 
 /// A node's own account of itself. All clones share it.
 #[derive(Debug, Clone)]
-pub struct Health(Arc<RwLock<State>>);
-
-#[derive(Debug)]
-struct State {
-    /// Why the node can't serve, or `None` when it can.
-    not_ready: Option<String>,
-    /// Why only a restart would help, or `None`.
-    broken: Option<String>,
-}
+pub struct Health(watch::Sender<Readiness>);
 
 impl Default for Health {
     fn default() -> Self {
@@ -21,42 +24,35 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Alive, and not ready yet.
+    /// A node that starts.
     pub fn new() -> Self {
-        Self(Arc::new(RwLock::new(State { not_ready: Some("starting".into()), broken: None })))
+        Self(watch::Sender::new(Readiness::Starting))
     }
 
-    /// Calls are served from now on.
-    pub fn set_ready(&self) {
-        self.change(|state| state.not_ready = None);
-    }
-
-    /// Calls are not served, for this reason.
-    pub fn set_not_ready(&self, reason: impl Into<String>) {
-        self.change(|state| state.not_ready = Some(reason.into()));
-    }
-
-    /// Something that only a restart mends, as a reactor that no longer runs. Never taken back.
-    pub fn set_broken(&self, reason: impl Into<String>) {
-        self.change(|state| state.broken = state.broken.take().or(Some(reason.into())));
-    }
-
-    /// Why the process should be restarted, or `Ok`.
-    pub fn alive(&self) -> Result<(), String> {
-        self.read(|state| state.broken.clone().map_or(Ok(()), Err))
+    /// Goes forward; a step back is ignored.
+    pub fn reach(&self, readiness: Readiness) {
+        self.0.send_if_modified(|current| {
+            let further = readiness > *current;
+            if further {
+                *current = readiness;
+            }
+            further
+        });
     }
 
     /// Why calls should go elsewhere, or `Ok`.
-    pub fn ready(&self) -> Result<(), String> {
-        self.alive()?;
-        self.read(|state| state.not_ready.clone().map_or(Ok(()), Err))
+    pub fn ready(&self) -> Result<(), &'static str> {
+        match *self.0.borrow() {
+            Readiness::Starting => Err("the node is starting"),
+            Readiness::Ready => Ok(()),
+            Readiness::Stopping => Err("the node is stopping"),
+        }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
-        read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    /// Sees each step, the current one first.
+    pub fn watch(&self) -> watch::Receiver<Readiness> {
+        let mut receiver = self.0.subscribe();
+        receiver.mark_changed();
+        receiver
     }
 }

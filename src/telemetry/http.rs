@@ -53,8 +53,8 @@ impl Endpoint {
     ) -> Result<()> {
         let routes = Router::new()
             .route("/metrics", get(metrics_page))
-            .route("/healthz", get(async |State(shared): State<Shared>| answer(shared.health.alive())))
-            .route("/readyz", get(async |State(shared): State<Shared>| answer(shared.health.ready())))
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(readiness))
             .with_state(Shared { metrics, health });
         axum::serve(self.listener, routes)
             .with_graceful_shutdown(shutdown)
@@ -64,14 +64,14 @@ impl Endpoint {
 }
 
 async fn metrics_page(State(shared): State<Shared>) -> Response {
-    match shared.metrics.render() {
+    match shared.metrics.page().await {
         Ok(page) => ([(header::CONTENT_TYPE, OPEN_METRICS)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-fn answer(state: std::result::Result<(), String>) -> Response {
-    match state {
+async fn readiness(State(shared): State<Shared>) -> Response {
+    match shared.health.ready() {
         Ok(()) => "ok\n".into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
@@ -84,6 +84,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::telemetry::health::Readiness;
 
     async fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_is_ready_when_it_says_so_and_alive_until_it_is_broken() {
+    async fn a_node_is_ready_while_it_says_so_and_alive_while_it_answers() {
         let endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap()).await.expect("a free port");
         let (address, health) = (endpoint.address(), Health::new());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -105,13 +106,12 @@ mod tests {
 
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"), "a node that starts is not ready");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-        health.set_ready();
+        health.reach(Readiness::Ready);
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        health.set_broken("reactor 0 hangs");
-        for path in ["/healthz", "/readyz"] {
-            let answer = get(address, path).await;
-            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("reactor 0 hangs"), "{answer}");
-        }
+        health.reach(Readiness::Stopping);
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("the node is stopping"), "{answer}");
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let page = get(address, "/metrics").await;
         assert!(page.contains("corriente_build_info{version=") && page.contains("# EOF"), "{page}");
 

@@ -1,31 +1,37 @@
-//! What is counted when it happens, outside the I/O path: calls, restores and backups, events of mirrors.
+//! What is counted when it happens, outside the I/O path: calls, events of mirrors, pauses; and the page that shows it
+//! together with what is sampled.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::sample::{SampleCollector, Sampler};
+use super::transfer::TransferMetrics;
 use crate::error::{Error, Result};
+
+/// What all series are called first.
+const PREFIX: &str = "corriente";
 
 /// The node's metrics. All clones count into the same.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    sampler: Arc<OnceLock<Sampler>>,
     calls: Family<CallLabels, Counter>,
     call_seconds: Family<MethodLabel, Histogram, fn() -> Histogram>,
     /// Restores.
     pub restores: TransferMetrics,
     /// Backups.
     pub backups: TransferMetrics,
-    member_failures: Family<MemberLabels, Counter>,
+    member_failures: Family<FailureLabels, Counter>,
+    member_errors: Family<VolumeLabel, Counter>,
     pauses: Histogram,
 }
 
@@ -41,85 +47,45 @@ struct MethodLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MemberLabels {
+struct VolumeLabel {
     volume: String,
-    replica: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
+struct FailureLabels {
+    volume: String,
+    reason: &'static str,
 }
 
-/// How a restore or backup ended.
+/// Why a replica is out of its mirror, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Proven complete.
-    Complete,
-    /// Failed.
-    Failed,
-    /// Called off.
-    Canceled,
+pub enum FailureReason {
+    /// It failed a write or a flush.
+    Write,
+    /// It is no longer there.
+    Gone,
+    /// It did not answer in time.
+    Deadline,
+    /// It could not store the generation.
+    Generation,
+    /// It was being rebuilt, and its source failed.
+    Source,
+    /// It failed an operation, as a snapshot.
+    Operation,
 }
 
-/// The data that restores or backups move.
-#[derive(Debug, Clone, Default)]
-pub struct TransferMetrics {
-    running: Gauge,
-    ended: Family<OutcomeLabel, Counter>,
-    store_bytes: Counter,
-    volume_bytes: Counter,
-}
+impl FailureReason {
+    const ALL: [Self; 6] = [Self::Write, Self::Gone, Self::Deadline, Self::Generation, Self::Source, Self::Operation];
 
-impl TransferMetrics {
-    /// One begins. The guard counts its end: as failed, unless told otherwise.
-    pub fn begin(&self) -> Transfer {
-        self.running.inc();
-        Transfer { metrics: self.clone(), outcome: Outcome::Failed }
-    }
-
-    /// Bytes that went over the wire from or to the backup store.
-    pub fn add_store_bytes(&self, bytes: u64) {
-        self.store_bytes.inc_by(bytes);
-    }
-
-    /// Bytes that were written to or read from the volume.
-    pub fn add_volume_bytes(&self, bytes: u64) {
-        self.volume_bytes.inc_by(bytes);
-    }
-
-    fn register(&self, registry: &mut Registry, name: &str) {
-        let registry = registry.sub_registry_with_prefix(name);
-        registry.register("running", "Running now", self.running.clone());
-        registry.register("ended", "By how they ended", self.ended.clone());
-        registry.register("store_bytes", "Bytes from or to the backup store", self.store_bytes.clone());
-        registry.register("volume_bytes", "Bytes to or from volumes", self.volume_bytes.clone());
-    }
-}
-
-/// A restore or backup that runs; counted as ended when dropped.
-#[derive(Debug)]
-pub struct Transfer {
-    metrics: TransferMetrics,
-    outcome: Outcome,
-}
-
-impl Transfer {
-    /// Ends it.
-    pub fn end(mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for Transfer {
-    fn drop(&mut self) {
-        let outcome = match self.outcome {
-            Outcome::Complete => "complete",
-            Outcome::Failed => "failed",
-            Outcome::Canceled => "canceled",
-        };
-        self.metrics.running.dec();
-        self.metrics.ended.get_or_create(&OutcomeLabel { outcome }).inc();
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Gone => "gone",
+            Self::Deadline => "deadline",
+            Self::Generation => "generation",
+            Self::Source => "source",
+            Self::Operation => "operation",
+        }
     }
 }
 
@@ -131,14 +97,16 @@ fn call_buckets() -> Histogram {
 impl Metrics {
     /// All zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("corriente");
+        let mut registry = Registry::with_prefix(PREFIX);
         let metrics = Self {
             registry: Arc::default(),
+            sampler: Arc::default(),
             calls: Family::default(),
             call_seconds: Family::new_with_constructor(call_buckets),
             restores: TransferMetrics::default(),
             backups: TransferMetrics::default(),
             member_failures: Family::default(),
+            member_errors: Family::default(),
             // From 100 µs to about 6.5 s, past the default limit of a pause.
             pauses: Histogram::new(exponential_buckets(0.0001, 4.0, 9)),
         };
@@ -146,16 +114,21 @@ impl Metrics {
         registry.register("build", "What runs", build);
         registry.register("calls", "gRPC calls by method and code", metrics.calls.clone());
         registry.register("call_seconds", "How long unary gRPC calls took", metrics.call_seconds.clone());
-        registry.register("member_failures", "Replicas that left a mirror", metrics.member_failures.clone());
+        registry.register("member_failures", "Replicas that failed and left a mirror", metrics.member_failures.clone());
+        registry.register(
+            "member_errors",
+            "Failures of I/O to replicas that a mirror acted on",
+            metrics.member_errors.clone(),
+        );
         registry.register("pause_seconds", "How long the I/O of a volume was paused", metrics.pauses.clone());
         metrics.restores.register(&mut registry, "restores");
         metrics.backups.register(&mut registry, "backups");
         Self { registry: Arc::new(Mutex::new(registry)), ..metrics }
     }
 
-    /// From now on each scrape also reads the data path. To be called once.
+    /// From now on each page also has what this gives. Only the first sampler counts.
     pub fn sample_with(&self, sampler: Sampler) {
-        self.registry().register_collector(Box::new(SampleCollector(sampler)));
+        let _ = self.sampler.set(sampler);
     }
 
     /// A gRPC call ended.
@@ -165,10 +138,34 @@ impl Metrics {
         self.calls.get_or_create(&CallLabels { method, code: code_name(code) }).inc();
     }
 
-    /// A replica left its mirror.
-    pub fn member_failed(&self, volume: &str, replica: &str) {
-        let labels = MemberLabels { volume: volume.to_owned(), replica: replica.to_owned() };
+    /// A volume is served from now on: its series begin at zero, so that the first failure is an increase.
+    pub fn volume_begins(&self, volume: impl fmt::Display) {
+        let volume = volume.to_string();
+        for reason in FailureReason::ALL {
+            let labels = FailureLabels { volume: volume.clone(), reason: reason.as_str() };
+            drop(self.member_failures.get_or_create(&labels));
+        }
+        drop(self.member_errors.get_or_create(&VolumeLabel { volume }));
+    }
+
+    /// A volume is not served any more: its series end.
+    pub fn volume_ends(&self, volume: impl fmt::Display) {
+        let volume = volume.to_string();
+        for reason in FailureReason::ALL {
+            self.member_failures.remove(&FailureLabels { volume: volume.clone(), reason: reason.as_str() });
+        }
+        self.member_errors.remove(&VolumeLabel { volume });
+    }
+
+    /// A replica failed and left its mirror.
+    pub fn member_failed(&self, volume: impl fmt::Display, reason: FailureReason) {
+        let labels = FailureLabels { volume: volume.to_string(), reason: reason.as_str() };
         self.member_failures.get_or_create(&labels).inc();
+    }
+
+    /// I/O to a replica failed.
+    pub fn member_error(&self, volume: impl fmt::Display) {
+        self.member_errors.get_or_create(&VolumeLabel { volume: volume.to_string() }).inc();
     }
 
     /// The I/O of a volume was paused for this long.
@@ -177,14 +174,26 @@ impl Metrics {
     }
 
     /// Everything in the text format of OpenMetrics.
-    pub fn render(&self) -> Result<String> {
-        let mut page = String::new();
-        text::encode(&mut page, &self.registry()).map_err(|error| Error::internal("metrics", error.to_string()))?;
-        Ok(page)
+    pub async fn page(&self) -> Result<String> {
+        let sample = match self.sampler.get() {
+            Some(sampler) => Some(sampler().await),
+            None => None,
+        };
+        self.restores.catch_up();
+        self.backups.catch_up();
+        self.encode(sample.map(SampleCollector)).map_err(|error| Error::internal("metrics", error.to_string()))
     }
 
-    fn registry(&self) -> std::sync::MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    fn encode(&self, sample: Option<SampleCollector>) -> std::result::Result<String, fmt::Error> {
+        let mut page = String::new();
+        text::encode_registry(&mut page, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        if let Some(sample) = sample {
+            let mut sampled = Registry::with_prefix(PREFIX);
+            sampled.register_collector(Box::new(sample));
+            text::encode_registry(&mut page, &sampled)?;
+        }
+        text::encode_eof(&mut page)?;
+        Ok(page)
     }
 }
 
@@ -229,40 +238,50 @@ mod tests {
     use super::super::sample::{ReactorSample, Sample};
     use super::*;
 
-    #[test]
-    fn what_is_counted_and_what_is_sampled_is_on_the_page() {
+    fn has(page: &str, line: &str) {
+        assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+    }
+
+    #[tokio::test]
+    async fn what_is_counted_and_what_is_sampled_is_on_the_page() {
         let metrics = Metrics::new();
         metrics.call("EngineGet", tonic::Code::NotFound, Duration::from_millis(2));
-        metrics.sample_with(Arc::new(|| Sample {
-            reactors: vec![ReactorSample { core: 3, busy_ns: 7, idle_ns: 8, nap_ns: 9 }],
-            dma_free_bytes: 11,
-            ..Sample::default()
+        metrics.sample_with(Arc::new(|| {
+            Box::pin(async {
+                Sample {
+                    reactors: vec![ReactorSample {
+                        core: 3,
+                        threads: 2,
+                        busy_ns: 1_500_000_000,
+                        idle_ns: 0,
+                        nap_ns: 500_000_000,
+                    }],
+                    dma_free_bytes: 11,
+                    ..Sample::default()
+                }
+            })
         }));
-        let page = metrics.render().expect("a page");
+        let page = metrics.page().await.expect("a page");
         for line in [
             r#"corriente_calls_total{method="EngineGet",code="NOT_FOUND"} 1"#,
-            r#"corriente_reactor_time_nanoseconds_total{core="3",state="busy"} 7"#,
-            r#"corriente_reactor_time_nanoseconds_total{core="3",state="nap"} 9"#,
+            r#"corriente_reactor_seconds_total{core="3",state="busy"} 1.5"#,
+            r#"corriente_reactor_seconds_total{core="3",state="nap"} 0.5"#,
+            r#"corriente_reactor_threads{core="3"} 2"#,
             "corriente_dma_free_bytes 11",
+            "# EOF",
         ] {
-            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+            has(&page, line);
         }
     }
 
-    #[test]
-    fn a_restore_that_is_dropped_has_failed() {
+    #[tokio::test]
+    async fn the_series_of_a_volume_begin_at_zero_and_end_with_it() {
         let metrics = Metrics::new();
-        drop(metrics.restores.begin());
-        metrics.restores.begin().end(Outcome::Complete);
-        let running = metrics.restores.begin();
-        let page = metrics.render().expect("a page");
-        drop(running);
-        for line in [
-            r#"corriente_restores_ended_total{outcome="failed"} 1"#,
-            r#"corriente_restores_ended_total{outcome="complete"} 1"#,
-            "corriente_restores_running 1",
-        ] {
-            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
-        }
+        metrics.volume_begins("v");
+        has(&metrics.page().await.expect("a page"), r#"corriente_member_failures_total{volume="v",reason="gone"} 0"#);
+        metrics.member_failed("v", FailureReason::Gone);
+        has(&metrics.page().await.expect("a page"), r#"corriente_member_failures_total{volume="v",reason="gone"} 1"#);
+        metrics.volume_ends("v");
+        assert!(!metrics.page().await.expect("a page").contains(r#"volume="v""#));
     }
 }

@@ -45,7 +45,10 @@ async fn fails_naming(scene: &Scene, fault: Point) {
     assert!(engine.snapshots.is_empty());
     refused(scene.start_restore(0).await, Code::FailedPrecondition, &replica(1));
     for entry in scene.cluster.status(VOLUME).await {
-        assert!(!entry.is_restoring && entry.last_restored.is_empty() && entry.error.contains(&replica(1)), "{entry:?}");
+        assert!(
+            !entry.is_restoring && entry.last_restored.is_empty() && entry.error.contains(&replica(1)),
+            "{entry:?}"
+        );
     }
 }
 

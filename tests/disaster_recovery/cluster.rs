@@ -31,6 +31,11 @@ impl Cluster {
         Self::start_with([NodeOptions::named("a"), NodeOptions::named("b")]).await
     }
 
+    /// With other settings than the defaults, on both nodes.
+    pub async fn start_set(settings: impl Fn(NodeOptions) -> NodeOptions) -> Self {
+        Self::start_with(["a", "b"].map(|name| settings(NodeOptions::named(name)))).await
+    }
+
     pub async fn start_with([first, second]: [NodeOptions; 2]) -> Self {
         let nodes = [Node::start(first).await, Node::start(second).await];
         let mut disks = Vec::new();

@@ -1,4 +1,4 @@
-//! `corriente volume checksum`: one digest of what a host reads, or one for each member of the mirror.
+//! `corriente volume checksum`: a digest of what a host reads, and with `--members` of each replica.
 
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ const ALGORITHM: &str = "sha256";
 pub struct ChecksumOptions {
     /// The volume; it should be quiet
     name: VolumeName,
-    /// Each member of the mirror on its own, read by the node. So it is also for a volume without a target
+    /// Each replica on its own too, read by the node. A volume without a target is always read by the node
     #[arg(long)]
     members: bool,
 }
@@ -41,15 +41,15 @@ pub async fn run(options: ChecksumOptions, context: &Context) -> Result<(), Fail
     let node = context.server().await?;
     let engine = find_engine(&node, &options.name).await?;
     if !options.members && transfer::target_of(&engine).is_some() {
-        let digest = transfer::checksum(&engine, &options.name).await?;
-        let report = Report { volume: options.name.to_string(), algorithm: ALGORITHM, digest };
-        return context
-            .printer
-            .show(&report, |report| fields([("volume", report.volume.clone()), (ALGORITHM, report.digest.clone())]));
+        return show(context, &options.name, transfer::checksum(&engine, &options.name).await?);
     }
-    let result = members(&node, &engine.name).await?;
+    let result = by_node(&node, &engine.name, options.members).await?;
+    if !options.members {
+        return show(context, &options.name, result.digest);
+    }
     context.printer.show(&result, |result| {
         let mut table = table(["REPLICA", "SHA256", "ERROR"]);
+        table.add_row(["(the volume)".into(), result.digest.clone(), String::new()]);
         for member in &result.members {
             table.add_row([member.replica_name.clone(), member.digest.clone(), member.error.clone()]);
         }
@@ -58,8 +58,16 @@ pub async fn run(options: ChecksumOptions, context: &Context) -> Result<(), Fail
     judge(&result, &options.name)
 }
 
-async fn members(node: &Node, engine: &str) -> Result<VolumeChecksumResult, Failure> {
-    let request = VolumeChecksumRequest { engine_name: engine.to_owned(), algorithm: ALGORITHM.into() };
+fn show(context: &Context, volume: &VolumeName, digest: String) -> Result<(), Failure> {
+    let report = Report { volume: volume.to_string(), algorithm: ALGORITHM, digest };
+    context
+        .printer
+        .show(&report, |report| fields([("volume", report.volume.clone()), (ALGORITHM, report.digest.clone())]))
+}
+
+/// What the node itself reads.
+async fn by_node(node: &Node, engine: &str, members: bool) -> Result<VolumeChecksumResult, Failure> {
+    let request = VolumeChecksumRequest { engine_name: engine.to_owned(), algorithm: ALGORITHM.into(), members };
     let mut steps = node.corriente().volume_checksum(request).await?.into_inner();
     let bar = byte_bar("checksum", 0);
     while let Some(step) = steps.message().await? {
@@ -81,7 +89,8 @@ async fn members(node: &Node, engine: &str) -> Result<VolumeChecksumResult, Fail
 /// Members that differ are corruption; one that cannot be read is a failure, whatever the others say.
 fn judge(result: &VolumeChecksumResult, volume: &VolumeName) -> Result<(), Failure> {
     if !result.equal {
-        return Err(Failure::new(Exit::Corrupt, format!("the replicas of volume {volume} differ")));
+        let problem = format!("the replicas of volume {volume} differ, or it was written to meanwhile");
+        return Err(Failure::new(Exit::Corrupt, problem));
     }
     match result.members.iter().find(|member| !member.error.is_empty()) {
         Some(member) => Err(Failure::failed(format!("replica {}: {}", member.replica_name, member.error))),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::account::Account;
 use super::marker::{RestoreMarker, Restored, Unfinished};
 use super::request::Claim;
 use super::sink::MirrorSink;
@@ -84,7 +85,10 @@ impl Job {
     /// Runs to the end; the claim is given back with the outcome.
     pub(super) async fn run(self, claim: Claim) {
         let _operation = self.engine.operations.lock().await;
-        match self.restore().await {
+        let account = Account::begin(&self.engine, &self.backup, self.progress.clone());
+        let result = self.restore().await;
+        let ended = account.end(&result);
+        match result {
             Ok((chain, report)) => {
                 tracing::info!(engine = %self.engine.name, volume = %self.engine.volume, backup = %self.backup,
                     blocks = report.blocks, bytes_stored = report.bytes_stored, bytes_written = report.bytes_written,
@@ -104,6 +108,7 @@ impl Job {
                 claim.fail(&error, chain);
             }
         }
+        ended.tell();
         self.lock.release().await;
         self.done.send_replace(true);
     }
@@ -160,7 +165,8 @@ impl Job {
             self.engine.publish(|published| {
                 published.state = EngineState::Error;
                 published.error_message =
-                    "writes of a restore that stalled may still be under way; delete the engine and create it again".into();
+                    "writes of a restore that stalled may still be under way; delete the engine and create it again"
+                        .into();
             });
         }
         Err(stalled)

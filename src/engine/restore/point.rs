@@ -118,7 +118,10 @@ mod tests {
         let none = BTreeSet::new();
         assert_eq!(choose_name(Some(&name("s1")), &none).unwrap(), name("restore-s1"));
         let again = choose_name(Some(&name("s1")), &[name("restore-s1")].into()).unwrap();
-        assert!(again.as_str().starts_with("restore-s1-") && again.as_str().len() == "restore-s1-".len() + 5, "{again}");
+        assert!(
+            again.as_str().starts_with("restore-s1-") && again.as_str().len() == "restore-s1-".len() + 5,
+            "{again}"
+        );
         for odd in [None, Some(name(&"s".repeat(253)))] {
             let made_up = choose_name(odd.as_ref(), &none).unwrap();
             assert!(is_of_restore(&made_up) && made_up.as_str().len() == PREFIX.len() + 32, "{made_up}");
