@@ -12,6 +12,7 @@ pub mod initiator;
 pub mod mirror;
 pub mod name;
 pub mod node;
+pub mod peer;
 pub mod ports;
 pub mod replica;
 pub mod rpc;

@@ -12,11 +12,13 @@ pub mod attributes;
 pub mod backup;
 mod budget;
 mod discover;
+mod hash;
 mod head;
 mod instance;
 mod layers;
 mod lifecycle;
 mod operation;
+pub mod rebuild;
 mod serving;
 pub mod snapshot;
 mod store;
@@ -48,6 +50,7 @@ use store::Store;
 
 pub use attributes::AttributeKey;
 pub use backup::{BackupOrder, BackupPhase, BackupStatus, StartedBackup};
+pub use hash::{HashPhase, HashStatus};
 pub use snapshot::SnapshotOptions;
 pub use view::{Child, LvolView, ReplicaPorts, ReplicaState, ReplicaView};
 

@@ -1,12 +1,14 @@
 //! The wire contracts as Rust: messages, clients and server traits that `build.rs` generates from `proto/`.
 //!
 //! [`spdkrpc`] is fixed by peers in the field (`spdkrpc-wire`); [`corriente::v1`] is our own. In the generated
-//! messages names are still plain text. [`field`] and [`backup`] parse what several callers
-//! send alike, [`status`] maps errors to codes and back, [`json`] is how the command line prints.
+//! messages names are still plain text. [`field`], [`backup`], [`rebuild`] and [`hash`] parse what several
+//! callers send alike, [`status`] maps errors to codes and back, [`json`] is how the command line prints.
 
 pub mod backup;
 pub mod field;
+pub mod hash;
 pub mod json;
+pub mod rebuild;
 pub mod status;
 
 /// Longhorn's service for the v2 data engine.

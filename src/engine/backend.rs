@@ -1,13 +1,14 @@
 //! A replica as an engine controls it, on this node or on another: the same calls, the same typed answers.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use crate::error::{Error, Result};
-use crate::name::{BackupName, ReplicaName, SnapshotName};
-use crate::replica::BackupPhase;
+use crate::error::Result;
+use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
+use crate::replica::{BackupPhase, HashStatus};
+use crate::spdk::clustermap::ClusterMap;
 
 /// Where a replica's chain hangs together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,8 @@ pub struct ReplicaDescription {
     pub head: Option<Layer>,
     /// All snapshots.
     pub snapshots: BTreeMap<SnapshotName, Layer>,
+    /// A rebuild of it was begun and has not come to its end: it is no copy of its volume.
+    pub rebuilding: bool,
 }
 
 impl ReplicaDescription {
@@ -110,6 +113,15 @@ impl Attribute {
     }
 }
 
+/// Which clusters a head has of its own: what was written since its last snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadMap {
+    /// Bytes in a cluster.
+    pub cluster_size: u64,
+    /// The clusters.
+    pub clusters: ClusterMap,
+}
+
 /// Control of one replica. Every call has a limit of its own inside.
 pub trait Backend: Send + Sync + 'static {
     /// As its node describes it now.
@@ -133,12 +145,40 @@ pub trait Backend: Send + Sync + 'static {
     fn backup_create(&self, order: BackupOrder) -> BoxFuture<'_, Result<(BackupName, bool)>>;
     /// How a backup is getting on.
     fn backup_status<'a>(&'a self, backup: &'a BackupName) -> BoxFuture<'a, Result<BackupProgress>>;
-}
-
-/// Limits a call to a replica.
-pub async fn limited<T>(what: String, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Timeout { what, limit }),
-    }
+    /// Makes it the source of a rebuild of `destination`, and exposes `snapshot`, the newest that is to be copied; returns
+    /// where. The same again is fine.
+    fn rebuild_source_start<'a>(
+        &'a self,
+        destination: &'a ReplicaName,
+        address: ReplicaAddress,
+        snapshot: &'a SnapshotName,
+    ) -> BoxFuture<'a, Result<HostPort>>;
+    /// Ends its part in the rebuild of `destination`, and a copy that runs. That there is none is fine.
+    fn rebuild_source_finish<'a>(&'a self, destination: &'a ReplicaName) -> BoxFuture<'a, Result<()>>;
+    /// Begins to rebuild it. From here to [`Backend::rebuild_finish`] it has no head and cannot be opened; what it
+    /// held is kept aside. Returns where its head will be. Begins anew when a rebuild was begun before.
+    fn rebuild_start(&self, order: RebuildOrder) -> BoxFuture<'_, Result<ReplicaAddress>>;
+    /// Begins to copy one snapshot, whose parent must be complete; [`Backend::rebuild_progress`] tells of its end.
+    fn rebuild_copy_start<'a>(&'a self, snapshot: &'a SnapshotName, fast_sync: bool) -> BoxFuture<'a, Result<()>>;
+    /// How the rebuild is getting on. A rebuild that failed stays failed until it is begun anew.
+    fn rebuild_progress(&self) -> BoxFuture<'_, Result<RebuildProgress>>;
+    /// Makes the snapshot of what was copied. The same again is fine.
+    fn rebuild_snapshot_create<'a>(
+        &'a self,
+        snapshot: &'a SnapshotName,
+        options: SnapshotOptions,
+    ) -> BoxFuture<'a, Result<()>>;
+    /// Ends the rebuild: the replica has the source's snapshots and a head above the newest of them, and is exported. The
+    /// same again is fine. Called before all snapshots are there it ends the rebuild as failed.
+    fn rebuild_finish(&self) -> BoxFuture<'_, Result<()>>;
+    /// Limits how fast this and later rebuilds of it are written; 0 for no limit.
+    fn rebuild_limit(&self, mib_per_second: u32) -> BoxFuture<'_, Result<()>>;
+    /// Which clusters its head has of its own now.
+    fn head_map(&self) -> BoxFuture<'_, Result<HeadMap>>;
+    /// Begins to hash a snapshot, unless its checksum is known and `rehash` is not set.
+    fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>>;
+    /// What is known of a snapshot's hash.
+    fn snapshot_hash_status<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<HashStatus>>;
+    /// Stops hashing a snapshot; that nobody does is fine.
+    fn snapshot_hash_cancel<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
 }

@@ -6,14 +6,15 @@ use futures::future::BoxFuture;
 
 use super::attach::LocalHead;
 use super::backend::{
-    Attribute, Backend, BackupOrder, BackupProgress, Child, Layer, ReplicaDescription, SnapshotOptions,
+    Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
 };
 use super::context::{LocalReplica, LocalReplicas};
 use crate::disk::FlushHandle;
 use crate::error::Result;
 use crate::mirror::DiskFlush;
-use crate::name::{BackupName, ReplicaName, SnapshotName};
-use crate::replica::{self, LvolView, ReplicaView, Replicas};
+use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
+use crate::replica::{self, HashStatus, LvolView, ReplicaView, Replicas};
 use crate::spdk::control::Reply;
 use crate::wire::backup::parse_order;
 
@@ -116,6 +117,69 @@ impl Backend for LocalBackend {
             Ok(BackupProgress { phase: status.phase, snapshot: status.snapshot })
         })
     }
+
+    fn rebuild_source_start<'a>(
+        &'a self,
+        destination: &'a ReplicaName,
+        address: ReplicaAddress,
+        snapshot: &'a SnapshotName,
+    ) -> BoxFuture<'a, Result<HostPort>> {
+        Box::pin(async move { self.replicas.rebuild_source_start(&self.name, destination, address, snapshot).await })
+    }
+
+    fn rebuild_source_finish<'a>(&'a self, destination: &'a ReplicaName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.replicas.rebuild_source_finish(&self.name, destination).await })
+    }
+
+    fn rebuild_start(&self, order: RebuildOrder) -> BoxFuture<'_, Result<ReplicaAddress>> {
+        Box::pin(async move { self.replicas.rebuild_start(&self.name, order).await })
+    }
+
+    fn rebuild_copy_start<'a>(&'a self, snapshot: &'a SnapshotName, fast_sync: bool) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.replicas.rebuild_copy_start(&self.name, snapshot, fast_sync).await })
+    }
+
+    fn rebuild_progress(&self) -> BoxFuture<'_, Result<RebuildProgress>> {
+        Box::pin(async move { self.replicas.rebuild_progress(&self.name) })
+    }
+
+    fn rebuild_snapshot_create<'a>(
+        &'a self,
+        snapshot: &'a SnapshotName,
+        options: SnapshotOptions,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let options = replica::SnapshotOptions { user_created: options.user_created, timestamp: options.timestamp };
+            self.replicas.rebuild_snapshot_create(&self.name, snapshot, options).await
+        })
+    }
+
+    fn rebuild_finish(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.rebuild_finish(&self.name).await })
+    }
+
+    fn rebuild_limit(&self, mib_per_second: u32) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.rebuild_limit(&self.name, mib_per_second) })
+    }
+
+    fn head_map(&self) -> BoxFuture<'_, Result<HeadMap>> {
+        Box::pin(async move {
+            let (cluster_size, clusters) = self.replicas.head_map(&self.name).await?;
+            Ok(HeadMap { cluster_size, clusters })
+        })
+    }
+
+    fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.replicas.snapshot_hash(&self.name, snapshot, rehash).await })
+    }
+
+    fn snapshot_hash_status<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<HashStatus>> {
+        Box::pin(async move { self.replicas.snapshot_hash_status(&self.name, snapshot).await })
+    }
+
+    fn snapshot_hash_cancel<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.replicas.snapshot_hash_cancel(&self.name, snapshot).await })
+    }
 }
 
 fn describe(view: &ReplicaView) -> ReplicaDescription {
@@ -126,6 +190,7 @@ fn describe(view: &ReplicaView) -> ReplicaDescription {
         error_message: view.error.clone(),
         head: view.head.as_ref().map(layer),
         snapshots: view.snapshots.iter().map(|(name, lvol)| (name.clone(), layer(lvol))).collect(),
+        rebuilding: view.rebuilding,
     }
 }
 
@@ -145,6 +210,6 @@ fn layer(lvol: &LvolView) -> Layer {
         creation_time: lvol.creation_time.clone(),
         user_created: lvol.user_created,
         timestamp: lvol.snapshot_timestamp.clone(),
-        checksum: String::new(),
+        checksum: lvol.checksum.clone(),
     }
 }

@@ -1,77 +1,40 @@
 //! A replica on another node, over that node's gRPC. Every answer is parsed before the engine sees it.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::time::Duration;
-
 use futures::future::BoxFuture;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::backend::{
-    Attribute, Backend, BackupOrder, BackupProgress, Child, Layer, ReplicaDescription, SnapshotOptions, limited,
+    Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
 };
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
 use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
-use crate::replica::BackupPhase;
+use crate::peer::Peer;
+use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
+use crate::replica::{BackupPhase, HashStatus};
+use crate::spdk::clustermap::ClusterMap;
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
-use crate::wire::corriente::v1::{ReplicaXattrGetRequest, ReplicaXattrSetRequest};
+use crate::wire::corriente::v1::{ReplicaHeadMapRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest};
+use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
-use crate::wire::status::from_peer;
 
-/// Limits of calls to peers.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerLimits {
-    /// Reaching the node.
-    pub connect: Duration,
-    /// One call.
-    pub call: Duration,
-}
+pub use crate::peer::{PeerLimits, Peers};
 
-/// Connections to other nodes, one each, shared by all engines.
-pub struct Peers {
-    port: u16,
-    limits: PeerLimits,
-    channels: Mutex<HashMap<std::net::IpAddr, Channel>>,
-}
+/// The largest map of a head: of a volume of 64 TiB, one bit a cluster, and what is around it.
+const MAP_MESSAGE_LIMIT: usize = 9 << 20;
 
 impl Peers {
-    /// `port` is where every node's gRPC answers.
-    pub fn new(port: u16, limits: PeerLimits) -> Self {
-        Self { port, limits, channels: Mutex::new(HashMap::new()) }
-    }
-
-    /// The node that exports a replica at this address. Connects on first use, and again after a failure.
-    fn channel(&self, replica: ReplicaAddress) -> Result<(HostPort, Channel)> {
-        let node = HostPort::new(replica.ip(), self.port).map_err(|error| Error::name("replica_address_map", error))?;
-        let mut channels = self.channels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(channel) = channels.get(&node.ip()) {
-            return Ok((node, channel.clone()));
-        }
-        let endpoint = Endpoint::from_shared(format!("http://{node}"))
-            .map_err(|error| Error::internal("peer address", error.to_string()))?
-            .connect_timeout(self.limits.connect)
-            .http2_keep_alive_interval(Duration::from_secs(15))
-            .keep_alive_timeout(Duration::from_secs(10));
-        let channel = endpoint.connect_lazy();
-        channels.insert(node.ip(), channel.clone());
-        Ok((node, channel))
-    }
-
     /// Control of a replica of another node.
     pub fn backend(&self, replica: &ReplicaName, address: ReplicaAddress) -> Result<PeerBackend> {
-        let (node, channel) = self.channel(address)?;
-        Ok(PeerBackend { replica: replica.clone(), node, channel, limit: self.limits.call })
+        Ok(PeerBackend { replica: replica.clone(), peer: self.node_of(address)? })
     }
 }
 
 /// One replica of another node.
 pub struct PeerBackend {
     replica: ReplicaName,
-    node: HostPort,
-    channel: Channel,
-    limit: Duration,
+    peer: Peer,
 }
 
 impl PeerBackend {
@@ -80,20 +43,15 @@ impl PeerBackend {
         what: &str,
         call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T> {
-        let node = format!("node {}", self.node);
-        let answered = async {
-            let answer = call.await.map(tonic::Response::into_inner);
-            answer.map_err(|status| from_peer(&node, ("replica", self.replica.as_str()), &status))
-        };
-        limited(format!("{what} of replica {} on {node}", self.replica), self.limit, answered).await
+        self.peer.answer(what, &self.replica, call).await
     }
 
     fn spdk(&self) -> SpdkServiceClient<Channel> {
-        SpdkServiceClient::new(self.channel.clone())
+        SpdkServiceClient::new(self.peer.channel())
     }
 
     fn corriente(&self) -> CorrienteServiceClient<Channel> {
-        CorrienteServiceClient::new(self.channel.clone())
+        CorrienteServiceClient::new(self.peer.channel())
     }
 
     fn snapshot_request(&self, snapshot: Option<&SnapshotName>) -> wire::SnapshotRequest {
@@ -103,6 +61,11 @@ impl PeerBackend {
             ..Default::default()
         }
     }
+
+    /// An answer of the peer that cannot be.
+    fn wrong(&self, problem: impl std::fmt::Display) -> Error {
+        Error::peer(format!("{} about replica {}", self.peer.title(), self.replica), problem.to_string())
+    }
 }
 
 impl Backend for PeerBackend {
@@ -111,7 +74,7 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = wire::ReplicaGetRequest { name: self.replica.to_string() };
             let replica = self.call("description", client.replica_get(request)).await?;
-            parse_replica(&format!("node {}", self.node), &self.replica, replica)
+            parse_replica(&self.peer.title(), &self.replica, replica)
         })
     }
 
@@ -187,7 +150,7 @@ impl Backend for PeerBackend {
             request.replica_name = self.replica.to_string();
             let answer = self.call("backup", client.replica_backup_create(request)).await?;
             let name = BackupName::parse(&answer.backup)
-                .map_err(|error| Error::peer(format!("node {}", self.node), format!("its backup's name {error}")))?;
+                .map_err(|error| Error::peer(self.peer.title(), format!("its backup's name {error}")))?;
             Ok((name, answer.is_incremental))
         })
     }
@@ -197,8 +160,138 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = wire::BackupStatusRequest { backup: backup.to_string(), ..Default::default() };
             let answer = self.call("backup status", client.replica_backup_status(request)).await?;
-            let wrong = |problem| Error::peer(format!("node {} about backup {backup}", self.node), problem);
+            let wrong = |problem| Error::peer(format!("{} about backup {backup}", self.peer.title()), problem);
             parse_backup(answer).map_err(wrong)
+        })
+    }
+
+    fn rebuild_source_start<'a>(
+        &'a self,
+        destination: &'a ReplicaName,
+        address: ReplicaAddress,
+        snapshot: &'a SnapshotName,
+    ) -> BoxFuture<'a, Result<HostPort>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = wire::ReplicaRebuildingSrcStartRequest {
+                name: self.replica.to_string(),
+                dst_replica_name: destination.to_string(),
+                dst_replica_address: address.to_string(),
+                exposed_snapshot_name: snapshot.to_string(),
+            };
+            let answer = self.call("start as a rebuild's source", client.replica_rebuilding_src_start(request)).await?;
+            HostPort::parse(&answer.exposed_snapshot_lvol_address)
+                .map_err(|error| self.wrong(format!("the address of the exposed snapshot {error}")))
+        })
+    }
+
+    fn rebuild_source_finish<'a>(&'a self, destination: &'a ReplicaName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let (name, dst_replica_name) = (self.replica.to_string(), destination.to_string());
+            let request = wire::ReplicaRebuildingSrcFinishRequest { name, dst_replica_name };
+            self.call("end as a rebuild's source", client.replica_rebuilding_src_finish(request)).await.map(drop)
+        })
+    }
+
+    fn rebuild_start(&self, order: RebuildOrder) -> BoxFuture<'_, Result<ReplicaAddress>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = convert::order_message(&self.replica, &order);
+            let answer = self.call("start of the rebuild", client.replica_rebuilding_dst_start(request)).await?;
+            HostPort::parse(&answer.dst_head_lvol_address)
+                .map_err(|error| self.wrong(format!("the address of its head {error}")))
+        })
+    }
+
+    fn rebuild_copy_start<'a>(&'a self, snapshot: &'a SnapshotName, fast_sync: bool) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let (name, snapshot_name) = (self.replica.to_string(), snapshot.to_string());
+            let request = wire::ReplicaRebuildingDstShallowCopyStartRequest { name, snapshot_name, fast_sync };
+            self.call("start of a copy", client.replica_rebuilding_dst_shallow_copy_start(request)).await.map(drop)
+        })
+    }
+
+    fn rebuild_progress(&self) -> BoxFuture<'_, Result<RebuildProgress>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = wire::ReplicaRebuildingDstShallowCopyCheckRequest { name: self.replica.to_string() };
+            let answer = self.call("progress", client.replica_rebuilding_dst_shallow_copy_check(request)).await?;
+            convert::parse_progress(answer).map_err(|problem| self.wrong(problem))
+        })
+    }
+
+    fn rebuild_snapshot_create<'a>(
+        &'a self,
+        snapshot: &'a SnapshotName,
+        options: SnapshotOptions,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut request = self.snapshot_request(Some(snapshot));
+            request.user_created = options.user_created;
+            request.snapshot_timestamp = options.timestamp;
+            let mut client = self.spdk();
+            self.call("rebuilt snapshot", client.replica_rebuilding_dst_snapshot_create(request)).await.map(drop)
+        })
+    }
+
+    fn rebuild_finish(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = wire::ReplicaRebuildingDstFinishRequest { name: self.replica.to_string() };
+            self.call("end of the rebuild", client.replica_rebuilding_dst_finish(request)).await.map(drop)
+        })
+    }
+
+    fn rebuild_limit(&self, mib_per_second: u32) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let (name, qos_limit_mbps) = (self.replica.to_string(), mib_per_second.into());
+            let request = wire::ReplicaRebuildingDstSetQosLimitRequest { name, qos_limit_mbps };
+            self.call("limit of the rebuild", client.replica_rebuilding_dst_set_qos_limit(request)).await.map(drop)
+        })
+    }
+
+    fn head_map(&self) -> BoxFuture<'_, Result<HeadMap>> {
+        Box::pin(async move {
+            let mut client = self.corriente().max_decoding_message_size(MAP_MESSAGE_LIMIT);
+            let request = ReplicaHeadMapRequest { replica_name: self.replica.to_string() };
+            let answer = self.call("map of the head", client.replica_head_map(request)).await?;
+            let clusters = ClusterMap::from_bytes(answer.bitmap, answer.cluster_count)
+                .ok_or_else(|| self.wrong("its bitmap does not have a bit for each cluster"))?;
+            match answer.cluster_size {
+                0 => Err(self.wrong("its clusters have no bytes")),
+                cluster_size => Ok(HeadMap { cluster_size, clusters }),
+            }
+        })
+    }
+
+    fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let (name, snapshot_name) = (self.replica.to_string(), snapshot.to_string());
+            let request = wire::SnapshotHashRequest { name, snapshot_name, rehash };
+            self.call("hash", client.replica_snapshot_hash(request)).await.map(drop)
+        })
+    }
+
+    fn snapshot_hash_status<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<HashStatus>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let (name, snapshot_name) = (self.replica.to_string(), snapshot.to_string());
+            let request = wire::SnapshotHashStatusRequest { name, snapshot_name };
+            let answer = self.call("hash status", client.replica_snapshot_hash_status(request)).await?;
+            crate::wire::hash::parse_status(answer).map_err(|problem| self.wrong(problem))
+        })
+    }
+
+    fn snapshot_hash_cancel<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let (name, snapshot_name) = (self.replica.to_string(), snapshot.to_string());
+            let request = wire::SnapshotHashCancelRequest { name, snapshot_name };
+            self.call("cancel of a hash", client.replica_snapshot_hash_cancel(request)).await.map(drop)
         })
     }
 }
@@ -234,6 +327,7 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         error_message: replica.error_msg,
         head,
         snapshots,
+        rebuilding: replica.rebuilding,
     })
 }
 

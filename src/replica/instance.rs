@@ -56,6 +56,7 @@ impl Replica {
             spec_size: 0,
             state: ReplicaState::Pending,
             error: String::new(),
+            rebuilding: false,
             ports: None,
             head: None,
             snapshots: Default::default(),

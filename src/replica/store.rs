@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::attributes::{Attributes, is_carried};
 use super::tree::LvolFacts;
 use crate::name::{LvolAlias, LvolName, LvsName};
+use crate::spdk::clustermap::ClusterMap;
 use crate::spdk::lvol::Provision;
 use crate::spdk::lvstore::ClearMethod;
 use crate::spdk::xattr::{XattrChange, XattrName, XattrValue};
@@ -162,6 +163,12 @@ impl Store {
                 true => tokio::time::sleep(SETTLE_STEP).await,
             }
         }
+    }
+
+    /// Which clusters an lvol has of its own.
+    pub(super) async fn cluster_map(&self, lvol: &LvolName) -> Result<ClusterMap> {
+        let alias = self.alias(lvol);
+        Ok(self.0.control.run(move |on| async move { lvol::cluster_map(on, &alias) }).await?)
     }
 
     /// One attribute of an lvol.

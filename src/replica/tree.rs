@@ -150,6 +150,7 @@ impl<'a> Finder<'a> {
             creation_time: attributes.created.clone().unwrap_or_else(|| timestamp.clone()),
             user_created: facts.is_snapshot && attributes.user_created.unwrap_or(unmarked_is_users),
             snapshot_timestamp: timestamp,
+            checksum: String::new(),
         }
     }
 }

@@ -63,6 +63,8 @@ pub struct LvolView {
     pub user_created: bool,
     /// The time its snapshot was given, RFC 3339; empty when unknown.
     pub snapshot_timestamp: String,
+    /// Checksum of its own clusters as last read, decimal; empty when it was never hashed.
+    pub checksum: String,
 }
 
 /// Where a running replica is reached.
@@ -91,6 +93,8 @@ pub struct ReplicaView {
     pub state: ReplicaState,
     /// Why it is in state error, or what failed last; empty when nothing did.
     pub error: String,
+    /// A rebuild of it was begun and has not come to its end: it is no copy of its volume, and has no head.
+    pub rebuilding: bool,
     /// Where it is reached while it runs.
     pub ports: Option<ReplicaPorts>,
     /// The writable end of its chain.

@@ -55,6 +55,7 @@ pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
         port_end,
         head: view.head.as_ref().map(|head| lvol(HEAD_NAME, head)),
         snapshots: view.snapshots.iter().map(|(name, view)| (name.to_string(), lvol(name.as_str(), view))).collect(),
+        rebuilding: view.rebuilding,
         state: view.state.as_str().into(),
         error_msg: view.error.clone(),
         uuid: view.head.as_ref().map(|head| head.uuid.to_string()).unwrap_or_default(),
@@ -78,7 +79,7 @@ fn lvol(name: &str, view: &LvolView) -> wire::Lvol {
         creation_time: view.creation_time.clone(),
         user_created: view.user_created,
         snapshot_timestamp: view.snapshot_timestamp.clone(),
-        snapshot_checksum: String::new(),
+        snapshot_checksum: view.checksum.clone(),
     }
 }
 
@@ -115,6 +116,7 @@ mod tests {
             creation_time: String::new(),
             user_created: true,
             snapshot_timestamp: "2026-01-01T00:00:00Z".into(),
+            checksum: "18446744073709551615".into(),
         };
         let view = Arc::new(ReplicaView {
             name: ReplicaName::parse("r").unwrap(),
@@ -123,6 +125,7 @@ mod tests {
             spec_size: 4 << 20,
             state: ReplicaState::Stopped,
             error: String::new(),
+            rebuilding: false,
             ports: None,
             head: Some(layer(Some(&snapshot), &[])),
             snapshots: BTreeMap::from([(snapshot, layer(None, &[Child::Head]))]),
@@ -134,6 +137,7 @@ mod tests {
         assert_eq!((head.name.as_str(), head.parent.as_str()), ("volume-head", "s1"));
         assert_eq!(replica.snapshots["s1"].name, "s1");
         assert_eq!(replica.snapshots["s1"].parent, "");
+        assert_eq!(replica.snapshots["s1"].snapshot_checksum, "18446744073709551615");
         assert_eq!(replica.snapshots["s1"].children.keys().collect::<Vec<_>>(), ["volume-head"]);
     }
 }

@@ -85,6 +85,16 @@ impl CorrienteService for CorrienteServer {
         let found = value.is_some();
         Ok(Response::new(own::ReplicaXattrGetResponse { found, value: value.unwrap_or_default() }))
     }
+
+    async fn replica_head_map(
+        &self,
+        request: Request<own::ReplicaHeadMapRequest>,
+    ) -> Result<Response<own::ReplicaHeadMapResponse>, Status> {
+        let replica = replica_name(&request.into_inner().replica_name)?;
+        let (cluster_size, clusters) = self.node.replicas.head_map(&replica).await?;
+        let (cluster_count, bitmap) = (clusters.len(), clusters.as_bytes().to_vec());
+        Ok(Response::new(own::ReplicaHeadMapResponse { cluster_size, cluster_count, bitmap }))
+    }
 }
 
 async fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Error> {

@@ -13,6 +13,22 @@ impl ClusterMap {
         Self { bits: vec![0; clusters.div_ceil(8) as usize], clusters }
     }
 
+    /// From its bytes, the lowest bit of the first byte for cluster 0. `None` when they are not those of so many
+    /// clusters, or have bits beyond the last.
+    pub fn from_bytes(bits: Vec<u8>, clusters: u64) -> Option<Self> {
+        if u64::try_from(bits.len()) != Ok(clusters.div_ceil(8)) {
+            return None;
+        }
+        let unused = clusters.next_multiple_of(8) - clusters;
+        let is_clean = bits.last().is_none_or(|last| u64::from(last.leading_zeros()) >= unused);
+        is_clean.then_some(Self { bits, clusters })
+    }
+
+    /// Its bytes, as [`Self::from_bytes`] takes them.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bits
+    }
+
     /// How many clusters the lvol has; the indexes are `0..len()`.
     pub fn len(&self) -> u64 {
         self.clusters
@@ -78,6 +94,13 @@ mod tests {
         map
     }
 
+    #[test]
+    fn bits_beyond_the_last_cluster_are_refused() {
+        assert!(ClusterMap::from_bytes(vec![0b111], 3).is_some());
+        assert!(ClusterMap::from_bytes(vec![0b1111], 3).is_none());
+        assert!(ClusterMap::from_bytes(vec![0xff], 8).is_some());
+    }
+
     proptest! {
         #[test]
         fn it_is_the_set_it_was_made_of(clusters in 0u64..70, set in proptest::collection::btree_set(0u64..80, 0..40)) {
@@ -85,6 +108,8 @@ mod tests {
             let map = map(clusters, &set);
             prop_assert_eq!(map.iter().collect::<BTreeSet<_>>(), inside.clone());
             prop_assert_eq!(map.count(), inside.len() as u64);
+            prop_assert_eq!(ClusterMap::from_bytes(map.as_bytes().to_vec(), clusters), Some(map.clone()));
+            prop_assert_eq!(ClusterMap::from_bytes(map.as_bytes().to_vec(), clusters + 8), None);
             prop_assert!((0..90).all(|cluster| map.contains(cluster) == inside.contains(&cluster)));
         }
 

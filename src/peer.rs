@@ -1,0 +1,95 @@
+//! Other nodes of the cluster: one connection each, shared by all that call them, and the limits of calls.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::name::{HostPort, ReplicaAddress};
+use crate::wire::status::from_peer;
+use crate::{Error, Result};
+
+/// Limits of calls to peers.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerLimits {
+    /// Reaching the node.
+    pub connect: Duration,
+    /// One call.
+    pub call: Duration,
+}
+
+/// Connections to other nodes. Cheap to clone; all clones share them.
+#[derive(Debug, Clone)]
+pub struct Peers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    port: u16,
+    limits: PeerLimits,
+    channels: Mutex<HashMap<IpAddr, Channel>>,
+}
+
+/// One other node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    node: HostPort,
+    channel: Channel,
+    limit: Duration,
+}
+
+impl Peers {
+    /// `port` is where every node's gRPC answers.
+    pub fn new(port: u16, limits: PeerLimits) -> Self {
+        Self(Arc::new(Shared { port, limits, channels: Mutex::default() }))
+    }
+
+    /// The node that exports a replica at this address. Connects on first use, and again after a failure.
+    pub fn node_of(&self, replica: ReplicaAddress) -> Result<Peer> {
+        let Shared { port, limits, channels } = &*self.0;
+        let node = HostPort::new(replica.ip(), *port).map_err(|error| Error::name("replica_address", error))?;
+        // No code between two changes of the map can panic.
+        let mut channels = channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(&node.ip()) {
+            return Ok(Peer { node, channel: channel.clone(), limit: limits.call });
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{node}"))
+            .map_err(|error| Error::internal("peer address", error.to_string()))?
+            .connect_timeout(limits.connect)
+            .http2_keep_alive_interval(Duration::from_secs(15))
+            .keep_alive_timeout(Duration::from_secs(10));
+        let channel = endpoint.connect_lazy();
+        channels.insert(node.ip(), channel.clone());
+        Ok(Peer { node, channel, limit: limits.call })
+    }
+}
+
+impl Peer {
+    /// As errors name it.
+    pub fn title(&self) -> String {
+        format!("node {}", self.node)
+    }
+
+    /// For a generated client.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Waits for the answer to a call about a replica of that node, within the limit. `what` is for messages.
+    pub async fn answer<T>(
+        &self,
+        what: &str,
+        replica: &crate::name::ReplicaName,
+        call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(self.limit, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(from_peer(&self.title(), ("replica", replica.as_str()), &status)),
+            Err(_) => Err(Error::Timeout {
+                what: format!("{what} of replica {replica} on {}", self.title()),
+                limit: self.limit,
+            }),
+        }
+    }
+}
