@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use cluster::{Cluster, create_replica};
 use corriente::wire::spdkrpc as wire;
 use support::client::Client;
-use support::node::NodeOptions;
 use support::wait::wait_until;
 
 const SIZE: u64 = 32 << 20;
@@ -25,8 +24,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 /// A mirrored volume over both nodes and one of the first node alone, each with its client.
 async fn lab() -> (Cluster, BTreeMap<String, String>, Client, Client) {
     let deadline = format!("{}s", DEADLINE.as_secs());
-    let options = |name| NodeOptions::named(name).set("timeouts.member_deadline", deadline.as_str());
-    let cluster = Cluster::start_with([options("a"), options("b")]).await;
+    let cluster = Cluster::start_with(|options| options.set("timeouts.member_deadline", deadline.as_str())).await;
     let replicas = cluster.replicas("vol", SIZE).await;
     let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", replicas.clone()).await;
     let alone = create_replica(&cluster.nodes[0], "other-r-00000000", SIZE).await;

@@ -26,7 +26,7 @@ impl Peer {
         let socket = directory.join("peer.sock");
         let program = apps.join("build/bin/nvmf_tgt");
         let arguments = ["-m", "0x1", "-s", "512", "-r", socket.to_str().expect("a path in UTF-8")];
-        let process = Process::spawn("nvmf_tgt", &program, &arguments, directory.join("peer.log"));
+        let process = Process::spawn("nvmf_tgt", &program, &arguments, &[], directory.join("peer.log"));
         wait_until(START_LIMIT, "nvmf_tgt answers", async || {
             UnixStream::connect(&socket).map(drop).map_err(|error| error.to_string())
         })

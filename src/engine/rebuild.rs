@@ -10,18 +10,20 @@
 //! stays until a purge.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
 use super::attach::{self, ReplicaPath};
-use super::backend::{Attribute, Backend, CopyPhase, Layer, RebuildSource, SnapshotOptions};
+use super::backend::{Attribute, Backend, HeadMap, Layer, SnapshotOptions};
 use super::instance::Engine;
 use super::state::{EngineState, ListedReplica, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::mirror::ResyncProgress;
 use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::rebuild::{CopyState, RebuildOrder, RebuildSnapshot};
 
 /// How often the copy of a snapshot is asked about.
 const CHECK_STEP: Duration = Duration::from_millis(250);
@@ -181,13 +183,14 @@ impl Rebuild {
         engine.refresh_chain().await?;
         let snapshots = oldest_first(source.backend.describe().await?.snapshots)?;
         let exposed = source.backend.rebuild_source_start(&target.replica, target.address, &snapshot).await?;
-        let from = RebuildSource {
-            replica: source.replica.clone(),
-            address: source.address,
-            snapshot: snapshot.clone(),
-            snapshot_address: exposed,
+        let order = RebuildOrder {
+            source: source.replica.clone(),
+            source_address: source.address,
+            exposed_snapshot: snapshot,
+            exposed_address: exposed,
+            snapshots: snapshots.iter().map(as_ordered).collect(),
         };
-        if let Err(error) = target.backend.rebuild_start(from, &snapshots).await {
+        if let Err(error) = target.backend.rebuild_start(order).await {
             self.finish_source(&source).await;
             return Err(error);
         }
@@ -261,16 +264,17 @@ impl Rebuild {
         let limit = self.engine.context.limits.restore_stall;
         let (mut last, mut since) = (None, tokio::time::Instant::now());
         loop {
-            let copy = target.rebuild_copy_check().await?;
-            match copy.phase {
-                CopyPhase::Complete => return Ok(()),
-                CopyPhase::Failed(problem) => {
-                    return Err(Error::peer(format!("replica {}", self.addition.replica), problem));
+            let copy = target.rebuild_progress().await?;
+            match copy.state {
+                CopyState::Complete => return Ok(()),
+                CopyState::Error => {
+                    return Err(Error::peer(format!("replica {}", self.addition.replica), copy.error));
                 }
-                CopyPhase::Running => {}
+                CopyState::Idle | CopyState::Starting | CopyState::InProgress => {}
             }
-            if last != Some(copy.progress) {
-                (last, since) = (Some(copy.progress), tokio::time::Instant::now());
+            let now = (copy.state, copy.percent);
+            if last != Some(now) {
+                (last, since) = (Some(now), tokio::time::Instant::now());
             } else if since.elapsed() > limit {
                 return Err(Error::Timeout { what: format!("copying snapshot {snapshot}"), limit });
             }
@@ -286,7 +290,8 @@ impl Rebuild {
         let place = mirror.add_member(member).await?;
         self.engine.apply(&mirror.status());
         let missed = plan.source.backend.head_map().await?;
-        mirror.resync(&context.control, place, missed.ranges(self.engine.published().size), progress).await?;
+        let ranges = ranges(&missed, self.engine.published().size);
+        mirror.resync(&context.control, place, ranges, progress).await?;
         mirror.flush_member(&context.control, place).await?;
         // What was restored into the volume is in the new replica too.
         if let Some(marker) = plan.source.backend.attribute(Attribute::Restore).await? {
@@ -301,6 +306,25 @@ impl Rebuild {
             tracing::warn!(replica = %source.replica, %error, "the source of a rebuild could not be released");
         }
     }
+}
+
+fn as_ordered((name, layer): &(SnapshotName, Layer)) -> RebuildSnapshot {
+    RebuildSnapshot {
+        name: name.clone(),
+        uuid: layer.uuid.parse().ok(),
+        spec_size: layer.spec_size,
+        actual_size: layer.actual_size,
+        parent: layer.parent.clone(),
+        user_created: layer.user_created,
+        timestamp: layer.timestamp.clone(),
+        checksum: layer.checksum.clone(),
+    }
+}
+
+/// The bytes of a volume that a head has of its own.
+fn ranges(map: &HeadMap, size: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+    let bytes = move |cluster: u64| cluster * map.cluster_size..size.min((cluster + 1) * map.cluster_size);
+    map.clusters.iter().map(bytes).filter(|range| !range.is_empty())
 }
 
 /// A parent before its children.

@@ -156,6 +156,10 @@ impl SpdkService for SpdkServer {
         answer(engine::replica_list(&self.node.engines, request.into_inner()).await)
     }
 
+    async fn engine_replica_add(&self, request: Request<wire::EngineReplicaAddRequest>) -> Answer<()> {
+        answer(engine::replica_add(&self.node.engines, request.into_inner()).await)
+    }
+
     async fn engine_replica_delete(&self, request: Request<wire::EngineReplicaDeleteRequest>) -> Answer<()> {
         answer(engine::replica_delete(&self.node.engines, request.into_inner()).await)
     }

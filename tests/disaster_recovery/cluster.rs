@@ -28,16 +28,13 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Self {
-        Self::start_with([NodeOptions::named("a"), NodeOptions::named("b")]).await
+        Self::start_with(|options| options).await
     }
 
     /// With other settings than the defaults, on both nodes.
-    pub async fn start_set(settings: impl Fn(NodeOptions) -> NodeOptions) -> Self {
-        Self::start_with(["a", "b"].map(|name| settings(NodeOptions::named(name)))).await
-    }
-
-    pub async fn start_with([first, second]: [NodeOptions; 2]) -> Self {
-        let nodes = [Node::start(first).await, Node::start(second).await];
+    pub async fn start_with(set: impl Fn(NodeOptions) -> NodeOptions) -> Self {
+        let node = |name| Node::start(set(NodeOptions::named(name)));
+        let nodes = [node("a").await, node("b").await];
         let mut disks = Vec::new();
         for node in &nodes {
             let disk = Disk::create(node.directory(), "disk.img", DISK_BYTES);

@@ -38,8 +38,7 @@ impl Scene {
 
     /// The same with settings of the nodes.
     pub async fn start_with(fixture: &str, set: impl Fn(NodeOptions) -> NodeOptions) -> Self {
-        let options = ["a", "b"].map(|name| set(NodeOptions::named(name).faulty()));
-        let cluster = Cluster::start_with(options).await;
+        let cluster = Cluster::start_with(|options| set(options.faulty())).await;
         let source = cluster.fixtures.volume(fixture);
         let point = |backup: &crate::support::fixtures::Backup| Point {
             backup: backup.name.clone(),

@@ -120,7 +120,7 @@ async fn a_replica_that_is_out_is_named_and_not_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checksum_ends_with_its_reader_and_only_so_many_run_at_once() {
-    let mut cluster = Cluster::start_set(|options| options.set("timeouts.member_deadline", "10m")).await;
+    let mut cluster = Cluster::start_with(|options| options.set("timeouts.member_deadline", "10m")).await;
     let (_, initiator) = volume(&cluster, "slow", 4 * MIB).await;
     initiator.write(0, &vec![1; MIB as usize]).await.expect("written");
     // The replica on that node is read last, and does not answer.
@@ -149,7 +149,7 @@ async fn a_checksum_ends_with_its_reader_and_only_so_many_run_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checksum_is_refused_while_the_volume_is_restored() {
-    let mut cluster = Cluster::start_set(|options| options.set("timeouts.member_deadline", "10m")).await;
+    let mut cluster = Cluster::start_with(|options| options.set("timeouts.member_deadline", "10m")).await;
     let source = cluster.fixtures.volume("pvc-5f2d1c7e-lz4");
     let (size, url) = (source.restore_size, cluster.url(&source.name, &source.backups[0].name));
     let replicas = cluster.replicas("dr", size).await;

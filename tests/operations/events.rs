@@ -92,7 +92,7 @@ async fn events_tell_what_happens_to_engines_members_replicas_and_restores() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_does_not_read_loses_events_is_told_and_holds_nothing_up() {
-    let cluster = Cluster::start_set(|options| options.set("limits.watch_queue_depth", "4")).await;
+    let cluster = Cluster::start_with(|options| options.set("limits.watch_queue_depth", "4")).await;
     let node = &cluster.nodes[0];
     create_replica(node, "r-1", MIB).await;
     let channel = Endpoint::from_shared(format!("http://{}", node.grpc_address()))
@@ -134,7 +134,7 @@ async fn node_events_prints_a_line_an_event_and_ends_with_the_node() {
     let log = cluster.nodes[0].directory().join("events");
     let server = cluster.nodes[0].grpc_address().to_string();
     let arguments = ["node", "events", "-o", "json", "--kind", "engine", "--kind", "node", "--server", &server];
-    let mut client = Process::spawn("events", Path::new(env!("CARGO_BIN_EXE_corriente")), &arguments, log);
+    let mut client = Process::spawn("events", Path::new(env!("CARGO_BIN_EXE_corriente")), &arguments, &[], log);
     wait_until(LIMIT, "the watch is on", async || {
         let log = cluster.nodes[0].log();
         if log.contains("method=\"Events\"") || log.contains("method=Events") {

@@ -160,7 +160,7 @@ async fn a_backup_is_counted_where_it_is_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_info_and_mirror_get_tell_memory_threads_and_what_a_member_owes() {
-    let mut cluster = Cluster::start_set(|options| options.set("timeouts.member_deadline", "60s")).await;
+    let mut cluster = Cluster::start_with(|options| options.set("timeouts.member_deadline", "60s")).await;
     let info = cluster.nodes[0].corriente().node_info(()).await.expect("node info").into_inner();
     let memory = info.memory.expect("memory is told");
     assert!(memory.dma_total_bytes > memory.dma_free_bytes && memory.dma_free_bytes > 0, "{memory:?}");

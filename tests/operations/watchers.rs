@@ -63,7 +63,7 @@ async fn open_watchers_end_by_themselves_and_the_node_stops_at_once() {
     let server = node.grpc_address().to_string();
     let log = node.directory().join("events");
     let arguments = ["node", "events", "--server", &server];
-    let mut frozen = Process::spawn("frozen", Path::new(env!("CARGO_BIN_EXE_corriente")), &arguments, log);
+    let mut frozen = Process::spawn("frozen", Path::new(env!("CARGO_BIN_EXE_corriente")), &arguments, &[], log);
     wait_until(LIMIT, "the watch is on", async || match node.log().matches("Events").count() {
         0 | 1 => Err("no call yet".into()),
         _ => Ok(()),
@@ -89,7 +89,7 @@ async fn open_watchers_end_by_themselves_and_the_node_stops_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn o11_watchers_that_never_read_hold_no_change_up() {
-    let mut cluster = Cluster::start_set(|options| options.set("timeouts.shutdown", SHUTDOWN)).await;
+    let mut cluster = Cluster::start_with(|options| options.set("timeouts.shutdown", SHUTDOWN)).await;
     let mut deaf = Vec::new();
     for _ in 0..4 {
         let channel = Endpoint::from_shared(format!("http://{}", cluster.nodes[0].grpc_address()))
