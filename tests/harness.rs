@@ -77,7 +77,8 @@ async fn waiting_ends_when_no_answer_comes() {
 async fn a_process_is_frozen_thawed_and_stopped_and_keeps_its_log() {
     let directory = scratch();
     let script = "trap 'echo stopped; exit 0' TERM; echo started; while :; do sleep 0.01; done";
-    let mut process = Process::spawn("script", Path::new("/bin/sh"), &["-c", script], &[], directory.path().join("log"));
+    let mut process =
+        Process::spawn("script", Path::new("/bin/sh"), &["-c", script], &[], directory.path().join("log"));
     let log_has = |process: &Process, text: &str| match process.log() {
         log if log.contains(text) => Ok(()),
         log => Err(format!("its log is {log:?}")),

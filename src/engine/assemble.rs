@@ -12,7 +12,8 @@ use super::probe::Probes;
 use super::state::{EngineState, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::mirror::core::{
-    Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, RefusedReason, assemble, salvage,
+    Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, RefusedReason, assemble,
+    salvage,
 };
 use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
 use crate::name::{BdevName, NonEmpty, ReplicaName};
@@ -142,7 +143,8 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probes: &Probes) -> Re
         }
     };
     let modes = engine.published().replicas;
-    let in_sync = |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
+    let in_sync =
+        |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
     let last_restored = probes.last_restored(in_sync, &chain);
     engine.publish(|published| {
         published.state = EngineState::Running;

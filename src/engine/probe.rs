@@ -121,7 +121,8 @@ async fn probe(path: &Arc<ReplicaPath>) -> Result<Probed> {
 }
 
 fn parse_record(replica: &ReplicaName, stored: Option<Vec<u8>>) -> Result<Option<GenerationRecord>> {
-    let corrupt = |problem: String| Error::Corruption { object: format!("the generation of replica {replica}"), problem };
+    let corrupt =
+        |problem: String| Error::Corruption { object: format!("the generation of replica {replica}"), problem };
     let Some(bytes) = stored.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
     let text = String::from_utf8(bytes).map_err(|_| corrupt("it is not text".into()))?;
     GenerationRecord::parse(&text).map(Some).map_err(|error| corrupt(error.to_string()))

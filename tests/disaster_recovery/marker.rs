@@ -16,8 +16,7 @@ async fn marker(scene: &Scene, index: usize) -> Vec<u8> {
 }
 
 async fn set_marker(scene: &Scene, index: usize, value: &[u8]) {
-    let request =
-        own::ReplicaXattrSetRequest { replica_name: replica(index), key: KEY.into(), value: value.to_vec() };
+    let request = own::ReplicaXattrSetRequest { replica_name: replica(index), key: KEY.into(), value: value.to_vec() };
     scene.cluster.nodes[index].corriente().replica_xattr_set(request).await.expect("the marker is stored");
 }
 

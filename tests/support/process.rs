@@ -24,13 +24,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `program`; what it prints is appended to the file `log`.
-    pub fn spawn(
-        name: &str,
-        program: &Path,
-        arguments: &[&str],
-        environment: &[(&str, &Path)],
-        log: PathBuf,
-    ) -> Self {
+    pub fn spawn(name: &str, program: &Path, arguments: &[&str], environment: &[(&str, &Path)], log: PathBuf) -> Self {
         let output = File::options().create(true).append(true).open(&log).expect("a log file");
         // A test that is killed cannot clean up, so the kernel kills the child with it.
         let mut command = Command::new("setpriv");

@@ -160,7 +160,8 @@ impl Job {
             self.engine.publish(|published| {
                 published.state = EngineState::Error;
                 published.error_message =
-                    "writes of a restore that stalled may still be under way; delete the engine and create it again".into();
+                    "writes of a restore that stalled may still be under way; delete the engine and create it again"
+                        .into();
             });
         }
         Err(stalled)

@@ -65,20 +65,10 @@ impl Engine {
         let described = self.describe_in_sync().await?;
         let taken = described.into_iter().flat_map(|(_, description)| description.snapshots.into_keys()).collect();
         let name = choose_name(backed_up, &taken)?;
-        match self.take_snapshot(&name, true).await {
-            Ok(()) => Ok(name),
-            // A replica that failed alone is out by now, and the others have the snapshot.
-            Err(error) if self.all_have(&name).await => {
-                tracing::warn!(engine = %self.name, %error, "a restore goes on without a replica");
-                Ok(name)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn all_have(&self, snapshot: &SnapshotName) -> bool {
-        let described = self.describe_in_sync().await.unwrap_or_default();
-        !described.is_empty() && described.iter().all(|(_, description)| description.snapshots.contains_key(snapshot))
+        let answers = self.take_snapshot(&name, true).await?;
+        // That it is there does not mean that it is durable: what a replica answered counts.
+        self.settle_restore("restore snapshot", answers).await?;
+        Ok(name)
     }
 
     /// Deletes the snapshots of all restores but one on every replica in sync: what failed attempts have left, and what
@@ -118,7 +108,10 @@ mod tests {
         let none = BTreeSet::new();
         assert_eq!(choose_name(Some(&name("s1")), &none).unwrap(), name("restore-s1"));
         let again = choose_name(Some(&name("s1")), &[name("restore-s1")].into()).unwrap();
-        assert!(again.as_str().starts_with("restore-s1-") && again.as_str().len() == "restore-s1-".len() + 5, "{again}");
+        assert!(
+            again.as_str().starts_with("restore-s1-") && again.as_str().len() == "restore-s1-".len() + 5,
+            "{again}"
+        );
         for odd in [None, Some(name(&"s".repeat(253)))] {
             let made_up = choose_name(odd.as_ref(), &none).unwrap();
             assert!(is_of_restore(&made_up) && made_up.as_str().len() == PREFIX.len() + 32, "{made_up}");

@@ -143,17 +143,16 @@ impl Engine {
         started.await.unwrap_or_else(|error| Err(Error::internal(self.object(), error.to_string())))
     }
 
-    async fn begin_restore(
-        self: &Arc<Self>,
-        request: RestoreRequest,
-        backup: BackupName,
-        claim: Claim,
-    ) -> Result<()> {
+    async fn begin_restore(self: &Arc<Self>, request: RestoreRequest, backup: BackupName, claim: Claim) -> Result<()> {
         let job = match self.prepare(&request, &backup).await {
             Ok(job) => job,
             Err(error) => {
                 // What is only refused, and may be repeated, leaves the status what it was before the request.
-                if is_permanent(&error) { claim.fail(&error, None) } else { claim.withdraw() }
+                if is_permanent(&error) {
+                    claim.fail(&error, None)
+                } else {
+                    claim.withdraw()
+                }
                 return Err(error);
             }
         };
