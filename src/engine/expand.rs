@@ -35,6 +35,8 @@ impl Engine {
 
     /// Grows the volume. Replicas that cannot grow leave the mirror; when none can, the volume stays as it is.
     pub async fn expand(self: &Arc<Self>, size: u64) -> Result<()> {
+        // Without a mirror nothing can be said to have grown, though the replicas may have.
+        self.mirror()?;
         if !self.expand_precheck(size)? {
             return Ok(());
         }

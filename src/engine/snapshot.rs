@@ -14,7 +14,7 @@ use crate::faults::{self, Point};
 use crate::name::{ReplicaName, SnapshotName};
 
 /// What a replica answered.
-type Answers = Vec<(Arc<ReplicaPath>, Result<()>)>;
+pub(super) type Answers = Vec<(Arc<ReplicaPath>, Result<()>)>;
 
 impl Engine {
     /// Takes a user's snapshot; a missing name is made up. Returns the name.
@@ -29,14 +29,15 @@ impl Engine {
         if self.published().chain.snapshots.contains_key(&name) {
             return Err(Error::exists("snapshot", name));
         }
-        self.take_snapshot(&name, true).await?;
+        let answers = self.take_snapshot(&name, true).await?;
+        self.settle("snapshot creation", answers).await?;
         self.refresh_chain().await?;
         Ok(name)
     }
 
-    /// Takes a snapshot on every replica in sync while client I/O is paused. The caller holds the operation, and has seen
-    /// that there is none of the name.
-    pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<()> {
+    /// Takes a snapshot on every replica in sync while client I/O is paused, and returns what each answered. The caller
+    /// holds the operation, and has seen that there is none of the name.
+    pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<Answers> {
         let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let options = SnapshotOptions { user_created, timestamp };
         let pause = self.mirror()?.pause(self.context.limits.pause).await?;
@@ -54,7 +55,7 @@ impl Engine {
             self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
             return Err(broken);
         }
-        self.settle("snapshot creation", answers).await
+        Ok(answers)
     }
 
     /// Deletes a snapshot on every replica in sync; one that is missing is fine.

@@ -7,7 +7,7 @@ use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
-use crate::cluster::{create_replica, refused};
+use crate::cluster::refused;
 use crate::scene::{Scene, VOLUME, replica};
 
 const FAULTS: [Point; 3] = [Point::AttachNoName, Point::AttachTwoNames, Point::AttachEmptyName];
@@ -68,18 +68,42 @@ async fn longhorn_10139_a_mirror_starts_without_the_replica_whose_attach_named_n
         refused(scene.start_restore((round + 1) % 2).await, Code::FailedPrecondition, &replica(1));
 
         // It missed a generation, so only a new replica takes its place, and one of a volume that is made anew.
-        replace_both(&mut scene).await;
+        scene.replace_both().await;
         scene.restore((round + 1) % 2).await;
     }
 }
 
-async fn replace_both(scene: &mut Scene) {
+/// H1, H2: what takes the mirror down and up again keeps no name from before.
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_h2_an_attach_that_fails_in_a_revert_or_an_expansion_is_an_error_that_names_the_replica() {
+    let mut scene = Scene::start("vol-legacy").await;
     scene.cluster.delete_engine(VOLUME).await;
-    for (index, node) in scene.cluster.nodes.iter().enumerate() {
-        let request = wire::ReplicaDeleteRequest { name: replica(index), cleanup_required: true };
-        node.spdk().replica_delete(request).await.expect("the replica is deleted");
-        scene.replicas.insert(replica(index), create_replica(node, &replica(index), scene.size).await);
-    }
-    let engine = scene.create("").await;
-    assert_eq!(engine.state, "running");
+    scene.replicas = BTreeMap::from([(replica(1), scene.replicas[&replica(1)].clone())]);
+    scene.create("").await;
+    scene.start_restore(0).await.expect("the restore starts");
+    scene.proven(0, &[1]).await;
+    let (faults, mut client) = (scene.cluster.nodes[0].faults(), scene.cluster.nodes[0].spdk());
+
+    faults.once(Point::AttachEmptyName, Action::Fail);
+    let revert = wire::SnapshotRequest {
+        name: format!("{VOLUME}-e-0"),
+        snapshot_name: scene.points[0].snapshot.clone(),
+        ..Default::default()
+    };
+    let reverted = client.engine_snapshot_revert(revert.clone()).await.expect_err("the attach fails");
+    assert!(reverted.message().contains(&replica(1)), "{reverted}");
+    assert_eq!(scene.cluster.get(VOLUME).await.state, "error");
+    assert_eq!(scene.recreate("").await.state, "running");
+    client.engine_snapshot_revert(revert).await.expect("a repeated revert succeeds");
+    scene.are_members(&[1]).await;
+
+    faults.once(Point::AttachNoName, Action::Fail);
+    let expand = wire::EngineExpandRequest { name: format!("{VOLUME}-e-0"), size: scene.size + (1 << 20) };
+    let expanded = client.engine_expand(expand.clone()).await.expect_err("the attach fails");
+    assert!(expanded.message().contains(&replica(1)), "{expanded}");
+    refused(client.engine_expand(expand.clone()).await, Code::FailedPrecondition, &replica(1));
+    scene.size = expand.size;
+    assert_eq!(scene.recreate("").await.state, "running");
+    client.engine_expand(expand).await.expect("a repeated expansion succeeds");
+    scene.are_members(&[1]).await;
 }

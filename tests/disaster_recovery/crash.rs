@@ -1,7 +1,8 @@
 //! The engine's node ends by SIGKILL at each phase of a restore: the volume comes back at the old point or at the new
-//! one, never between, and says which; and the restore can be repeated.
+//! one, never between, and says which; and the restore can be repeated. The same for an error at each phase, without a
+//! restart.
 
-use corriente::faults::Action::{Block, Kill};
+use corriente::faults::Action::{Block, Fail, Kill};
 use corriente::faults::{Order, Point};
 use tonic::Code;
 
@@ -100,4 +101,27 @@ async fn a_volume_whose_first_restore_was_cut_short_is_not_served_until_it_is_re
     let engine = scene.recreate("spdk-tcp-nvmf").await;
     assert_eq!((engine.state.as_str(), engine.error_msg.as_str()), ("running", ""));
     assert!(scene.cluster.read(&engine).await == scene.points[0].image, "the volume is not at the restored point");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_fails_at_any_phase_says_so_and_can_be_repeated_at_once() {
+    let fail = |skip, times| Order { action: Fail, skip, times };
+    let scene = Scene::start("vol-trim").await;
+    scene.restore(0).await;
+    let phases = [
+        (Point::MarkerStored, fail(0, 2)),
+        (Point::RestoreStepDone, fail(0, 1)),
+        (Point::SnapshotTaken, fail(0, 2)),
+        (Point::MarkerStored, fail(2, 2)),
+        (Point::RestoreEarlierDeleted, fail(0, 1)),
+        (Point::RestoreProven, fail(0, 1)),
+    ];
+    for (round, (point, order)) in phases.into_iter().enumerate() {
+        let (now, next) = (round % 2, (round + 1) % 2);
+        scene.cluster.nodes[0].faults().order(point, order);
+        scene.start_restore(next).await.expect("the restore starts");
+        scene.fails(point.file_name(), now).await;
+        scene.are_members(&BOTH).await;
+        scene.restore(next).await;
+    }
 }

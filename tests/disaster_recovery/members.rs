@@ -4,7 +4,7 @@ use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
-use crate::cluster::refused;
+use crate::cluster::{ready, refused};
 use crate::scene::{BOTH, Scene, VOLUME, replica};
 use crate::support::random::pattern;
 
@@ -37,6 +37,24 @@ async fn r5_a_flush_error_on_all_members_moves_neither_last_restored_nor_the_sna
         assert_eq!(scene.snapshots_of(index).await, [snapshot.clone()]);
     }
     back_to_the_first_and_on(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_a_restores_snapshot_that_is_there_and_not_durable_is_no_point_to_publish() {
+    let scene = Scene::start("vol-trim").await;
+    scene.restore(0).await;
+    let faults = scene.cluster.nodes[0].faults();
+    faults.once(Point::RestoreFlushed, Action::Block);
+    scene.start_restore(1).await.expect("the restore starts");
+    faults.blocked(Point::RestoreFlushed).await;
+    for node in &scene.cluster.nodes {
+        node.faults().once(Point::DiskFlush, Action::Fail);
+    }
+    faults.lift(Point::RestoreFlushed);
+    scene.fails("flush", 0).await;
+    assert!(scene.cluster.nodes.iter().all(|node| node.faults().is_spent(Point::DiskFlush)), "not all were flushed");
+    assert_eq!(scene.recreate("").await.state, RUNNING);
+    scene.stands_at(0, &BOTH).await;
 }
 
 /// Where both members failed, one of them is out for good. The other goes back to the last good point, and on from it.
@@ -105,6 +123,34 @@ async fn write_errors_on_all_members_fail_the_restore_and_leave_nothing_stale() 
         node.faults().clear();
     }
     back_to_the_first_and_on(&scene).await;
+}
+
+/// The node of a member is gone, from the blocks to the proof; or the member is taken off the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn longhorn_13869_a_member_lost_at_any_phase_is_out_and_the_restore_completes_on_the_other() {
+    let mut scene = Scene::start("vol-trim").await;
+    let phases =
+        [Point::RestoreStepDone, Point::RestoreFlushed, Point::RestoreSnapshotsTaken, Point::RestoreMarkedComplete];
+    for phase in phases {
+        scene.cluster.nodes[0].faults().once(phase, Action::Block);
+        scene.start_restore(0).await.expect("the restore starts");
+        scene.cluster.nodes[0].faults().blocked(phase).await;
+        scene.cluster.nodes[1].kill9();
+        scene.cluster.nodes[0].faults().lift(phase);
+        scene.cluster.restored(VOLUME).await;
+        scene.cluster.nodes[1].start_again().await;
+        ready(&scene.cluster.nodes[1]).await;
+        scene.proven(0, &[0]).await;
+        scene.replace_both().await;
+    }
+    let faults = scene.cluster.nodes[0].faults();
+    faults.once(Point::RestoreStepDone, Action::Block);
+    scene.start_restore(0).await.expect("the restore starts");
+    faults.blocked(Point::RestoreStepDone).await;
+    scene.remove(1).await;
+    faults.lift(Point::RestoreStepDone);
+    scene.proven(0, &[0]).await;
+    assert_eq!(scene.cluster.status(VOLUME).await.len(), 1);
 }
 
 /// A backup of a volume that is written to by a client is no base any more, whatever was restored once.

@@ -162,6 +162,18 @@ impl Scene {
         self.replicas.insert(replica(0), address);
     }
 
+    /// Deletes both replicas with their data and starts over with new ones.
+    pub async fn replace_both(&mut self) {
+        self.cluster.delete_engine(VOLUME).await;
+        for (index, node) in self.cluster.nodes.iter().enumerate() {
+            let request = wire::ReplicaDeleteRequest { name: replica(index), cleanup_required: true };
+            node.spdk().replica_delete(request).await.expect("the replica is deleted");
+            let address = create_replica(node, &replica(index), self.size).await;
+            self.replicas.insert(replica(index), address);
+        }
+        assert_eq!(self.create("").await.state, "running");
+    }
+
     /// Takes a replica that is out off the engine's list.
     pub async fn remove(&self, index: usize) {
         let request = wire::EngineReplicaDeleteRequest {

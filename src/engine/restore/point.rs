@@ -65,20 +65,10 @@ impl Engine {
         let described = self.describe_in_sync().await?;
         let taken = described.into_iter().flat_map(|(_, description)| description.snapshots.into_keys()).collect();
         let name = choose_name(backed_up, &taken)?;
-        match self.take_snapshot(&name, true).await {
-            Ok(()) => Ok(name),
-            // A replica that failed alone is out by now, and the others have the snapshot.
-            Err(error) if self.all_have(&name).await => {
-                tracing::warn!(engine = %self.name, %error, "a restore goes on without a replica");
-                Ok(name)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn all_have(&self, snapshot: &SnapshotName) -> bool {
-        let described = self.describe_in_sync().await.unwrap_or_default();
-        !described.is_empty() && described.iter().all(|(_, description)| description.snapshots.contains_key(snapshot))
+        let answers = self.take_snapshot(&name, true).await?;
+        // That it is there does not mean that it is durable: what a replica answered counts.
+        self.settle_restore("restore snapshot", answers).await?;
+        Ok(name)
     }
 
     /// Deletes the snapshots of all restores but one on every replica in sync: what failed attempts have left, and what

@@ -10,6 +10,7 @@ use crate::backup::RestoreOnto;
 use crate::engine::attach::ReplicaPath;
 use crate::engine::backend::{Attribute, ReplicaDescription};
 use crate::engine::instance::Engine;
+use crate::engine::snapshot::Answers;
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::name::{BackupName, ReplicaName, VolumeName};
@@ -67,7 +68,7 @@ impl Engine {
     }
 
     /// As [`Engine::settle`], but without an error while a replica is left.
-    pub(super) async fn settle_restore(&self, what: &str, answers: Vec<(Arc<ReplicaPath>, Result<()>)>) -> Result<()> {
+    pub(super) async fn settle_restore(&self, what: &str, answers: Answers) -> Result<()> {
         let some_succeeded = answers.iter().any(|(_, result)| result.is_ok());
         match self.settle(what, answers).await {
             Err(error) if some_succeeded => {
