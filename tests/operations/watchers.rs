@@ -36,7 +36,9 @@ const SHUTDOWN: &str = "10m";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_watchers_end_by_themselves_and_the_node_stops_at_once() {
-    let mut node = Node::start(NodeOptions::named("watched").set("timeouts.shutdown", SHUTDOWN)).await;
+    let options = NodeOptions::named("watched").set("timeouts.shutdown", SHUTDOWN);
+    // Calls of watchers are logged as details.
+    let mut node = Node::start(options.set("log.filter", "info,corriente::rpc=debug")).await;
     assert_eq!(get(&node, "/readyz").await.0, "HTTP/1.1 200 OK");
     let channel = channel(&node);
     let mut spdk = SpdkServiceClient::new(channel.clone());
@@ -64,7 +66,7 @@ async fn open_watchers_end_by_themselves_and_the_node_stops_at_once() {
     let log = node.directory().join("events");
     let arguments = ["node", "events", "--server", &server];
     let mut frozen = Process::spawn("frozen", Path::new(env!("CARGO_BIN_EXE_corriente")), &arguments, &[], log);
-    wait_until(LIMIT, "the watch is on", async || match node.log().matches("Events").count() {
+    wait_until(LIMIT, "the watch is on", async || match node.log().matches("\"Events\"").count() {
         0 | 1 => Err("no call yet".into()),
         _ => Ok(()),
     })
