@@ -32,7 +32,6 @@ use crate::spdk::nvme::NvmeOptions;
 use crate::spdk::nvmf::TransportOptions;
 use crate::spdk::reactor::PollMode;
 use crate::spdk::{Capabilities, SpdkError};
-use crate::telemetry::events::ObjectKind;
 use crate::telemetry::{Health, LogControl, Telemetry, log};
 
 pub use info::info;
@@ -104,12 +103,10 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     let message_bytes = usize::try_from(node.config.limits.message_size.bytes()).unwrap_or(usize::MAX);
     gate.open(services(message_bytes, SpdkServer::new(node.clone()), CorrienteServer::new(node.clone())));
     tracing::info!(listen = %node.config.listen, data_ip = %node.config.data_ip, spdk = version_text(), "the node is ready");
-    node.tell("ready", format!("version {}", env!("CARGO_PKG_VERSION")));
     let ended = tokio::select! {
         ended = &mut server => Some(ended),
         () = stopping.wait() => None,
     };
-    node.tell("stopping", "");
     gate.close();
     let served = match ended {
         Some(ended) => ended,
@@ -166,10 +163,6 @@ impl Node {
         };
         let engines = Engines::new(Arc::new(context));
         Ok(Self { config, disks, replicas, engines, telemetry, logs, stopping, environment, started })
-    }
-
-    fn tell(&self, what: &'static str, message: impl Into<String>) {
-        self.telemetry.events.tell(ObjectKind::Node, self.config.data_ip, what, message);
     }
 
     /// Takes everything down in order; what cannot be is logged and left to the end of the process.

@@ -59,3 +59,21 @@ fn generation(value: &XattrValue) -> std::result::Result<Generation, String> {
     let text = value.as_text().ok_or("a generation record is text")?;
     GenerationRecord::parse(text).map(|record| record.generation).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MAX_REPLICAS;
+    use crate::mirror::core::Incarnation;
+
+    #[test]
+    fn the_record_of_the_largest_mirror_with_the_longest_names_fits() {
+        let longest = (1..4096).rev().find_map(|length| ReplicaName::parse(&"r".repeat(length)).ok());
+        let longest = longest.expect("some name is valid");
+        let generation = Generation::NONE.next(Incarnation(u32::MAX));
+        let in_sync = vec![longest; MAX_REPLICAS as usize];
+        let record = GenerationRecord { generation, base: generation, in_sync };
+        let value = XattrValue::new(record.encode().as_bytes()).expect("it fits");
+        assert_eq!(super::generation(&value), Ok(generation));
+    }
+}

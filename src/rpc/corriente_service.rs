@@ -54,6 +54,11 @@ impl CorrienteService for CorrienteServer {
         Ok(Response::new(describe_mirror(&engine).await?))
     }
 
+    async fn replica_flush(&self, request: Request<own::ReplicaFlushRequest>) -> Result<Response<()>, Status> {
+        self.node.replicas.flush(&replica_name(&request.into_inner().replica_name)?).await?;
+        Ok(Response::new(()))
+    }
+
     async fn volume_checksum(
         &self,
         request: Request<own::VolumeChecksumRequest>,

@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectKind {
-    /// This node.
+    /// This node: what concerns a reader of its events alone.
     Node,
     /// A disk.
     Disk,

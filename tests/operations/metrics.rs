@@ -114,6 +114,12 @@ async fn metrics_follow_a_restore_a_failed_member_and_a_removed_one() {
     removed.has(r#"corriente_members{volume="dr",mode="RW"}"#, 1.0);
     removed.has(r#"corriente_members{volume="dr",mode="ERR"}"#, 0.0);
 
+    let documented = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+    let documented = std::fs::read_to_string(documented).expect("the documentation");
+    for name in removed.0.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        assert!(documented.contains(name), "{name} is not in docs/operations.md");
+    }
+
     cluster.delete_engine("io").await;
     let deleted = Page::scrape(&cluster.nodes[0]).await;
     assert!(!deleted.0.contains(r#"volume="io""#), "the series of a volume end with it");
@@ -143,7 +149,6 @@ async fn a_backup_is_counted_where_it_is_made() {
             backup: "backup-1".into(),
             engine_name: "src-e-0".into(),
             replica_address: started.replica_address.clone(),
-            ..Default::default()
         };
         match spdk.clone().engine_backup_status(request).await.expect("a status").into_inner() {
             status if status.state == "complete" => Ok(()),

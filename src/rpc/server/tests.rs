@@ -1,6 +1,8 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tonic::codegen::BoxStream;
@@ -177,6 +179,28 @@ async fn shutdown_waits_for_a_call() {
     running.stop.send(()).unwrap();
     running.server.await.unwrap().expect("a clean end");
     call.await.unwrap().expect("the call was let finish");
+}
+
+#[tokio::test]
+async fn a_peer_may_ping_as_often_as_it_likes_also_without_a_call() {
+    let running = start(None).await;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (address, counted) = (running.address, connections.clone());
+    let connector = tower::service_fn(move |_: Uri| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move { TcpStream::connect(address).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://node")
+        .http2_keep_alive_interval(Duration::from_millis(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .keep_alive_while_idle(true);
+    let mut client = SpdkServiceClient::new(endpoint.connect_with_connector(connector).await.unwrap());
+    for _ in 0..3 {
+        client.log_get_level(()).await.expect("the connection lasts");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    client.log_get_level(()).await.expect("the connection lasts");
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
