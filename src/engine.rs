@@ -3,7 +3,7 @@
 //! - [`instance`]: one engine. [`state`]: what it publishes. [`context`]: what it needs of the node.
 //! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
 //! - [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the mirror as a target.
-//! - `snapshot`, `expand`, [`backup`], [`restore`]: operations.
+//! - `snapshot`, `hash`, `expand`, [`backup`], [`restore`]: operations.
 
 pub mod assemble;
 pub mod attach;
@@ -11,6 +11,7 @@ pub mod backend;
 pub mod backup;
 pub mod context;
 mod expand;
+mod hash;
 pub mod instance;
 pub mod local;
 pub mod peer;

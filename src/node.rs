@@ -12,9 +12,9 @@ use crate::disk::Disks;
 use crate::engine::Engines;
 use crate::engine::context::{EngineContext, EngineLimits};
 use crate::engine::local::NodeReplicas;
-use crate::engine::peer::{PeerLimits, Peers};
 use crate::error::{Error, Result};
 use crate::mirror::core::ReadPolicy;
+use crate::peer::{PeerLimits, Peers};
 use crate::ports::Ports;
 use crate::replica::Replicas;
 use crate::rpc::corriente_service::CorrienteServer;
@@ -112,16 +112,17 @@ impl Node {
             .map_err(|error: SpdkError| Error::from(error))?;
         let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone());
         let ports = Ports::new(config.data_ports, config.data_ip);
-        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), &config);
+        let peers = Peers::new(
+            u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT),
+            PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call },
+        );
+        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), peers.clone(), &config);
         let restores = config.limits.restores.get();
         let context = EngineContext {
             control,
             capabilities: Capabilities::linked(),
             local: Arc::new(NodeReplicas::new(replicas.clone())),
-            peers: Peers::new(
-                u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT),
-                PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call },
-            ),
+            peers,
             ports,
             data_ip: config.data_ip,
             read_policy: read_policy(config.read_policy),

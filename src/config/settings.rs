@@ -103,6 +103,17 @@ pub static SETTINGS: &[Setting] = &[
         "Threads that fetch, verify and decompress for one restore, or compress for one backup"
     ),
     setting!("limits.restore_queue_depth", limits.restore_queue_depth, "Writes that one restore has under way at once"),
+    setting!(
+        "limits.rebuilds",
+        limits.rebuilds,
+        "Copies of snapshots for rebuilds that run at once with this node as the source; more wait"
+    ),
+    setting!(
+        "limits.rebuild_queue_depth",
+        limits.rebuild_queue_depth,
+        "Pieces of at most 256 KiB that one such copy has under way at once"
+    ),
+    setting!("limits.hashes", limits.hashes, "Snapshots that are hashed at once; more wait"),
     setting!("limits.reactor_queue_depth", limits.reactor_queue_depth, "Requests that may wait for one reactor"),
     setting!(
         "limits.member_queue_depth",
@@ -134,5 +145,10 @@ pub static SETTINGS: &[Setting] = &[
         "timeouts.restore_stall",
         timeouts.restore_stall,
         "A restore or a backup without progress for this long has failed"
+    ),
+    setting!(
+        "timeouts.rebuild_stall",
+        timeouts.rebuild_stall,
+        "A copy of a rebuild without progress for this long has failed"
     ),
 ];
