@@ -4,7 +4,8 @@
 //! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
 //! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the
 //!   mirror as a target.
-//! - `snapshot`, `expand`, `rebuild`, [`backup`], [`checksum`], [`restore`]: operations. `tell`: what changed, as events.
+//! - `snapshot`, `hash`, `expand`, `rebuild`, [`backup`], [`checksum`], [`restore`]: operations. `tell`: what changed, as
+//!   events.
 
 pub mod assemble;
 pub mod attach;
@@ -13,6 +14,7 @@ pub mod backup;
 pub mod checksum;
 pub mod context;
 mod expand;
+mod hash;
 pub mod instance;
 pub mod local;
 pub mod peer;
