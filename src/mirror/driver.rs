@@ -178,7 +178,7 @@ impl Driver {
     }
 
     async fn check_deadlines(&self) {
-        if let Some(vdev) = &self.vdev {
+        if let Some(vdev) = self.vdev.as_ref().filter(|vdev| vdev.device().take_active()) {
             let device = vdev.device().clone();
             self.visited(vdev.for_each_channel(move |channel| channel.check_deadlines(&device)).await);
         }
