@@ -13,7 +13,7 @@
 //!
 //! Longhorn's engine attaches the destination's head at the start and lets it read through to the source; ours attaches
 //! it at the end, as SPDK 20.07 has no clones of snapshots outside of a store. So only our engine can direct a rebuild
-//! of our replicas, from sources of either kind.
+//! of our replicas.
 
 pub(super) mod aside;
 mod board;

@@ -90,7 +90,7 @@ pub(in crate::replica) struct CopyLimits {
 
 impl CopyRun {
     /// Runs the copy to its end, whatever that is, and notes it.
-    pub(super) async fn to_its_end(self, job: CopyJob, cancel: Cancel) {
+    pub(super) async fn run_and_note(self, job: CopyJob, cancel: Cancel) {
         let record = job.record.clone();
         let (destination, snapshot, clusters) = (&record.destination, &record.snapshot, record.total_clusters);
         match self.run(job, &cancel).await {

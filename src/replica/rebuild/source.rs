@@ -122,7 +122,7 @@ impl Turn<'_> {
             record,
         };
         let (cancel, cancelled) = Cancel::pair();
-        source.copy = Some(RunningCopy { cancel, task: tokio::spawn(run.to_its_end(job, cancelled)) });
+        source.copy = Some(RunningCopy { cancel, task: tokio::spawn(run.run_and_note(job, cancelled)) });
         Ok(())
     }
 
