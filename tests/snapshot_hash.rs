@@ -19,6 +19,7 @@ use cluster::{Cluster, create_replica, ready, refused};
 use corriente::wire::spdkrpc as wire;
 use director::LIMIT;
 use source::{CLUSTER, NEWEST, Replica, SIZE, Source};
+use support::disk::Disk;
 use support::wait::wait_until;
 use tonic::Code;
 
@@ -203,10 +204,11 @@ async fn a_damaged_medium_is_told_by_hashing_again_on_the_replica_that_has_it() 
 
     cluster.delete_engine("vol").await;
     cluster.nodes[1].stop().await;
-    let found = fs::read(cluster.disks[1].path()).expect("the disk's file");
+    let disk = Disk::open(cluster.nodes[1].directory(), "disk.img");
+    let found = fs::read(disk.path()).expect("the disk's file");
     let piece = &data[CLUSTER + 4096..][..512];
     let at = found.windows(512).step_by(512).position(|window| window == piece).expect("the data is on the disk") * 512;
-    cluster.disks[1].overwrite(at as u64 + 7, &[!piece[7]]);
+    disk.overwrite(at as u64 + 7, &[!piece[7]]);
     cluster.nodes[1].start_again().await;
     ready(&cluster.nodes[1]).await;
     let damaged = create_replica(&cluster.nodes[1], "vol-r-00000001", size).await;

@@ -71,9 +71,13 @@ impl Replicas {
     /// Ends what the replica does in rebuilds, as destination and as source.
     async fn leave_rebuilds(&self, turn: &mut Turn<'_>) -> Result<()> {
         turn.source_end().await?;
-        if turn.work.rebuild.is_some() {
+        let is_running = turn.work.rebuild.as_ref().map(|rebuild| rebuild.is_running());
+        if let Some(is_running) = is_running {
             turn.rebuild_break_off().await?;
-            turn.replica.board.fail(&Error::Canceled { what: format!("the rebuild of {}", turn.replica.object()) });
+            if is_running {
+                let what = format!("the rebuild of {}", turn.replica.object());
+                turn.replica.board.fail(&Error::Canceled { what });
+            }
             turn.work.rebuild = None;
         }
         Ok(())

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     pub nodes: [Node; 2],
-    pub disks: [Disk; 2],
+    _disks: [Disk; 2],
     pub store: PathBuf,
     pub fixtures: Fixtures,
 }
@@ -52,7 +52,7 @@ impl Cluster {
         let fixtures = Fixtures::load();
         let store = fixtures.copy_store(nodes[0].directory());
         let disks = disks.try_into().unwrap_or_else(|_| unreachable!("two nodes have two disks"));
-        Self { nodes, disks, store, fixtures }
+        Self { nodes, _disks: disks, store, fixtures }
     }
 
     pub fn url(&self, volume: &str, backup: &str) -> String {

@@ -98,6 +98,7 @@ impl<'a> Director<'a> {
             snapshot_name: lvol.name.clone(),
             user_created: lvol.user_created,
             snapshot_timestamp: lvol.snapshot_timestamp.clone(),
+            ..Default::default()
         };
         self.destination.node(self.cluster).spdk().replica_rebuilding_dst_snapshot_create(request).await.map(drop)
     }

@@ -42,6 +42,7 @@ impl Replica {
             snapshot_name: name.into(),
             user_created,
             snapshot_timestamp: "2026-02-03T04:05:06Z".into(),
+            ..Default::default()
         };
         self.node(cluster).spdk().replica_snapshot_create(request).await.expect("a snapshot");
     }

@@ -26,6 +26,13 @@ pub(in crate::replica) struct Destination {
     current: Option<Current>,
 }
 
+impl Destination {
+    /// It has neither failed nor come to its end.
+    pub(in crate::replica) fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
