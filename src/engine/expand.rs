@@ -1,13 +1,16 @@
 //! Growing a volume: every replica, then the mirror over them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
 
 use super::attach::{self, ReplicaPath};
 use super::instance::Engine;
+use super::state::EngineState;
 use crate::error::{Error, Result};
 use crate::mirror::{Mirror, PauseGuard};
+use crate::name::ReplicaName;
 
 /// Sizes are whole clusters of the lvstore.
 const CLUSTER: u64 = 1 << 20;
@@ -66,29 +69,58 @@ impl Engine {
         }
         let mirror = self.mirror()?;
         let pause = mirror.pause(self.context.limits.pause).await?;
-        self.open_remote_again(&mirror, &pause).await;
+        let unopened = self.open_remote_again(&mirror, &pause).await;
         let resized = mirror.resize(size / u64::from(mirror.geometry().block_size)).await;
         if let Err(error) = pause.resume().await {
             // Nothing depends on one point in time here; a member that client I/O met half-way is out.
             tracing::warn!(engine = %self.name, volume = %self.volume, %error, "an expansion took longer than its pause");
         }
         resized?;
+        let lost = self.in_sync().iter().all(|path| unopened.contains_key(&path.replica));
+        let unopened = unopened.into_values().next();
+        if let Some(error) = unopened.as_ref().filter(|_| lost) {
+            self.give_up_mirror(&mirror, error).await;
+            return Err(error.clone());
+        }
         self.publish(|published| published.size = size);
         self.refresh_chain().await?;
-        settled
+        match unopened {
+            Some(error) => Err(error),
+            None => settled,
+        }
     }
 
-    /// SPDK 20.07's initiator reads a namespace's size only when it connects.
-    async fn open_remote_again(&self, mirror: &Mirror, pause: &PauseGuard) {
+    /// SPDK 20.07's initiator reads a namespace's size only when it connects. Returns who could not be opened; they are
+    /// out, but for the last one in sync.
+    async fn open_remote_again(&self, mirror: &Mirror, pause: &PauseGuard) -> BTreeMap<ReplicaName, Error> {
         let remote = self.in_sync().into_iter().filter(|path| path.local.is_none());
         let reopened = join_all(remote.map(|path| async move {
             let result = self.open_again(mirror, pause, &path).await;
             (path, result)
         }));
+        let mut unopened = BTreeMap::new();
         for (path, result) in reopened.await {
             if let Err(error) = result {
                 self.expel(&path.replica, &error).await;
+                unopened.insert(path.replica.clone(), error);
             }
+        }
+        unopened
+    }
+
+    /// The mirror has no member left that can be opened: the engine is in state `error` until it is created again.
+    async fn give_up_mirror(&self, mirror: &Mirror, error: &Error) {
+        self.set_mirror(None);
+        self.publish(|published| {
+            published.state = EngineState::Error;
+            published.error_message = error.to_string();
+        });
+        let down = match self.unexport().await {
+            Ok(()) => mirror.stop().await,
+            failed => failed,
+        };
+        if let Err(error) = down {
+            tracing::error!(engine = %self.name, volume = %self.volume, %error, "what an expansion left could not be taken down");
         }
     }
 

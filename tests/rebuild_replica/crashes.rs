@@ -111,8 +111,13 @@ async fn a_killed_source_fails_the_rebuild_and_the_next_one_succeeds() {
     let director = Director::of(&cluster, &source.replica, &copy, NEWEST);
     let problem = director.failed().await;
     assert!(problem.contains("vol-r-00000000"), "{problem}");
-    let shown = copy.get(&cluster).await;
-    assert_eq!((shown.state.as_str(), shown.rebuilding), ("error", true));
+    // The copy's end is told before the replica has taken it in.
+    wait_until(LIMIT, "the replica is in state error", async || {
+        let shown = copy.get(&cluster).await;
+        let both = (shown.state.as_str(), shown.rebuilding);
+        if both == ("error", true) { Ok(()) } else { Err(format!("{both:?}")) }
+    })
+    .await;
     is_no_replica(&cluster, &copy).await;
     refused(director.copy_start("s1").await, Code::FailedPrecondition, "begun anew");
     director.set_limit(0).await.expect("no limit");
