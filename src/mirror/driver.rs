@@ -24,7 +24,6 @@ use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
 
 mod join;
-mod swap;
 
 /// Pausing for a new member.
 const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -38,8 +37,6 @@ pub(super) enum Command {
     MemberSynced { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
     LockRange { range: BlockRange, target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
     UnlockRange { reply: oneshot::Sender<()> },
-    CloseMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
-    OpenMember { member: MemberIndex, opened: OpenedMember, reply: oneshot::Sender<Result<()>> },
     Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
     Activity { reply: oneshot::Sender<Result<Activity>> },
     Stop { reply: oneshot::Sender<Result<()>> },
@@ -245,12 +242,6 @@ impl Driver {
             Command::UnlockRange { reply } => {
                 self.unlock_range().await;
                 let _ = reply.send(());
-            }
-            Command::CloseMember { member, reply } => {
-                let _ = reply.send(self.close_for_swap(member).await);
-            }
-            Command::OpenMember { member, opened, reply } => {
-                let _ = reply.send(self.open_swapped(member, opened).await);
             }
             Command::Resize { block_count, reply } => {
                 let result = match &self.vdev {

@@ -142,7 +142,10 @@ impl<'a> Director<'a> {
             assert!(now.total_progress >= last.1 && now.total_progress <= 100);
             last = (now.progress, now.total_progress);
             match now.state.as_str() {
-                "complete" => Ok(assert_eq!(now.progress, 100)),
+                "complete" => {
+                    assert_eq!(now.progress, 100);
+                    Ok(())
+                }
                 "starting" | "in_progress" => Err(format!("{now:?}")),
                 other => panic!("the state {other:?}"),
             }
