@@ -228,5 +228,6 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         pause: config.timeouts.pause,
         member_deadline: config.timeouts.member_deadline,
         restore_stall: config.timeouts.restore_stall,
+        rebuild_stall: config.timeouts.rebuild_stall,
     }
 }
