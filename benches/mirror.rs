@@ -154,6 +154,7 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
             },
             bdev,
             flush: MemberFlush::Bdev,
+            removed: tokio::sync::watch::channel(false).1,
         })
         .collect();
     let candidates = opened

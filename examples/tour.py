@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 import time
+import uuid
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -160,9 +161,12 @@ def main():
     print(f"volume {source.volume_name}: {source.target_ip}:{source.target_port}, {dict(source.replica_address_map)}")
     make_volume(second, "tour-dr", "", places)
 
+    # Of each run its own, as the name of a backup is never used twice.
+    run = uuid.uuid4().hex[:8]
     for round in (1, 2):
-        url = back_up(first, "tour-source", f"s{round}", f"tour-backup-{round}", target)
-        restore(second, "tour-dr", url, f"tour-backup-{round}")
+        backup = f"tour-{run}-{round}"
+        url = back_up(first, "tour-source", f"s{round}", backup, target)
+        restore(second, "tour-dr", url, backup)
     digests = digest(first, "tour-source"), digest(second, "tour-dr")
     assert digests[0] == digests[1], digests
     print(f"equal: {digests[0]}")

@@ -92,3 +92,34 @@ async fn a_killed_peer_is_out_and_stale_when_it_comes_back() {
     replicas.insert("vol-r-00000001".into(), address);
     stale_is_refused(&cluster, replicas, &client).await;
 }
+
+/// No I/O is under way that could fail: the device itself says that it goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_replica_deleted_under_an_idle_volume_is_let_go_and_the_volume_goes_on() {
+    let (cluster, _, mut client, _) = lab().await;
+    let delete = async |name: &str| {
+        let request = wire::ReplicaDeleteRequest { name: name.into(), cleanup_required: true };
+        cluster.nodes[0].spdk().replica_delete(request).await
+    };
+    delete("vol-r-00000000").await.expect("nobody holds it any more");
+    wait_until(LIMIT, "the deleted replica is out", async || {
+        let modes = cluster.get("vol").await.replica_mode_map;
+        match modes.get("vol-r-00000000") {
+            Some(mode) if *mode == wire::ReplicaMode::Err as i32 => Ok(()),
+            mode => Err(format!("{mode:?}")),
+        }
+    })
+    .await;
+    client.work().await;
+    client.check(usize::MAX).await;
+
+    // The only one that a volume has: its data is gone by request, and the engine says so and can be deleted.
+    delete("other-r-00000000").await.expect("nobody holds it any more");
+    wait_until(LIMIT, "the engine without a replica is in state error", async || match cluster.get("other").await {
+        engine if engine.state == "error" && !engine.error_msg.is_empty() => Ok(()),
+        engine => Err(engine.state),
+    })
+    .await;
+    cluster.delete_engine("other").await;
+    client.work().await;
+}

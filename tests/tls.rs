@@ -81,14 +81,14 @@ async fn a_node_without_its_key_does_not_start_and_names_the_file() {
     std::fs::remove_file(ours.directory().join("tls.key")).expect("the key");
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_corriente"));
     let directory = ours.directory().to_str().expect("UTF-8");
-    command.args(["serve", "--listen", "127.0.0.1:0", "--tls-directory", directory]).env_clear().kill_on_drop(true);
+    command.args(["serve", "--listen", "127.0.0.1:8504", "--tls-directory", directory]).env_clear().kill_on_drop(true);
     let output = command.output().await.expect("the program starts");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && errors.contains("tls.key"), "{errors}");
     // Two of three files.
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_corriente"));
     let ca = format!("{directory}/ca.crt");
-    command.args(["serve", "--listen", "127.0.0.1:0", "--tls-ca", &ca]).env_clear().kill_on_drop(true);
+    command.args(["serve", "--listen", "127.0.0.1:8504", "--tls-ca", &ca]).env_clear().kill_on_drop(true);
     let output = command.output().await.expect("the program starts");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && errors.contains("tls.certificate"), "{errors}");

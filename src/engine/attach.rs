@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::backend::Backend;
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
@@ -43,13 +45,13 @@ pub struct ReplicaPath {
 pub async fn open(control: &Control, path: &ReplicaPath, limit: Duration) -> Result<OpenedMember> {
     match &path.local {
         Some(head) => {
-            let bdev = open_bdev(control, head.bdev.clone()).await?;
-            Ok(member(path, Locality::Local, bdev, MemberFlush::Disk(head.flush.clone())))
+            let opened = open_bdev(control, head.bdev.clone()).await?;
+            Ok(member(path, Locality::Local, opened, MemberFlush::Disk(head.flush.clone())))
         }
         None => {
             let name = attach(control, path, limit).await?;
             match open_bdev(control, name).await {
-                Ok(bdev) => Ok(member(path, Locality::Remote, bdev, MemberFlush::Bdev)),
+                Ok(opened) => Ok(member(path, Locality::Remote, opened, MemberFlush::Bdev)),
                 Err(error) => {
                     detach(control, &path.replica, path.address, false).await;
                     Err(error)
@@ -59,7 +61,12 @@ pub async fn open(control: &Control, path: &ReplicaPath, limit: Duration) -> Res
     }
 }
 
-fn member(path: &ReplicaPath, locality: Locality, bdev: Arc<OpenBdev>, flush: MemberFlush) -> OpenedMember {
+fn member(
+    path: &ReplicaPath,
+    locality: Locality,
+    (bdev, removed): (Arc<OpenBdev>, watch::Receiver<bool>),
+    flush: MemberFlush,
+) -> OpenedMember {
     let open = OpenMember {
         replica: path.replica.clone(),
         bdev: bdev.name().clone(),
@@ -68,22 +75,21 @@ fn member(path: &ReplicaPath, locality: Locality, bdev: Arc<OpenBdev>, flush: Me
         size_bytes: bdev.geometry().size(),
         block_bytes: bdev.geometry().block_size,
     };
-    OpenedMember { open, bdev, flush }
+    OpenedMember { open, bdev, flush, removed }
 }
 
-async fn open_bdev(control: &Control, name: BdevName) -> Result<Arc<OpenBdev>> {
-    control
-        .run(move |on| async move {
-            let opened = name.clone();
-            // The mirror learns of a removal by the I/O that fails, and closes the member then.
-            OpenBdev::open(on, &name, true, move |event| {
-                if event == BdevEvent::Removed {
-                    tracing::warn!(bdev = %opened, "a member's bdev is going away");
-                }
-            })
-            .map_err(Error::from)
-        })
-        .await
+/// Opens a bdev; the watch tells when it is going away.
+async fn open_bdev(control: &Control, name: BdevName) -> Result<(Arc<OpenBdev>, watch::Receiver<bool>)> {
+    let (tell, removed) = watch::channel(false);
+    let opened = control.run(move |on| async move {
+        let tell_removal = move |event| {
+            if event == BdevEvent::Removed {
+                tell.send_replace(true);
+            }
+        };
+        OpenBdev::open(on, &name, true, tell_removal).map_err(Error::from)
+    });
+    Ok((opened.await?, removed))
 }
 
 /// Attaches the replica's target and returns the one bdev it gave.

@@ -26,6 +26,8 @@ use crate::spdk::{Errno, OnThread};
 pub(super) enum Report {
     /// I/O to a member failed.
     MemberError { member: MemberIndex, op: MemberOp, cause: FailureCause, error: LegError },
+    /// Its device is going away.
+    MemberRemoved(MemberIndex),
     /// The last client I/O of a pause has its answer.
     Quiesced(PauseId),
     /// No change from before the range was locked is in flight.

@@ -146,6 +146,11 @@ impl Driver {
     /// Serves until stopped.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.carry_out().await;
+        for member in MemberIndex::all() {
+            if let Some(opened) = &self.opened[member.get()] {
+                self.watch_removal(member, opened);
+            }
+        }
         let mut questions = self.ask_for_deadlines();
         loop {
             let stop = tokio::select! {
@@ -200,9 +205,28 @@ impl Driver {
                 }
                 self.event(Event::MemberIoError { member, op, cause })
             }
+            Report::MemberRemoved(member) => self.member_removed(member),
             Report::Quiesced(pause) => self.event(Event::ChannelsQuiesced { pause }),
             Report::RangeDrained => self.range_drained(),
         }
+    }
+
+    /// Reports the removal of a member's device, for as long as it is open.
+    fn watch_removal(&self, member: MemberIndex, opened: &OpenedMember) {
+        let (mut removed, reports) = (opened.removed.clone(), self.reports.0.clone());
+        self.tokio.spawn(async move {
+            // An error means that it was closed, and then a mirror that has stopped listens no more.
+            if removed.wait_for(|removed| *removed).await.is_ok() {
+                let _ = reports.unbounded_send(Report::MemberRemoved(member));
+            }
+        });
+    }
+
+    fn member_removed(&mut self, member: MemberIndex) {
+        // Another member may have its place by now.
+        let Some(opened) = self.opened[member.get()].as_ref().filter(|opened| *opened.removed.borrow()) else { return };
+        tracing::warn!(mirror = %self.name, replica = %opened.open.replica, bdev = %opened.open.bdev, "a member's bdev is going away");
+        self.event(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Gone });
     }
 
     fn event(&mut self, event: Event) {

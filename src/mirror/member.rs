@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::core::OpenMember;
 use crate::spdk::bdev::OpenBdev;
 use crate::spdk::control::Reply;
@@ -29,4 +31,6 @@ pub struct OpenedMember {
     pub bdev: Arc<OpenBdev>,
     /// How it is flushed.
     pub flush: MemberFlush,
+    /// True once its device is going away and wants to be closed, also when there is no I/O that would fail.
+    pub removed: watch::Receiver<bool>,
 }

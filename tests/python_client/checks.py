@@ -32,7 +32,7 @@ def check_errors(node, disk):
     refused(invalid, "spec_size", node.ReplicaCreate, spdk.ReplicaCreateRequest(name="r", lvs_name=disk))
     refused(missing, "ghost", node.ReplicaGet, spdk.ReplicaGetRequest(name="ghost"))
     refused(missing, "ghost", node.EngineGet, spdk.EngineGetRequest(name="ghost"))
-    create = spdk.EngineCreateRequest(name="e", volume_name="v", spec_size=1 << 20, replica_address_map={"r": ""})
+    create = spdk.EngineCreateRequest(name="vol-e-0", volume_name="vol", spec_size=1 << 20, replica_address_map={"vol-r-0": ""})
     refused(invalid, "replica_address_map", node.EngineCreate, create)
     refused(grpc.StatusCode.UNIMPLEMENTED, "", node.ShardGroupList, Empty())
     assert not node.ReplicaList(Empty(), timeout=LIMIT_S).replicas

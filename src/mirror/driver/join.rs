@@ -35,6 +35,7 @@ impl Driver {
         }
         let opened = Arc::new(opened);
         self.opened[member.get()] = Some(opened.clone());
+        self.watch_removal(member, &opened);
         if let Some(vdev) = &self.vdev {
             vdev.device().add_member(member, opened.clone());
             self.visited(vdev.for_each_channel(move |channel| channel.open_member(member, &opened)).await);
