@@ -87,7 +87,8 @@ int cs_env_start(const struct cs_env_config *config);
 /* Runs `run` pinned on another core of the configuration. */
 int cs_env_launch(uint32_t core, int (*run)(void *arg), void *arg);
 void cs_env_wait_all(void);
-void cs_env_stop(void);
+/* The last call: no core runs any more. A process that ends without it leaves its memory to the kernel. */
+void cs_env_stopped(void);
 
 /* ------------------------------------------------------------------ thread.c: threads */
 
