@@ -159,6 +159,8 @@ void cs_bdev_aliases(const char *name, cs_name_cb cb, void *arg);
 void cs_bdev_list(cs_bdev_info_cb cb, void *arg);
 /* Unregisters any bdev by name. */
 void cs_bdev_delete(const char *name, cs_done_cb cb, void *arg);
+/* Calls back once SPDK itself has closed all bdevs that were registered before; newer releases open each to examine it. */
+void cs_bdev_settle(cs_done_cb cb, void *arg);
 
 /* Asks to be called when a bdev_io is free again; the entry is the shim's and is freed by it. */
 int cs_bdev_wait_for_io(struct spdk_bdev_desc *desc, struct spdk_io_channel *channel,
