@@ -576,7 +576,7 @@ fn export(bdev: BdevName, port: u16) -> Export {
         uuid: Uuid::from_u128(7),
         listen: HostPort::parse(&format!("127.0.0.1:{port}")).expect("an address"),
         hosts: Hosts::Only(vec![Nqn::internal_host()]),
-        controller_id: None,
+        controller_ids: None,
         ana: false,
     }
 }
