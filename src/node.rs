@@ -33,6 +33,7 @@ use crate::spdk::nvmf::TransportOptions;
 use crate::spdk::reactor::PollMode;
 use crate::spdk::{Capabilities, SpdkError};
 use crate::telemetry::{Health, LogControl, Telemetry, log};
+use crate::tls::Credentials;
 
 pub use info::info;
 pub use logs::Logs;
@@ -68,6 +69,7 @@ pub struct Node {
 /// Runs a node until it is told to stop by SIGTERM or SIGINT.
 pub fn serve(config: NodeConfig) -> Result<()> {
     let log_control = log::init(&config.log)?;
+    crate::rpc::panics::abort_outside_handlers();
     crate::faults::read_environment()?;
     affinity::leave_to_reactors(&config.reactor.cores)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -82,7 +84,8 @@ pub fn serve(config: NodeConfig) -> Result<()> {
 }
 
 async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
-    let listeners = Listeners::bind(&config).await?;
+    let credentials = credentials(&config)?;
+    let listeners = Listeners::bind(&config, credentials.clone()).await?;
     let telemetry = Telemetry::new(config.limits.watch_queue_depth.get());
     let health = Health::new();
     let gate = Gate::closed(health.clone())?;
@@ -97,7 +100,7 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
         tokio::spawn(serve);
     }
     let mut server = tokio::spawn(listeners.serve(gate.routes(), telemetry.metrics.clone(), stopping.wait()));
-    let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone()).await?);
+    let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone(), credentials).await?);
     node.telemetry.metrics.sample_with(sample::sampler(&node));
     node.disks.load_all().await?;
     let message_bytes = usize::try_from(node.config.limits.message_size.bytes()).unwrap_or(usize::MAX);
@@ -124,6 +127,7 @@ impl Node {
         telemetry: Telemetry,
         log_control: LogControl,
         stopping: Stopping,
+        credentials: Option<Credentials>,
     ) -> Result<Self> {
         let started = Instant::now();
         let environment_config = environment_config(&config);
@@ -145,6 +149,7 @@ impl Node {
         let peers = Peers::new(
             u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT),
             PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call },
+            credentials,
         );
         let replicas =
             Replicas::new(control.clone(), disks.clone(), ports.clone(), peers.clone(), &config, telemetry.clone());
@@ -190,6 +195,11 @@ impl Node {
     }
 }
 
+fn credentials(config: &NodeConfig) -> Result<Option<Credentials>> {
+    let files = config.tls.files().map_err(|missing| Error::invalid(missing, "is missing"))?;
+    files.map(|files| Credentials::read(&files, config.tls.server_name.as_str())).transpose()
+}
+
 fn environment_config(config: &NodeConfig) -> EnvironmentConfig {
     let mib = u32::try_from(config.memory.size.bytes() >> 20).unwrap_or(u32::MAX);
     let memory = match config.memory.mode {
@@ -228,5 +238,6 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         pause: config.timeouts.pause,
         member_deadline: config.timeouts.member_deadline,
         restore_stall: config.timeouts.restore_stall,
+        rebuild_stall: config.timeouts.rebuild_stall,
     }
 }
