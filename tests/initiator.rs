@@ -264,6 +264,15 @@ async fn keeps_the_association_alive() {
 }
 
 #[tokio::test]
+async fn queues_that_the_target_ends_at_the_shutdown_are_no_loss() {
+    let target = Target::with_blocks(8).await;
+    let initiator = connect(&target, Options { io_queues: 3, ..options() }).await.unwrap();
+    initiator.write(0, &[1; BLOCK]).await.unwrap();
+    initiator.disconnect().await.unwrap();
+    assert_eq!(target.state.configuration.load(Ordering::SeqCst) >> 14 & 3, 1, "normal shutdown was announced");
+}
+
+#[tokio::test]
 async fn a_wrong_data_digest_is_noticed() {
     let target = Target::with_blocks(8).await;
     let digests = Digests { header: false, data: true };

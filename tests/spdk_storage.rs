@@ -524,7 +524,10 @@ fn free_port() -> u16 {
 impl OtherNode {
     fn start(port: u16) -> Self {
         use std::io::BufRead;
-        let mut child = std::process::Command::new(std::env::current_exe().expect("this binary"))
+        // A test that crashes cannot clean up, so the kernel kills the child with it.
+        let mut child = std::process::Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(std::env::current_exe().expect("this binary"))
             .args(["--exact", "other_node", "--nocapture", "--include-ignored"])
             .env(PORT_VARIABLE, port.to_string())
             .stdin(std::process::Stdio::piped())
@@ -573,7 +576,7 @@ fn export(bdev: BdevName, port: u16) -> Export {
         uuid: Uuid::from_u128(7),
         listen: HostPort::parse(&format!("127.0.0.1:{port}")).expect("an address"),
         hosts: Hosts::Only(vec![Nqn::internal_host()]),
-        controller_id: None,
+        controller_ids: None,
         ana: false,
     }
 }

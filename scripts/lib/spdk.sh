@@ -59,7 +59,7 @@ check_spdk_tree() {
       "configure and make it, with static libraries and the DPDK of its own tree: see docs/setup.md"
   done
   spdk_version_accepted "$(spdk_version "$dir")" || die \
-    "SPDK_DIR=$dir is SPDK $(spdk_version "$dir"); 20.07, or 24.09 and newer, are supported" \
+    "SPDK_DIR=$dir is SPDK $(spdk_version "$dir"); only 20.07, and 24.09 and newer, are accepted: see docs/setup.md" \
     "unset SPDK_DIR to let this script build 20.07 from Debian's archive"
 }
 

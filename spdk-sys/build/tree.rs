@@ -25,7 +25,7 @@ impl Tree {
         let (major, minor) = release(&root)?;
         if (major, minor) != OLDEST && (major, minor) < MODERN {
             return Err(format!(
-                "SPDK {major}.{minor:02} in {} is not supported: use 20.07, or 24.09 or newer (docs/setup.md)",
+                "SPDK {major}.{minor:02} in {} is not accepted: use 20.07, or 24.09 or newer (docs/setup.md)",
                 root.display()
             ));
         }

@@ -151,6 +151,52 @@ cs_bdev_delete(const char *name, cs_done_cb cb, void *arg)
 	spdk_bdev_unregister(bdev, cb, arg);
 }
 
+#if CS_SPDK_SINCE(24, 1)
+struct settle {
+	cs_done_cb cb;
+	void *arg;
+};
+
+static void
+settled(void *context)
+{
+	struct settle *settle = context;
+
+	settle->cb(settle->arg, 0);
+	free(settle);
+}
+
+static void
+examined(void *context)
+{
+	/* The pollers that close the bdevs may have their turn after ours, but in the same round. */
+	spdk_thread_send_msg(spdk_get_thread(), settled, context);
+}
+
+void
+cs_bdev_settle(cs_done_cb cb, void *arg)
+{
+	struct settle *settle = calloc(1, sizeof(*settle));
+
+	if (settle == NULL) {
+		cb(arg, -ENOMEM);
+		return;
+	}
+	settle->cb = cb;
+	settle->arg = arg;
+	if (spdk_bdev_wait_for_examine(examined, settle) != 0) {
+		free(settle);
+		cb(arg, -ENOMEM);
+	}
+}
+#else
+void
+cs_bdev_settle(cs_done_cb cb, void *arg)
+{
+	cb(arg, 0);
+}
+#endif
+
 struct wait_context {
 	struct spdk_bdev_io_wait_entry entry;
 	void (*cb)(void *arg);

@@ -87,7 +87,8 @@ int cs_env_start(const struct cs_env_config *config);
 /* Runs `run` pinned on another core of the configuration. */
 int cs_env_launch(uint32_t core, int (*run)(void *arg), void *arg);
 void cs_env_wait_all(void);
-void cs_env_stop(void);
+/* The last call: no core runs any more. A process that ends without it leaves its memory to the kernel. */
+void cs_env_stopped(void);
 
 /* ------------------------------------------------------------------ thread.c: threads */
 
@@ -158,6 +159,8 @@ void cs_bdev_aliases(const char *name, cs_name_cb cb, void *arg);
 void cs_bdev_list(cs_bdev_info_cb cb, void *arg);
 /* Unregisters any bdev by name. */
 void cs_bdev_delete(const char *name, cs_done_cb cb, void *arg);
+/* Calls back once SPDK itself has closed all bdevs that were registered before; newer releases open each to examine it. */
+void cs_bdev_settle(cs_done_cb cb, void *arg);
 
 /* Asks to be called when a bdev_io is free again; the entry is the shim's and is freed by it. */
 int cs_bdev_wait_for_io(struct spdk_bdev_desc *desc, struct spdk_io_channel *channel,

@@ -9,6 +9,8 @@
 #include "spdk_internal/log.h"
 #endif
 
+#include <stdatomic.h>
+
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_malloc.h>
@@ -194,11 +196,30 @@ start_without_hugepages(const struct cs_env_config *config)
 }
 #endif
 
+#if CS_SPDK_SINCE(24, 1)
+static atomic_bool g_cores_run;
+
+/*
+ * As the process ends, newer releases free DPDK's memory in a destructor, which waits for every core for ever and pulls
+ * the memory from under the first one. So a process that ends while its reactors turn must not come to destructors.
+ */
+static void
+leave_running_cores(int status, void *context)
+{
+	(void)context;
+	if (atomic_load(&g_cores_run)) {
+		fflush(NULL);
+		_exit(status);
+	}
+}
+#endif
+
 int
 cs_env_start(const struct cs_env_config *config)
 {
 	struct spdk_env_opts opts = {};
 	char cores[400];
+	int rc;
 
 #if !CS_SPDK_SINCE(24, 1)
 	if (config->no_huge) {
@@ -229,7 +250,14 @@ cs_env_start(const struct cs_env_config *config)
 		/* No device translates addresses, so virtual ones serve everywhere. */
 		opts.iova_mode = "va";
 	}
-	return spdk_env_init(&opts);
+	rc = spdk_env_init(&opts);
+#if CS_SPDK_SINCE(24, 1)
+	if (rc == 0) {
+		atomic_store(&g_cores_run, true);
+		rc = on_exit(leave_running_cores, NULL) == 0 ? 0 : -ENOMEM;
+	}
+#endif
+	return rc;
 }
 
 int
@@ -245,7 +273,9 @@ cs_env_wait_all(void)
 }
 
 void
-cs_env_stop(void)
+cs_env_stopped(void)
 {
-	spdk_env_dpdk_post_fini();
+#if CS_SPDK_SINCE(24, 1)
+	atomic_store(&g_cores_run, false);
+#endif
 }

@@ -129,35 +129,64 @@ detach_watch(struct detach *detach)
 
 #if CS_SPDK_SINCE(24, 9)
 
+/* All zero stands for whatever path there is. */
+static int
+delete_controller(const char *name)
+{
+#if CS_SPDK_SINCE(26, 9)
+	struct spdk_bdev_nvme_path_id path = {};
+
+	return spdk_bdev_nvme_delete(name, &path, NULL, NULL);
+#elif CS_SPDK_SINCE(25, 5)
+	struct spdk_nvme_path_id path = {};
+
+	return spdk_bdev_nvme_delete(name, &path, NULL, NULL);
+#else
+	struct nvme_path_id path = {};
+
+	return bdev_nvme_delete(name, &path, NULL, NULL);
+#endif
+}
+
+static void
+drop_queue_pair(struct spdk_io_channel_iter *i)
+{
+	struct nvme_ctrlr_channel *channel = spdk_io_channel_get_ctx(spdk_io_channel_iter_get_channel(i));
+
+	if (channel->qpair->qpair != NULL) {
+		/* Closes the socket and fails what was in flight, without a word to the peer. */
+		spdk_nvme_ctrlr_disconnect_io_qpair(channel->qpair->qpair);
+	}
+	spdk_for_each_channel_continue(i, 0);
+}
+
+static void
+queue_pairs_dropped(struct spdk_io_channel_iter *i, int status)
+{
+	(void)i;
+	(void)status;
+}
+
 static void
 detach_start(struct detach *detach)
 {
 	struct nvme_ctrlr *controller = nvme_ctrlr_get_by_name(detach->name);
+	bool peer_lost = detach->peer_lost;
 	int rc;
 
-	if (detach->peer_lost && controller != NULL) {
-		/* Each thread's poller then fails what is in flight there. */
-		spdk_nvme_ctrlr_fail(controller->ctrlr);
-	}
 	if (!detach_watch(detach)) {
 		return;
 	}
-	/* All zero stands for whatever path there is. */
-#if CS_SPDK_SINCE(26, 9)
-	struct spdk_bdev_nvme_path_id path = {};
-
-	rc = spdk_bdev_nvme_delete(detach->name, &path, NULL, NULL);
-#elif CS_SPDK_SINCE(25, 5)
-	struct spdk_nvme_path_id path = {};
-
-	rc = spdk_bdev_nvme_delete(detach->name, &path, NULL, NULL);
-#else
-	struct nvme_path_id path = {};
-
-	rc = bdev_nvme_delete(detach->name, &path, NULL, NULL);
-#endif
+	/* Marks the controller at once, so that no reset begins any more. The rest is done in later messages. */
+	rc = delete_controller(detach->name);
 	if (rc != 0) {
 		detach_done(detach, rc);
+		return;
+	}
+	if (peer_lost && controller != NULL) {
+		/* The peer is not asked to shut down, and a reset under way ends. Queues of I/O are each their thread's. */
+		spdk_nvme_ctrlr_fail(controller->ctrlr);
+		spdk_for_each_channel(controller, drop_queue_pair, NULL, queue_pairs_dropped);
 	}
 }
 

@@ -1,6 +1,7 @@
 //! A volume's NVMe/TCP target: the mirror exported under the volume's stable identity.
 
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 use super::instance::{Engine, Frontend};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ impl Engine {
             hosts: Hosts::Any,
             listen: HostPort::new(self.context.data_ip, port.first())
                 .map_err(|error| Error::internal(self.object(), error.to_string()))?,
-            controller_id: Some(controller_id(self.name.as_str())),
+            controller_ids: Some(controller_ids(self.name.as_str())),
             ana: self.context.capabilities.ana,
         };
         let exported = self.context.control.run(move |on| async move { nvmf::export(on, &export).await });
@@ -60,21 +61,35 @@ impl Engine {
     }
 }
 
-/// 1 + the ordinal at the end of the engine's name (`…-e-<n>`), so that the paths of a volume's two engines can be
-/// joined by a multipath host (`engine-behaviour` §1.6).
-fn controller_id(engine: &str) -> u16 {
+/// How many hosts can be connected to one target at once. With a single id a second one would be refused, and so would a
+/// host that comes back before its old connection has been found dead.
+const HOSTS: u16 = 64;
+/// NVMe reserves all ids above.
+const LAST_CONTROLLER_ID: u16 = 0xffef;
+
+/// The block of controller ids that goes with the ordinal at the end of the engine's name (`…-e-<n>`), so that the paths
+/// of a volume's two engines can be joined by a multipath host (`engine-behaviour` §1.6).
+fn controller_ids(engine: &str) -> RangeInclusive<u16> {
     let ordinal = engine.rsplit_once("-e-").and_then(|(_, ordinal)| ordinal.parse::<u16>().ok()).unwrap_or(0);
-    ordinal.saturating_add(1).min(0xffef)
+    let first = 1 + ordinal % (LAST_CONTROLLER_ID / HOSTS) * HOSTS;
+    first..=first + (HOSTS - 1)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::controller_id;
+    use super::controller_ids;
 
     #[test]
-    fn the_controller_id_follows_the_engines_ordinal() {
-        for (engine, id) in [("vol-e-0", 1), ("vol-e-7", 8), ("vol", 1), ("vol-e-x", 1), ("vol-e-65535", 0xffef)] {
-            assert_eq!(controller_id(engine), id, "{engine}");
+    fn the_controller_ids_follow_the_engines_ordinal() {
+        for (engine, ids) in [
+            ("vol-e-0", 1..=64),
+            ("vol-e-7", 449..=512),
+            ("vol", 1..=64),
+            ("vol-e-x", 1..=64),
+            ("vol-e-1022", 65409..=65472),
+            ("vol-e-1023", 1..=64),
+        ] {
+            assert_eq!(controller_ids(engine), ids, "{engine}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! One queue's TCP connection: an actor task that owns the socket, and the handle through which commands enter.
 //!
 //! The task runs a sender, a receiver and a watch over deadlines side by side; the first to fail ends the fate of the
-//! whole controller, and with it every command in flight. A command that is not answered in time does so too: were
-//! only the command given up, a late answer could touch its successor.
+//! whole controller, and with it every command in flight. Only a queue that is left in order ends alone. A command that
+//! is not answered in time ends the fate too: were only the command given up, a late answer could touch its successor.
 
 mod receive;
 mod transmit;
@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 
@@ -79,6 +79,8 @@ struct Shared {
     agreed: Agreed,
     command_timeout: Duration,
     fate: Arc<Fate>,
+    /// Told when this queue alone is to end.
+    leaving: Notify,
     /// None once the connection has ended.
     in_flight: Mutex<Option<InFlight<Waiter>>>,
 }
@@ -103,6 +105,7 @@ impl Connection {
             agreed,
             command_timeout: parameters.command_timeout,
             fate: fate.clone(),
+            leaving: Notify::new(),
             in_flight: Mutex::new(Some(InFlight::new(depth))),
         });
         // A command and one answer to an R2T each: more can only come from a peer that breaks the rules.
@@ -153,6 +156,12 @@ impl Connection {
             Payload::Out(data) if command.is_fabrics() || data.len() <= self.in_capsule_bytes => (data, nothing(), 0),
             Payload::Out(data) => (nothing(), data, 0),
         }
+    }
+
+    /// Closes the socket; the controller's other queues go on.
+    pub async fn leave(&self) {
+        self.shared.leaving.notify_one();
+        self.closed().await;
     }
 
     /// Waits until the socket is closed.
@@ -231,13 +240,16 @@ async fn serve(
     outgoing: mpsc::WeakSender<Outgoing>,
 ) {
     let (read, write) = stream.into_split();
-    let error = tokio::select! {
+    let failure = tokio::select! {
         biased;
-        error = shared.fate.ended() => error,
-        error = receive::run(read, &shared, &outgoing) => error,
-        error = transmit::run(write, &shared, queue) => error,
-        error = shared.watch_deadlines() => error,
+        error = shared.fate.ended() => Some(error),
+        () = shared.leaving.notified() => None,
+        error = receive::run(read, &shared, &outgoing) => Some(error),
+        error = transmit::run(write, &shared, queue) => Some(error),
+        error = shared.watch_deadlines() => Some(error),
     };
-    shared.fate.end(error);
+    if let Some(error) = failure {
+        shared.fate.end(error);
+    }
     shared.fail(&shared.why_gone());
 }

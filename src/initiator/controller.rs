@@ -161,6 +161,10 @@ impl Controller {
 
     /// Shuts the controller down in an orderly manner and closes its queues. The caller limits the wait.
     pub async fn shut_down(&self) -> Result<()> {
+        // A target may close them as soon as it hears of the shutdown, which would look like its loss.
+        for queue in &self.io {
+            queue.leave().await;
+        }
         let shut_down = Command::property_set(Property::Configuration, register::SHUT_DOWN);
         self.admin.submit(shut_down, Payload::None).await?;
         while read_status(&self.admin).await? & register::STATUS_SHUTDOWN != register::STATUS_SHUTDOWN_DONE {

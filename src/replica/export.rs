@@ -143,7 +143,7 @@ pub(super) fn export_of(alias: &LvolAlias, bdev: BdevName, listen: HostPort) -> 
         uuid: uuid::Uuid::from_bytes(nguid.0),
         listen,
         hosts: Hosts::Only(vec![Nqn::internal_host()]),
-        controller_id: None,
+        controller_ids: None,
         ana: false,
     }
 }

@@ -199,7 +199,8 @@ pub fn set_delay(_on: OnControl, name: &BdevName, read_us: u64, write_us: u64) -
 
 /// Deletes a bdev of this module's kinds. Refused while it is open or claimed; an lvol store on it is to be unloaded
 /// first. The data of a file or block device stays.
-pub async fn delete(_on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
+pub async fn delete(on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
+    settled(on).await?;
     let c_name = text::to_c(name.as_str());
     completion::done(|cb, arg| {
         // SAFETY: on the control thread; the name is read during the call only.
@@ -207,6 +208,17 @@ pub async fn delete(_on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
     })
     .await
     .map_err(|errno| failed("deletion", name, errno))
+}
+
+/// Waits until only its users have a new bdev open. Newer releases open it themselves for a moment, and what must not be
+/// open would be refused then.
+pub(super) async fn settled(_on: OnControl) -> Result<(), SpdkError> {
+    completion::done(|cb, arg| {
+        // SAFETY: on the control thread; the callback and its slot fit each other.
+        unsafe { sys::cs_bdev_settle(cb, arg) }
+    })
+    .await
+    .map_err(|errno| SpdkError::failed("examination", "bdevs", errno))
 }
 
 fn created(on: OnControl, name: &BdevName, rc: i32) -> Result<BdevInfo, SpdkError> {

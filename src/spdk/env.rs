@@ -243,6 +243,7 @@ fn first_reactor(config: &EnvironmentConfig, report: &std::sync::mpsc::Sender<Re
     unsafe {
         sys::cs_env_wait_all();
         sys::cs_thread_lib_stop();
+        sys::cs_env_stopped();
     }
 }
 

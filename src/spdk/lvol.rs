@@ -15,6 +15,7 @@ use std::ffi::c_void;
 use spdk_sys as sys;
 use uuid::Uuid;
 
+use super::base;
 use super::clustermap::ClusterMap;
 use super::completion;
 use super::control::OnControl;
@@ -163,7 +164,8 @@ pub async fn grow(on: OnControl, alias: &LvolAlias, size: u64) -> Result<LvolInf
 
 /// Deletes an lvol. A snapshot's clusters go to its one child; one with more children is refused, and so is an
 /// lvol that is open.
-pub async fn delete(_on: OnControl, alias: &LvolAlias) -> Result<(), SpdkError> {
+pub async fn delete(on: OnControl, alias: &LvolAlias) -> Result<(), SpdkError> {
+    base::settled(on).await?;
     let (lvs, lvol) = c_names(alias);
     completion::done(|cb, arg| {
         // SAFETY: on the control thread; the names are read during the call only.

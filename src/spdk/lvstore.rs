@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use spdk_sys as sys;
 use uuid::Uuid;
 
+use super::base;
 use super::completion;
 use super::control::OnControl;
 use super::errno::{Errno, SpdkError};
@@ -61,6 +62,7 @@ pub async fn create(
     cluster_size: u32,
     clear: ClearMethod,
 ) -> Result<LvsInfo, SpdkError> {
+    base::settled(on).await?;
     let (c_base, c_name) = (text::to_c(base.as_str()), text::to_c(name.as_str()));
     completion::done(|cb, arg| {
         // SAFETY: on the control thread; the names are read during the call only.
@@ -106,7 +108,8 @@ pub async fn load(on: OnControl, base: &BdevName) -> Result<Option<LvsInfo>, Spd
 }
 
 /// Puts the store away; its data stays. Refused while one of its lvols is open.
-pub async fn unload(_on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
+pub async fn unload(on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
+    base::settled(on).await?;
     let c_name = text::to_c(name.as_str());
     completion::done(|cb, arg| {
         // SAFETY: on the control thread; the name is read during the call only.
@@ -117,7 +120,8 @@ pub async fn unload(_on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
 }
 
 /// Deletes the store with all its lvols. Refused while one of them is open.
-pub async fn destroy(_on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
+pub async fn destroy(on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
+    base::settled(on).await?;
     let c_name = text::to_c(name.as_str());
     completion::done(|cb, arg| {
         // SAFETY: on the control thread; the name is read during the call only.

@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -80,9 +81,9 @@ pub struct Export {
     pub listen: HostPort,
     /// Who may connect.
     pub hosts: Hosts,
-    /// The one controller id hosts get here, so that two nodes' exports of one volume join to two paths; `None` for any.
-    /// Not on 20.07.
-    pub controller_id: Option<u16>,
+    /// The controller ids hosts get here, other ones than from another node's export of the volume, so that a host can
+    /// join both to one disk of two paths; `None` for any. No more hosts than ids can be connected. Not on 20.07.
+    pub controller_ids: Option<RangeInclusive<u16>>,
     /// Report asymmetric access, as above. Not on 20.07.
     pub ana: bool,
 }
@@ -248,8 +249,8 @@ fn create(_on: OnControl, export: &Export) -> Result<(), SpdkError> {
         serial: serial.as_ptr(),
         model: model.as_ptr(),
         any_host: export.hosts == Hosts::Any,
-        min_cntlid: export.controller_id.unwrap_or(0),
-        max_cntlid: export.controller_id.unwrap_or(0),
+        min_cntlid: export.controller_ids.as_ref().map_or(0, |ids| *ids.start()),
+        max_cntlid: export.controller_ids.as_ref().map_or(0, |ids| *ids.end()),
         ana: export.ana,
     };
     // SAFETY: on the control thread; all strings are copied during the call.

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use corriente::initiator::pdu::{
@@ -58,6 +59,7 @@ pub struct State {
     pub keep_alives: AtomicUsize,
     pub configuration: AtomicU64,
     pub die: Notify,
+    pub shut_down: Notify,
     pub event: Notify,
 }
 
@@ -137,6 +139,7 @@ impl Queue {
             let mut raw = [0; PREAMBLE_BYTES];
             tokio::select! {
                 read = self.stream.read_exact(&mut raw) => { read.ok()?; }
+                () = state.shut_down.notified(), if !self.admin => return None,
                 () = state.event.notified(), if !self.event_requests.is_empty() => {
                     // Notice, namespace attributes changed, log page 4.
                     let id = self.event_requests.pop_front()?;
@@ -219,6 +222,11 @@ impl Queue {
             (0x00, 0x14) => {
                 let value = u32::from_le_bytes(entry[48..52].try_into().unwrap());
                 configuration.store(value.into(), Ordering::SeqCst);
+                if value >> 14 & 3 != 0 {
+                    // As SPDK 24.09 does: I/O queues end with the shutdown, and the host sees it before the answer.
+                    self.state.shut_down.notify_waiters();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
                 0
             }
             other => panic!("unexpected fabrics command {other:?}"),

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 
-/// A started node with the defaults takes 412 MiB (spdk-versions §5.4) in pages of 2 MiB; the rest is room for volumes.
-const PAGES_PER_NODE: u64 = 240;
+/// A started node with the defaults takes 412 MiB of SPDK 20.07 (spdk-versions §5.4), with some room for volumes, and
+/// 512 MiB of 24.09, in pages of 2 MiB.
+const PAGES_PER_NODE: u64 = 256;
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
