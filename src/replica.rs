@@ -2,7 +2,7 @@
 //!
 //! - [`view`]: a replica as it is shown. [`tree`]: which lvols are a replica's, and how they hang together (pure).
 //! - [`instance`]: one replica, its published view and its turn-taking. [`lifecycle`], [`snapshot`], [`attribute`]: its
-//!   operations. [`discover`]: replicas found again on a disk.
+//!   operations. [`discover`]: replicas found again on a disk. `record`: which of them run.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`serving`]: that bdev and its export, as one.
 //! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
@@ -19,6 +19,7 @@ mod layers;
 mod lifecycle;
 mod operation;
 pub mod rebuild;
+mod record;
 mod serving;
 pub mod snapshot;
 mod store;
@@ -38,6 +39,7 @@ use crate::config::NodeConfig;
 use crate::disk::{Disk, DiskObserver, Disks, FlushHandle};
 use crate::name::{BdevName, DiskName, ReplicaName, SnapshotName};
 use crate::ports::Ports;
+use crate::record::Records;
 use crate::spdk::Control;
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::ObjectKind;
@@ -46,6 +48,7 @@ use crate::{Error, Result};
 use backup::Backups;
 use instance::Replica;
 use operation::Operation;
+use record::ReplicaRecord;
 use store::Store;
 
 pub use attributes::AttributeKey;
@@ -99,6 +102,7 @@ struct Shared {
     replicas: Mutex<BTreeMap<ReplicaName, Arc<Replica>>>,
     stores: Mutex<BTreeMap<Uuid, Store>>,
     backups: Backups,
+    records: Records<ReplicaRecord>,
 }
 
 impl Replicas {
@@ -116,6 +120,7 @@ impl Replicas {
             replicas: Mutex::default(),
             stores: Mutex::default(),
             backups: Backups::new(limits.backups.get(), limits.restore_workers.get(), config.timeouts.restore_stall),
+            records: Records::new(&config.state_dir),
         }));
         disks.observe(Arc::new(replicas.clone()));
         replicas
@@ -173,13 +178,17 @@ impl Replicas {
         .await
     }
 
-    /// Stops all replicas and cancels all backups, as the node goes down. Data stays.
+    /// Stops all replicas and cancels all backups, as the node goes down. Data stays, and the next start brings them back.
     pub async fn stop_all(&self) {
         self.backups().cancel(None);
-        let names: Vec<_> = self.replicas().keys().cloned().collect();
-        for name in names {
-            if let Err(error) = self.delete(&name, false).await {
-                tracing::warn!(replica = %name, %error, "a replica could not be stopped");
+        let all: Vec<_> = self.replicas().values().cloned().collect();
+        for replica in all {
+            let stopped = match replica.turn().await {
+                Ok(mut turn) => self.halt(&mut turn).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = stopped {
+                tracing::warn!(replica = %replica.name, %error, "a replica could not be stopped");
             }
         }
     }
@@ -340,6 +349,10 @@ impl Replicas {
 
     fn backups(&self) -> &Backups {
         &self.0.backups
+    }
+
+    fn records(&self) -> &Records<ReplicaRecord> {
+        &self.0.records
     }
 
     fn ports(&self) -> &Ports {

@@ -79,7 +79,7 @@ impl Node {
         let telemetry = Telemetry::new(64);
         let disks = Disks::new(control.clone(), state, None, telemetry.events.clone());
         let ports = Ports::new(PortRange::parse(ports).unwrap(), IP);
-        let config = NodeConfig { data_ip: IP, ..NodeConfig::default() };
+        let config = NodeConfig { data_ip: IP, state_dir: state.to_owned(), ..NodeConfig::default() };
         let replicas = Replicas::new(control, disks.clone(), ports, &config, telemetry);
         Self { disks, replicas }
     }

@@ -43,6 +43,7 @@ impl Engine {
         let _operation = self.operations.try_lock().map_err(|_| {
             Error::precondition(self.object(), "another operation is in progress; repeat the expansion")
         })?;
+        self.refuse_when_suspended("it is expanded")?;
         self.publish(|published| published.is_expanding = true);
         let result = self.grow(size).await;
         self.publish(|published| {
@@ -52,6 +53,7 @@ impl Engine {
                 .err()
                 .map(|error| (error.to_string(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
         });
+        self.remember_change().await;
         result
     }
 

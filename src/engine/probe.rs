@@ -84,6 +84,11 @@ impl Probes {
         self.0.iter().filter_map(|(_, result)| result.as_ref().ok())
     }
 
+    /// What the replicas that answered carry; none of one that was never in a mirror.
+    pub(super) fn generations(&self) -> impl Iterator<Item = &GenerationRecord> {
+        self.answered().filter_map(|probed| probed.record.as_ref())
+    }
+
     /// Each replica's path, with its record or why it cannot take part.
     pub(super) fn records(&self) -> impl Iterator<Item = (&Arc<ReplicaPath>, Result<Option<GenerationRecord>>)> {
         let record = |result: &Result<Probed>| match result {

@@ -5,9 +5,11 @@ use std::num::NonZeroU16;
 use super::Replicas;
 use super::attributes::{self, key_of, now_text, text_value};
 use super::instance::{Replica, Turn};
+use super::record::ReplicaRecord;
 use super::serving::Serving;
 use super::view::ReplicaState;
 use crate::name::LvolName;
+use crate::ports::PortRangeGuard;
 use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
 
@@ -32,17 +34,39 @@ impl Replicas {
             let problem = format!("its head has {} bytes, more than the {spec_size} asked for", head.spec_size);
             return Err(Error::precondition(turn.replica.object(), format!("{problem}; it is kept as it is")));
         }
-        if let Err(error) = self.bring_up(turn, spec_size, ports).await {
+        if let Err(error) = self.start_new(turn, spec_size, ports).await {
             turn.fail(&error);
         }
         Ok(())
     }
 
-    async fn bring_up(&self, turn: &mut Turn<'_>, spec_size: u64, ports: NonZeroU16) -> Result<()> {
+    async fn start_new(&self, turn: &mut Turn<'_>, spec_size: u64, port_count: NonZeroU16) -> Result<()> {
         let replica = turn.replica;
         ensure_head(turn, spec_size).await?;
+        let ports = self.ports().allocate(port_count)?;
+        let (name, disk, port) = (replica.name.clone(), replica.disk.uuid(), ports.first());
+        self.bring_up(turn, ports).await?;
+        self.records().write(|| Some(ReplicaRecord { name, disk, port, port_count })).await
+    }
+
+    /// Starts a replica of the last run again, on the ports it had. A failure leaves state error.
+    pub(super) async fn start_again(&self, turn: &mut Turn<'_>, record: &ReplicaRecord) {
+        let started = async {
+            if turn.work.tree.head.is_none() {
+                return Err(Error::precondition(turn.replica.object(), "its head is lost; create it again"));
+            }
+            let ports = self.ports().reserve(record.port, record.port_count)?;
+            self.bring_up(turn, ports).await
+        };
+        if let Err(error) = started.await {
+            turn.fail(&error);
+        }
+    }
+
+    /// Exports the head.
+    async fn bring_up(&self, turn: &mut Turn<'_>, ports: PortRangeGuard) -> Result<()> {
+        let replica = turn.replica;
         replica.disk.flush().await?;
-        let ports = self.ports().allocate(ports)?;
         let alias = replica.store.alias(&replica.head());
         let serving =
             Serving::new(replica.store.control(), &replica.name, &replica.disk, alias, self.data_ip(), ports)?;
@@ -52,8 +76,14 @@ impl Replicas {
         turn.refresh().await
     }
 
-    /// Stops the export and gives the ports back; the data stays.
+    /// Stops the export and gives the ports back; the data stays, and nothing starts it again.
     pub(super) async fn stop(&self, turn: &mut Turn<'_>) -> Result<()> {
+        self.halt(turn).await?;
+        self.records().remove(turn.replica.name.as_str()).await
+    }
+
+    /// As [`Self::stop`], until the next start of the node.
+    pub(super) async fn halt(&self, turn: &mut Turn<'_>) -> Result<()> {
         if let Some(serving) = turn.work.serving.take() {
             let stopped = serving.stop().await;
             if let Err(error) = stopped {
@@ -105,6 +135,7 @@ impl Replicas {
             }
         }
         replica.disk.flush().await?;
+        self.records().remove(replica.name.as_str()).await?;
         turn.work.gone = true;
         Ok(())
     }

@@ -73,6 +73,20 @@ impl CorrienteService for CorrienteServer {
         Ok(Response::new(events::start(events, &request.into_inner(), &self.node.stopping)?))
     }
 
+    async fn engine_suspend(
+        &self,
+        request: Request<own::EngineSuspendRequest>,
+    ) -> Result<Response<own::EngineSuspendResponse>, Status> {
+        let limit = self.engine(&request.into_inner().engine_name)?.suspend().await?;
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::new(own::EngineSuspendResponse { limit_ms }))
+    }
+
+    async fn engine_resume(&self, request: Request<own::EngineResumeRequest>) -> Result<Response<()>, Status> {
+        self.engine(&request.into_inner().engine_name)?.resume().await?;
+        Ok(Response::new(()))
+    }
+
     async fn replica_xattr_set(&self, request: Request<own::ReplicaXattrSetRequest>) -> Result<Response<()>, Status> {
         let request = request.into_inner();
         let replica = replica_name(&request.replica_name)?;

@@ -7,7 +7,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::until_stop::until_stop;
-use super::{disk, engine, log, replica};
+use super::{disk, engine, frontend, log, replica};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -184,7 +184,7 @@ impl SpdkService for SpdkServer {
         &self,
         request: Request<wire::EngineSnapshotMaxCountSetRequest>,
     ) -> Answer<()> {
-        answer(engine::snapshot_max_count_set(&self.node.engines, request.into_inner()))
+        answer(engine::snapshot_max_count_set(&self.node.engines, request.into_inner()).await)
     }
 
     async fn engine_backup_create(
@@ -229,6 +229,78 @@ impl SpdkService for SpdkServer {
 
     async fn log_get_flags(&self, _: Request<()>) -> Answer<wire::LogGetFlagsResponse> {
         answer(log::get_flags(&self.node.logs).await)
+    }
+
+    async fn engine_set_target_listener_ana_state(
+        &self,
+        request: Request<wire::EngineSetTargetListenerAnaStateRequest>,
+    ) -> Answer<()> {
+        answer(engine::set_target_ana_state(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_create(
+        &self,
+        request: Request<wire::EngineFrontendCreateRequest>,
+    ) -> Answer<wire::EngineFrontend> {
+        answer(frontend::create(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_delete(&self, request: Request<wire::EngineFrontendDeleteRequest>) -> Answer<()> {
+        answer(frontend::delete(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_get(
+        &self,
+        request: Request<wire::EngineFrontendGetRequest>,
+    ) -> Answer<wire::EngineFrontend> {
+        answer(frontend::get(&self.node.frontends, request.into_inner()))
+    }
+
+    async fn engine_frontend_suspend(&self, request: Request<wire::EngineFrontendSuspendRequest>) -> Answer<()> {
+        answer(frontend::suspend(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_resume(&self, request: Request<wire::EngineFrontendResumeRequest>) -> Answer<()> {
+        answer(frontend::resume(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_expand(&self, request: Request<wire::EngineFrontendExpandRequest>) -> Answer<()> {
+        answer(frontend::expand(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_create(
+        &self,
+        request: Request<wire::SnapshotRequest>,
+    ) -> Answer<wire::SnapshotResponse> {
+        answer(frontend::snapshot_create(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_delete(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(frontend::snapshot_delete(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_revert(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(frontend::snapshot_revert(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(frontend::snapshot_purge(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_replica_add(&self, request: Request<wire::EngineFrontendReplicaAddRequest>) -> Answer<()> {
+        answer(frontend::replica_add(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_switch_over(&self, request: Request<wire::EngineFrontendSwitchOverRequest>) -> Answer<()> {
+        answer(frontend::switch_over(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_list(&self, _: Request<()>) -> Answer<wire::EngineFrontendListResponse> {
+        Ok(Response::new(frontend::list(&self.node.frontends)))
+    }
+
+    async fn engine_frontend_watch(&self, _: Request<()>) -> Answer<Watch> {
+        Ok(self.watch(self.node.frontends.changes()))
     }
 
     async fn version_detail_get(&self, _: Request<()>) -> Answer<wire::VersionDetailGetReply> {

@@ -17,7 +17,7 @@ use crate::support::node::{Node, NodeOptions};
 use crate::support::wait::wait_until;
 
 pub const DISK_BYTES: u64 = 1 << 30;
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     pub nodes: [Node; 2],
