@@ -3,12 +3,13 @@
 //! - [`instance`]: one frontend. [`state`]: what it publishes. [`record`]: what is remembered of it; `recover`: brought up
 //!   again from that.
 //! - [`control`]: an engine as a frontend uses it; [`local`]: one of this node; [`remote`]: one of another.
-//! - `bring_up`: from a request to a volume that is reached. `operations`: what goes through a frontend to its engine.
+//! - `create`, `bring_up`: from a request to a volume that is reached. `operations`: what goes through a frontend to its engine.
 //!   `suspend`: client I/O held. `switch_over`: from one engine to another.
 //! - [`kernel`]: the volume as a block device of this host.
 
 mod bring_up;
 pub mod control;
+mod create;
 pub mod instance;
 pub mod kernel;
 pub mod local;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use crate::changes::Changes;
 use crate::engine::Engines;
 use crate::engine::instance::Frontend;
+use crate::engine::state::EngineState;
 use crate::error::{Error, Result};
 use crate::name::{FrontendName, HostPort, VolumeName};
 use crate::record::Records;
@@ -118,50 +120,6 @@ impl EngineFrontends {
         self.registry().values().cloned().collect()
     }
 
-    /// Creates a frontend. The same request again gives the frontend as it is, after another attempt to bring it up when it does
-    /// not work. What the caller can correct is an error and leaves nothing behind; a failure of the engine, its node or the
-    /// kernel gives a frontend in state `error`, as callers expect (`engine-behaviour` §1.4).
-    pub async fn create(&self, request: FrontendRequest) -> Result<Arc<EngineFrontend>> {
-        if request.kind == Frontend::NvmeTcpBlockdev {
-            self.0.context.kernel.require()?;
-        }
-        let (frontend, is_new) = self.find_or_add(request)?;
-        self.0.changes.announce();
-        let frontends = self.clone();
-        detached(async move {
-            let _exclusion = frontend.exclusively().await;
-            if !frontends.has(&frontend) {
-                return Err(Error::precondition(frontend.object(), "it was deleted meanwhile; create it again"));
-            }
-            if !matches!(frontend.published().state, FrontendState::Pending | FrontendState::Error) {
-                return Ok(frontend);
-            }
-            let created = frontends.bring_up_created(&frontend).await;
-            if created.is_err() && is_new {
-                frontends.forget(&frontend);
-            }
-            created.map(|()| frontend)
-        })
-        .await
-    }
-
-    /// The frontend that is asked for, made pending when there is none; and whether it was made.
-    fn find_or_add(&self, request: FrontendRequest) -> Result<(Arc<EngineFrontend>, bool)> {
-        let mut registry = self.registry();
-        if let Some(known) = registry.get(&request.name) {
-            require_same(known, &request)?;
-            return Ok((known.clone(), false));
-        }
-        if let Some(other) = registry.values().find(|other| other.volume == request.volume) {
-            let detail = format!(": engine frontend {} of this node has it", other.name);
-            return Err(Error::AlreadyExists { kind: "volume", name: request.volume.to_string(), detail });
-        }
-        let frontend = self.make(request, Vec::new());
-        registry.insert(frontend.name.clone(), frontend.clone());
-        self.tell(&frontend, "created", format!("volume {}", frontend.volume));
-        Ok((frontend, true))
-    }
-
     /// Deletes a frontend; an unknown one is fine. Its engine stays.
     pub async fn delete(&self, name: &FrontendName) -> Result<()> {
         let Ok(frontend) = self.get(name) else { return Ok(()) };
@@ -209,6 +167,35 @@ impl EngineFrontends {
         }
     }
 
+    /// How a frontend is now, and why: what it publishes, unless its engine of this node is gone or does not work. An engine of
+    /// another node is not asked; what goes through the frontend to it fails by itself.
+    pub fn condition(&self, frontend: &EngineFrontend) -> (FrontendState, String) {
+        let published = frontend.published();
+        let is_up = matches!(published.state, FrontendState::Running | FrontendState::Suspended);
+        if !is_up || published.active.node != self.node() {
+            return (published.state, published.error_message);
+        }
+        let engine = match self.0.context.engines.get(&published.active.engine) {
+            Ok(engine) => engine.published(),
+            Err(error) => return (FrontendState::Error, error.to_string()),
+        };
+        match engine.state {
+            EngineState::Running if frontend.kind != Frontend::None && engine.target != published.active.target => {
+                let name = &published.active.engine;
+                let problem = format!("engine {name} was made anew and has another target; create this frontend again");
+                (FrontendState::Error, problem)
+            }
+            EngineState::Running => (published.state, published.error_message),
+            EngineState::Pending => (FrontendState::Pending, engine.error_message),
+            EngineState::Error | EngineState::Terminating => {
+                let state = engine.state.as_str();
+                let problem =
+                    format!("engine {} is in state {state}: {}", published.active.engine, engine.error_message);
+                (FrontendState::Error, problem)
+            }
+        }
+    }
+
     /// The engine at the end of a path.
     fn control(&self, path: &EnginePath) -> Result<Arc<dyn EngineControl>> {
         let engines = &self.0.context.engines;
@@ -252,32 +239,6 @@ impl EngineFrontends {
         // No code between two changes of the map can panic.
         self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A frontend of the same name must be the one that is asked for; else the error says what differs.
-fn require_same(known: &EngineFrontend, request: &FrontendRequest) -> Result<()> {
-    let published = known.published();
-    let differs = if known.volume != request.volume {
-        format!("its volume is {}", known.volume)
-    } else if known.kind != request.kind {
-        format!("its frontend is {:?}", known.kind.as_str())
-    } else if !published.active.is_same_engine(&request.path) {
-        format!("its engine is {} of node {}", published.active.engine, published.active.node)
-    } else if request.path.target.is_some() && request.path.target != published.active.target {
-        let target = published.active.target.map_or("none".into(), |target| target.to_string());
-        format!("its target is {target}")
-    } else if request.size > published.size {
-        format!("its volume has {} bytes, less than {}", published.size, request.size)
-    } else if request.io_queues != known.io_queues {
-        "it has another number of I/O queues".into()
-    } else {
-        return Ok(());
-    };
-    Err(Error::AlreadyExists {
-        kind: "engine frontend",
-        name: request.name.to_string(),
-        detail: format!(": {differs}"),
-    })
 }
 
 /// Runs work to its end, also when nobody waits for it any more: a half-done change would be seen by the next.

@@ -107,6 +107,7 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     node.telemetry.metrics.sample_with(sample::sampler(&node));
     node.disks.load_all().await?;
     node.engines.recover().await?;
+    node.frontends.follow_engines();
     node.frontends.recover().await?;
     let message_bytes = usize::try_from(node.config.limits.message_size.bytes()).unwrap_or(usize::MAX);
     gate.open(services(message_bytes, SpdkServer::new(node.clone()), CorrienteServer::new(node.clone())));

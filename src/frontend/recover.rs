@@ -15,6 +15,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl EngineFrontends {
+    /// Tells the watchers of frontends of every change of an engine too, as a frontend shows its engine's state.
+    pub fn follow_engines(&self) {
+        let mut engines = self.0.context.engines.changes().watch();
+        let changes = self.changes().clone();
+        tokio::spawn(async move {
+            while engines.changed().await.is_some() {
+                changes.announce();
+            }
+        });
+    }
+
     /// Takes all records up again. Returns when each is known, in state `pending`; they come up in the background, tried for
     /// `timeouts.recovery`. What does not come up by then is in state `error`, and its record stays.
     pub async fn recover(&self) -> Result<()> {

@@ -36,6 +36,11 @@ fn replica_name(text: &str) -> Result<ReplicaName, Error> {
     ReplicaName::parse(text).map_err(|error| Error::name("replica_name", error))
 }
 
+/// Runs a call to its end, also when its caller goes away: nobody would know of a suspension begun half-way.
+async fn whole<T: Send + 'static>(call: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
+    tokio::spawn(call).await.unwrap_or_else(|error| Err(Error::internal("a call", error.to_string())))
+}
+
 #[tonic::async_trait]
 impl CorrienteService for CorrienteServer {
     async fn node_info(&self, _: Request<()>) -> Result<Response<own::NodeInfoResponse>, Status> {
@@ -77,13 +82,15 @@ impl CorrienteService for CorrienteServer {
         &self,
         request: Request<own::EngineSuspendRequest>,
     ) -> Result<Response<own::EngineSuspendResponse>, Status> {
-        let limit = self.engine(&request.into_inner().engine_name)?.suspend().await?;
+        let engine = self.engine(&request.into_inner().engine_name)?;
+        let limit = whole(async move { engine.suspend().await }).await?;
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(own::EngineSuspendResponse { limit_ms }))
     }
 
     async fn engine_resume(&self, request: Request<own::EngineResumeRequest>) -> Result<Response<()>, Status> {
-        self.engine(&request.into_inner().engine_name)?.resume().await?;
+        let engine = self.engine(&request.into_inner().engine_name)?;
+        whole(async move { engine.resume().await }).await?;
         Ok(Response::new(()))
     }
 

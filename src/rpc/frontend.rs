@@ -20,7 +20,7 @@ pub async fn create(
     request: wire::EngineFrontendCreateRequest,
 ) -> Result<wire::EngineFrontend> {
     let request = parse_create(frontends.node(), &request)?;
-    Ok(describe(&*frontends.create(request).await?))
+    Ok(describe(frontends, &*frontends.create(request).await?))
 }
 
 fn parse_create(here: IpAddr, request: &wire::EngineFrontendCreateRequest) -> Result<FrontendRequest> {
@@ -61,13 +61,14 @@ pub async fn delete(frontends: &EngineFrontends, request: wire::EngineFrontendDe
 
 /// EngineFrontendGet.
 pub fn get(frontends: &EngineFrontends, request: wire::EngineFrontendGetRequest) -> Result<wire::EngineFrontend> {
-    Ok(describe(&*frontends.get(&frontend_name("name", &request.name)?)?))
+    Ok(describe(frontends, &*frontends.get(&frontend_name("name", &request.name)?)?))
 }
 
 /// EngineFrontendList.
 pub fn list(frontends: &EngineFrontends) -> wire::EngineFrontendListResponse {
     let listed = frontends.list();
-    let engine_frontends = listed.iter().map(|frontend| (frontend.name.to_string(), describe(frontend))).collect();
+    let engine_frontends =
+        listed.iter().map(|frontend| (frontend.name.to_string(), describe(frontends, frontend))).collect();
     wire::EngineFrontendListResponse { engine_frontends }
 }
 
@@ -145,7 +146,8 @@ pub async fn switch_over(frontends: &EngineFrontends, request: wire::EngineFront
 }
 
 /// A frontend on the wire.
-fn describe(frontend: &EngineFrontend) -> wire::EngineFrontend {
+fn describe(frontends: &EngineFrontends, frontend: &EngineFrontend) -> wire::EngineFrontend {
+    let (state, error_message) = frontends.condition(frontend);
     let published = frontend.published();
     let active = &published.active;
     let address = |path: &EnginePath| path.target.map(|target| target.to_string()).unwrap_or_default();
@@ -159,8 +161,8 @@ fn describe(frontend: &EngineFrontend) -> wire::EngineFrontend {
         target_ip: active.target.map(|target| target.ip().to_string()).unwrap_or_default(),
         target_port: active.target.map(|target| i32::from(target.port())).unwrap_or_default(),
         endpoint: frontend.endpoint(),
-        state: published.state.as_str().into(),
-        error_msg: published.error_message.clone(),
+        state: state.as_str().into(),
+        error_msg: error_message,
         is_expanding: published.is_expanding,
         last_expansion_error: failed,
         last_expansion_failed_at: failed_at,

@@ -43,6 +43,11 @@ fn answer<T>(result: Result<T, Error>) -> Answer<T> {
     result.map(Response::new).map_err(Status::from)
 }
 
+/// Runs a call to its end, also when its caller goes away: a half-done change would be seen by the next call.
+async fn whole<T: Send + 'static>(call: impl Future<Output = Result<T, Error>> + Send + 'static) -> Answer<T> {
+    answer(tokio::spawn(call).await.unwrap_or_else(|error| Err(Error::internal("a call", error.to_string()))))
+}
+
 #[tonic::async_trait]
 impl SpdkService for SpdkServer {
     async fn disk_create(&self, request: Request<wire::DiskCreateRequest>) -> Answer<wire::Disk> {
@@ -119,11 +124,13 @@ impl SpdkService for SpdkServer {
     }
 
     async fn engine_create(&self, request: Request<wire::EngineCreateRequest>) -> Answer<wire::Engine> {
-        answer(engine::create(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::create(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_delete(&self, request: Request<wire::EngineDeleteRequest>) -> Answer<()> {
-        answer(engine::delete(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::delete(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_get(&self, request: Request<wire::EngineGetRequest>) -> Answer<wire::Engine> {
@@ -139,7 +146,8 @@ impl SpdkService for SpdkServer {
     }
 
     async fn engine_expand(&self, request: Request<wire::EngineExpandRequest>) -> Answer<()> {
-        answer(engine::expand(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::expand(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_expand_precheck(
@@ -157,34 +165,41 @@ impl SpdkService for SpdkServer {
     }
 
     async fn engine_replica_add(&self, request: Request<wire::EngineReplicaAddRequest>) -> Answer<()> {
-        answer(engine::replica_add(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::replica_add(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_replica_delete(&self, request: Request<wire::EngineReplicaDeleteRequest>) -> Answer<()> {
-        answer(engine::replica_delete(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::replica_delete(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_create(&self, request: Request<wire::SnapshotRequest>) -> Answer<wire::SnapshotResponse> {
-        answer(engine::snapshot_create(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_create(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_delete(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
-        answer(engine::snapshot_delete(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_delete(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_revert(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
-        answer(engine::snapshot_revert(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_revert(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
-        answer(engine::snapshot_purge(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_purge(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_max_count_set(
         &self,
         request: Request<wire::EngineSnapshotMaxCountSetRequest>,
     ) -> Answer<()> {
-        answer(engine::snapshot_max_count_set(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_max_count_set(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_backup_create(
@@ -235,7 +250,8 @@ impl SpdkService for SpdkServer {
         &self,
         request: Request<wire::EngineSetTargetListenerAnaStateRequest>,
     ) -> Answer<()> {
-        answer(engine::set_target_ana_state(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::set_target_ana_state(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_frontend_create(

@@ -97,6 +97,26 @@ async fn a_frontend_that_cannot_reach_its_volume_is_in_state_error_and_can_be_de
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_shows_that_its_engine_is_gone_and_is_made_again_with_it() {
+    let cluster = Cluster::start(1).await;
+    let replicas = cluster.replicas("v1").await;
+    let engine = cluster.engine(0, ("v1", 0), NVMF, replicas.clone()).await;
+    cluster.frontend(0, request("v1", NVMF, "")).await;
+    let mut watch = cluster.nodes[0].spdk().engine_frontend_watch(()).await.expect("a watch").into_inner();
+    let delete = wire::EngineDeleteRequest { name: engine.name.clone() };
+    cluster.nodes[0].spdk().engine_delete(delete).await.expect("the engine is deleted");
+    watch.message().await.expect("a message").expect("of the engine's end");
+    let orphan = cluster.frontend_get(0, "v1").await.expect("it is there");
+    assert_eq!(orphan.state, "error");
+    assert!(orphan.error_msg.contains("v1-e-0 does not exist"), "{}", orphan.error_msg);
+    // The port of the target that was given back may be another's by now.
+    let engine = cluster.engine(0, ("v1", 0), NVMF, replicas).await;
+    let frontend = cluster.frontend(0, request("v1", NVMF, "")).await;
+    assert_eq!(frontend.active_path, target_of(&engine));
+    fill(&connect(&frontend.endpoint).await, 0, 65536, 0x5a).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_again_is_answered_and_another_one_is_refused_with_the_difference() {
     let cluster = Cluster::start(1).await;
     let mut spdk = cluster.nodes[0].spdk();
