@@ -54,23 +54,30 @@ async fn main() {
         let plain = [true, false].map(|spare| plain_copy(&blocks, &output, spare));
         let one = restore(&node, &url, size, 1).await;
         let three = restore(&node, &url, size, 3).await;
-        rounds.push((plain, one, three));
+        rounds.push(Round { plain, one, three });
     }
     let speed = |seconds: f64| size as f64 / MIB as f64 / seconds;
-    let of = |pick: &dyn Fn(&([f64; 2], Measured, Measured)) -> f64| median(rounds.iter().map(pick).collect());
+    let of = |pick: &dyn Fn(&Round) -> f64| median(rounds.iter().map(pick).collect());
     println!("what | MiB/s | of the plain copy on the same cores, on all cores | bytes read per byte stored");
-    println!("plain copy, same cores | {:.0} | |", of(&|round| speed(round.0[0])));
-    println!("plain copy, all cores | {:.0} | |", of(&|round| speed(round.0[1])));
+    println!("plain copy, same cores | {:.0} | |", of(&|round| speed(round.plain[0])));
+    println!("plain copy, all cores | {:.0} | |", of(&|round| speed(round.plain[1])));
     for (what, pick) in [("1 replica", 0), ("3 replicas", 1)] {
-        let measured = |round: &([f64; 2], Measured, Measured)| if pick == 0 { round.1 } else { round.2 };
+        let measured = |round: &Round| if pick == 0 { round.one } else { round.three };
         println!(
             "{what} | {:.0} | {:.2}, {:.2} | {:.4}",
             of(&|round| speed(measured(round).seconds)),
-            of(&|round| round.0[0] / measured(round).seconds),
-            of(&|round| round.0[1] / measured(round).seconds),
+            of(&|round| round.plain[0] / measured(round).seconds),
+            of(&|round| round.plain[1] / measured(round).seconds),
             of(&|round| measured(round).bytes_read as f64 / stored as f64)
         );
     }
+}
+
+/// What one round gave: the plain copies on spare and on all cores, and the restores.
+struct Round {
+    plain: [f64; 2],
+    one: Measured,
+    three: Measured,
 }
 
 #[derive(Clone, Copy)]

@@ -119,6 +119,12 @@ pub struct LimitsConfig {
     pub restore_workers: Bounded<1, 64>,
     /// Writes that one restore has under way at once.
     pub restore_queue_depth: Bounded<1, 1024>,
+    /// Copies of snapshots for rebuilds that run at once with this node as the source; more wait.
+    pub rebuilds: Bounded<1, 64>,
+    /// Pieces that one such copy has under way at once.
+    pub rebuild_queue_depth: Bounded<1, 64>,
+    /// Snapshots that are hashed at once; more wait.
+    pub hashes: Bounded<1, 64>,
     /// Events kept for slow watchers before they lose the oldest; rounded up to a power of two.
     pub watch_queue_depth: Bounded<1, 65536>,
     /// gRPC calls of one connection that are served at once.
@@ -148,6 +154,8 @@ pub struct TimeoutsConfig {
     pub shutdown: Duration,
     /// A restore or backup that makes no progress for this long has failed.
     pub restore_stall: Duration,
+    /// A copy of a rebuild that makes no progress for this long has failed.
+    pub rebuild_stall: Duration,
 }
 
 impl Default for NodeConfig {
@@ -185,6 +193,9 @@ impl Default for LimitsConfig {
             backups: Bounded::of::<4>(),
             restore_workers: Bounded::of::<4>(),
             restore_queue_depth: Bounded::of::<32>(),
+            rebuilds: Bounded::of::<4>(),
+            rebuild_queue_depth: Bounded::of::<8>(),
+            hashes: Bounded::of::<2>(),
             watch_queue_depth: Bounded::of::<256>(),
             calls_per_connection: Bounded::of::<256>(),
             message_size: ByteSize::mib(16),
@@ -205,6 +216,7 @@ impl Default for TimeoutsConfig {
             peer_connect: Duration::from_secs(5),
             shutdown: Duration::from_secs(20),
             restore_stall: Duration::from_secs(120),
+            rebuild_stall: Duration::from_secs(60),
         }
     }
 }

@@ -5,8 +5,8 @@
 //! - [`record`]: what is remembered of an engine; `recover`: brought up again from that.
 //! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. [`target`]: the
 //!   mirror as a target.
-//! - `snapshot`, `expand`, `suspend`, `rebuild`, [`backup`], [`checksum`], [`restore`]: operations. `tell`: what changed, as
-//!   events.
+//! - `create`: from a request to a volume that is served. `snapshot`, `hash`, `expand`, `suspend`, `rebuild`, [`backup`],
+//!   [`checksum`], [`restore`]: operations. `tell`: what changed, as events.
 
 pub mod assemble;
 pub mod attach;
@@ -14,7 +14,9 @@ pub mod backend;
 pub mod backup;
 pub mod checksum;
 pub mod context;
+mod create;
 mod expand;
+mod hash;
 pub mod instance;
 pub mod local;
 pub mod peer;
@@ -29,13 +31,12 @@ mod suspend;
 pub mod target;
 mod tell;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::name::{EngineName, ReplicaAddress, ReplicaName, VolumeName};
 use crate::telemetry::events::ObjectKind;
-use assemble::Start;
 use context::EngineContext;
 use instance::{Engine, Frontend};
 pub use rebuild::ReplicaAddition;
@@ -156,85 +157,6 @@ impl Engines {
         }
     }
 
-    /// Creates an engine. The same request again gives the engine as it is, after another attempt to bring it up when it is not.
-    /// A request that cannot be leaves nothing behind; a failure of replicas, mirror or target gives an engine in state
-    /// `error`, as callers expect (`engine-behaviour` §1.4).
-    pub async fn create(&self, request: EngineRequest) -> Result<Arc<Engine>> {
-        let _busy = self.occupy_for_owner(&request.name).await?;
-        let known = self.get(&request.name).ok();
-        if let Some(known) = &known {
-            require_same(known, &request)?;
-            if known.published().state == EngineState::Running {
-                return Ok(known.clone());
-            }
-            known.withdraw().await?;
-            if let Some(mirror) = known.set_mirror(None) {
-                mirror.stop().await?;
-            }
-        } else {
-            self.check_new(&request)?;
-        }
-        let mut paths = Vec::new();
-        for (replica, address) in &request.replicas {
-            paths.push(Arc::new(self.context.path(replica.clone(), *address).await?));
-        }
-        let is_new = known.is_none();
-        let engine = known.unwrap_or_else(|| Arc::new(Engine::new(self.context.clone(), &request)));
-        engine.set_paths(paths);
-        self.context.telemetry.metrics.volume_begins(&engine.volume);
-        let created = self.bring_up_created(&engine, &request).await;
-        if created.is_err() && is_new {
-            self.context.telemetry.metrics.volume_ends(&engine.volume);
-            self.context.records.remove(request.name.as_str()).await?;
-        }
-        created?;
-        self.registry().running.insert(request.name, engine.clone());
-        self.context.changes.announce();
-        if is_new {
-            let message = format!("volume {}", engine.volume);
-            self.context.telemetry.events.tell(ObjectKind::Engine, &engine.name, "created", message);
-        }
-        Ok(engine)
-    }
-
-    /// Brings an engine up and makes it durable. An error means that there is to be no such engine.
-    async fn bring_up_created(&self, engine: &Arc<Engine>, request: &EngineRequest) -> Result<()> {
-        let as_asked = if request.salvage { Start::Salvage } else { Start::Listed };
-        if let Err(error) = start(engine, as_asked).await {
-            if matches!(error, Error::InvalidArgument { .. }) {
-                return Err(error);
-            }
-            tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "an engine could not be started");
-            engine.publish(|published| {
-                published.state = EngineState::Error;
-                published.error_message = error.to_string();
-            });
-        }
-        if let Err(error) = engine.remember().await {
-            engine.take_down().await?;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn check_new(&self, request: &EngineRequest) -> Result<()> {
-        let limit = self.context.limits.replicas;
-        if request.replicas.is_empty() || request.replicas.len() > limit {
-            let problem = format!("{} replicas; 1 to {limit} are allowed", request.replicas.len());
-            return Err(Error::invalid("replica_address_map", problem));
-        }
-        let addresses: BTreeSet<_> = request.replicas.values().collect();
-        if addresses.len() != request.replicas.len() {
-            return Err(Error::invalid("replica_address_map", "two replicas have the same address"));
-        }
-        let registry = self.registry();
-        if let Some(other) = registry.running.values().find(|engine| engine.volume == request.volume) {
-            let detail = format!(": engine {} serves it on this node", other.name);
-            return Err(Error::AlreadyExists { kind: "volume", name: request.volume.to_string(), detail });
-        }
-        Ok(())
-    }
-
     /// Deletes an engine; an unknown one is fine. Replicas and their data stay.
     pub async fn delete(&self, name: &EngineName) -> Result<()> {
         let _busy = self.occupy_for_owner(name).await?;
@@ -251,45 +173,16 @@ impl Engines {
     /// Takes all engines down as the node goes down. Their records stay, and bring them back at the next start.
     pub async fn stop_all(&self) {
         self.registry().is_stopping = true;
+        // Whatever is being done with any is finished first; the node limits the whole wait.
+        while !self.registry().busy.is_empty() {
+            tokio::time::sleep(WORKER_POLL).await;
+        }
         for engine in self.list() {
-            // Whatever is being done with it is finished first; the node limits the whole wait.
-            while self.registry().busy.contains_key(&engine.name) {
-                tokio::time::sleep(WORKER_POLL).await;
-            }
             if let Err(error) = engine.take_down().await {
                 tracing::warn!(engine = %engine.name, volume = %engine.volume, %error, "an engine could not be stopped");
             }
         }
     }
-}
-
-/// An engine of the same name must be the one that is asked for; else the error says what differs.
-fn require_same(known: &Engine, request: &EngineRequest) -> Result<()> {
-    let published = known.published();
-    let listed: BTreeMap<_, _> = published.replicas.iter().map(|(name, listed)| (name, listed.address)).collect();
-    let asked: BTreeMap<_, _> = request.replicas.iter().map(|(name, address)| (name, *address)).collect();
-    let differs = if known.volume != request.volume {
-        format!("its volume is {}", known.volume)
-    } else if known.frontend != request.frontend {
-        format!("its frontend is {:?}", known.frontend.as_str())
-    } else if published.size != request.size {
-        format!("its volume has {} bytes", published.size)
-    } else if listed != asked {
-        "it has other replicas, or has them at other addresses".into()
-    } else {
-        return Ok(());
-    };
-    Err(Error::AlreadyExists { kind: "engine", name: known.name.to_string(), detail: format!(": {differs}") })
-}
-
-async fn start(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
-    assemble::bring_up(engine, as_asked).await?;
-    if engine.frontend != Frontend::None {
-        // From here on clients write: what was restored is theirs now.
-        engine.clear_marker().await?;
-        engine.publish(|published| published.restore = Default::default());
-    }
-    engine.export().await
 }
 
 impl Engine {

@@ -18,12 +18,12 @@ use crate::engine::Engines;
 use crate::engine::checksum::CHECKSUMS_AT_ONCE;
 use crate::engine::context::{EngineContext, EngineLimits};
 use crate::engine::local::NodeReplicas;
-use crate::engine::peer::{PeerLimits, Peers};
 use crate::error::{Error, Result};
 use crate::frontend::kernel::{HostPaths, KernelInitiator};
 use crate::frontend::{EngineFrontends, FrontendContext};
 use crate::mirror::core::ReadPolicy;
 use crate::name::HostPort;
+use crate::peer::{PeerLimits, Peers};
 use crate::ports::Ports;
 use crate::record::Records;
 use crate::replica::Replicas;
@@ -151,17 +151,17 @@ impl Node {
         let events = telemetry.events.clone();
         let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone(), events);
         let ports = Ports::new(config.data_ports, config.data_ip);
-        let replicas = Replicas::new(control.clone(), disks.clone(), ports.clone(), &config, telemetry.clone());
-        let restores = config.limits.restores.get();
         let peer_port = u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT);
+        let peer_limits = PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call };
+        let peers = Peers::new(peer_port, peer_limits);
+        let replicas =
+            Replicas::new(control.clone(), disks.clone(), ports.clone(), peers.clone(), &config, telemetry.clone());
+        let restores = config.limits.restores.get();
         let context = EngineContext {
             control,
             capabilities: Capabilities::linked(),
             local: Arc::new(NodeReplicas::new(replicas.clone())),
-            peers: Peers::new(
-                peer_port,
-                PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call },
-            ),
+            peers,
             ports,
             data_ip: config.data_ip,
             read_policy: read_policy(config.read_policy),

@@ -4,7 +4,10 @@
 //! - [`instance`]: one replica, its published view and its turn-taking. [`lifecycle`], [`snapshot`], [`attribute`]: its
 //!   operations. [`discover`]: replicas found again on a disk. `record`: which of them run.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
-//! - [`head`]: the bdev that a head is served by. [`serving`]: that bdev and its export, as one.
+//! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
+//!   replica has. [`pace`]: how fast a rebuild is written.
+//! - [`rebuild`]: a replica made anew as a copy of another. [`head_map`]: what its engine then copies of the head.
+//! - [`hash`]: checksums of snapshots.
 //! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
 
 mod attribute;
@@ -12,12 +15,15 @@ pub mod attributes;
 pub mod backup;
 mod budget;
 mod discover;
+mod export;
 mod hash;
 mod head;
+mod head_map;
 mod instance;
 mod layers;
 mod lifecycle;
 mod operation;
+mod pace;
 pub mod rebuild;
 mod record;
 mod serving;
@@ -29,15 +35,18 @@ pub mod view;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::changes::Changes;
 use crate::config::NodeConfig;
 use crate::disk::{Disk, DiskObserver, Disks, FlushHandle};
 use crate::name::{BdevName, DiskName, ReplicaName, SnapshotName};
+use crate::peer::Peers;
 use crate::ports::Ports;
 use crate::record::Records;
 use crate::spdk::Control;
@@ -46,8 +55,10 @@ use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
 use backup::Backups;
+use hash::HashLimits;
 use instance::Replica;
 use operation::Operation;
+use rebuild::CopyLimits;
 use record::ReplicaRecord;
 use store::Store;
 
@@ -102,14 +113,25 @@ struct Shared {
     replicas: Mutex<BTreeMap<ReplicaName, Arc<Replica>>>,
     stores: Mutex<BTreeMap<Uuid, Store>>,
     backups: Backups,
+    peers: Peers,
+    copies: CopyLimits,
+    hashes: HashLimits,
+    stopping: AtomicBool,
     records: Records<ReplicaRecord>,
 }
 
 impl Replicas {
     /// Replicas on `disks`, reached at the node's data address on `ports`. They are found when their disk is loaded, so
-    /// call this before any disk is.
-    pub fn new(control: Control, disks: Disks, ports: Ports, config: &NodeConfig, telemetry: Telemetry) -> Self {
-        let limits = &config.limits;
+    /// call this before any disk is. Replicas of other nodes are reached by `peers`.
+    pub fn new(
+        control: Control,
+        disks: Disks,
+        ports: Ports,
+        peers: Peers,
+        config: &NodeConfig,
+        telemetry: Telemetry,
+    ) -> Self {
+        let (limits, timeouts) = (&config.limits, &config.timeouts);
         let replicas = Self(Arc::new(Shared {
             control,
             disks: disks.clone(),
@@ -119,7 +141,16 @@ impl Replicas {
             telemetry,
             replicas: Mutex::default(),
             stores: Mutex::default(),
-            backups: Backups::new(limits.backups.get(), limits.restore_workers.get(), config.timeouts.restore_stall),
+            backups: Backups::new(limits.backups.get(), limits.restore_workers.get(), timeouts.restore_stall),
+            peers,
+            copies: CopyLimits {
+                at_once: Arc::new(Semaphore::new(limits.rebuilds.get())),
+                depth: limits.rebuild_queue_depth.get(),
+                attach: timeouts.attach,
+                stall: timeouts.rebuild_stall,
+            },
+            hashes: HashLimits::new(limits.hashes.get()),
+            stopping: AtomicBool::new(false),
             records: Records::new(&config.state_dir),
         }));
         disks.observe(Arc::new(replicas.clone()));
@@ -180,7 +211,9 @@ impl Replicas {
 
     /// Stops all replicas and cancels all backups, as the node goes down. Data stays, and the next start brings them back.
     pub async fn stop_all(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
         self.backups().cancel(None);
+        self.replicas().values().for_each(|replica| replica.hashes.cancel_all());
         let all: Vec<_> = self.replicas().values().cloned().collect();
         for replica in all {
             let stopped = match replica.turn().await {
@@ -353,6 +386,23 @@ impl Replicas {
 
     fn records(&self) -> &Records<ReplicaRecord> {
         &self.0.records
+    }
+
+    fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    fn copy_limits(&self) -> &CopyLimits {
+        &self.0.copies
+    }
+
+    fn hash_limits(&self) -> &HashLimits {
+        &self.0.hashes
+    }
+
+    /// The node goes down; what can wait for its next start waits.
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
     }
 
     fn ports(&self) -> &Ports {

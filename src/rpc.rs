@@ -2,9 +2,9 @@
 //!
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
 //! - [`gate`]: what is answered before the node is ready and when it stops. `health`: the standard service of that name.
-//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`engine`], [`frontend`], [`log`]:
-//!   the calls, from parsed fields to answers. [`convert`]: answers as messages. `checksum`, `events`, `until_stop`: those that
-//!   stream.
+//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`hash`],
+//!   [`engine`], [`frontend`], [`log`]: the calls, from parsed fields to answers. [`convert`]: answers as messages.
+//!   `checksum`, `events`, `until_stop`: those that stream.
 //!
 //! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
 
@@ -17,8 +17,10 @@ pub mod engine;
 mod events;
 pub mod frontend;
 pub mod gate;
+pub mod hash;
 mod health;
 pub mod log;
+pub mod rebuild;
 pub mod replica;
 pub mod server;
 pub mod spdk_service;

@@ -16,6 +16,7 @@ use corriente::disk::{BlockSize, DiskDriver, DiskInfo, DiskPath, DiskRequest, Di
 use corriente::initiator::{Initiator, Options};
 use corriente::mirror::core::{Generation, GenerationRecord, Incarnation};
 use corriente::name::{DiskName, LvolAlias, LvolName, LvsName, Nqn, ReplicaName, SnapshotName};
+use corriente::peer::{PeerLimits, Peers};
 use corriente::ports::Ports;
 use corriente::replica::{Child, DiskChoice, ReplicaRequest, ReplicaState, ReplicaView, Replicas, SnapshotOptions};
 use corriente::spdk::client::BdevClient;
@@ -80,7 +81,9 @@ impl Node {
         let disks = Disks::new(control.clone(), state, None, telemetry.events.clone());
         let ports = Ports::new(PortRange::parse(ports).unwrap(), IP);
         let config = NodeConfig { data_ip: IP, state_dir: state.to_owned(), ..NodeConfig::default() };
-        let replicas = Replicas::new(control, disks.clone(), ports, &config, telemetry);
+        let limits = PeerLimits { connect: Duration::from_secs(1), call: Duration::from_secs(1) };
+        let peers = Peers::new(8504, limits);
+        let replicas = Replicas::new(control, disks.clone(), ports, peers, &config, telemetry);
         Self { disks, replicas }
     }
 

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use common::support::disk::Disk;
 use common::support::node::{Node, NodeOptions};
 use common::{lab, median, setting};
+use corriente::name::{Nqn, VolumeName};
 use peer::Peer;
 use perf::{Perf, Target};
 
@@ -38,7 +39,7 @@ async fn main() {
     let ours = Target {
         ip: engine.target_ip.clone(),
         port: engine.target_port,
-        nqn: format!("nqn.2023-01.io.longhorn.spdk:{}", engine.volume_name),
+        nqn: Nqn::volume(&VolumeName::parse(&engine.volume_name).expect("a volume name")).to_string(),
     };
     let peer_disk = Disk::create(node.directory(), "peer.img", DISK_BYTES);
     let mut peer = Peer::start(&apps, node.directory(), peer_disk.path(), VOLUME_BYTES).await;

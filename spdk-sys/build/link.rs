@@ -50,6 +50,8 @@ const SYSTEM_20_07: &[&str] = &["aio", "crypto", "dl", "numa", "rt", "uuid"];
 /// The pkg-config files of a modern tree that name what we link.
 const MODERN_PACKAGES: &[&str] =
     &["spdk_event_nvmf", "spdk_event_bdev", "spdk_sock_modules", "spdk_env_dpdk", "spdk_dpdklibs", "spdk_syslibs"];
+/// What `spdk_bdev` and `spdk_accel` require as well: all modules that the tree has, of which we choose our own.
+const MODERN_COLLECTIONS: &[&str] = &["spdk_bdev_modules", "spdk_accel_modules"];
 /// Of the modern bdev modules only these; others pull in libraries nobody asked for.
 const MODERN_MODULES: &[&str] =
     &["bdev_aio", "bdev_delay", "bdev_error", "bdev_lvol", "bdev_malloc", "bdev_null", "bdev_nvme", "blob_bdev"];
@@ -81,22 +83,21 @@ fn modern(tree: &Tree) {
     for module in MODERN_MODULES {
         collect(&folder, &format!("spdk_{module}"), &mut names, &mut BTreeSet::new());
     }
-    for name in names {
+    let is_archive = |name: &str| {
         let archive = format!("lib{name}.a");
-        let ours = ["build/lib", "dpdk/build/lib"].iter().any(|folder| tree.root.join(folder).join(&archive).exists());
-        if ours {
-            whole(&name);
-        } else if name.starts_with("isal") {
-            println!("cargo::rustc-link-lib=static:-bundle={name}");
-        } else {
-            println!("cargo::rustc-link-lib=dylib={name}");
-        }
-    }
+        ["build/lib", "dpdk/build/lib"].iter().any(|folder| tree.root.join(folder).join(&archive).exists())
+    };
+    let (ours, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_archive(name));
+    // In the order that a linker wants which reads archives once: ISA-L and the system's after those that call them.
+    ours.iter().for_each(|name| whole(name));
+    let (isal, system): (Vec<_>, Vec<_>) = others.into_iter().partition(|name| name.starts_with("isal"));
+    isal.iter().for_each(|name| println!("cargo::rustc-link-lib=static:-bundle={name}"));
+    system.iter().for_each(|name| println!("cargo::rustc-link-lib=dylib={name}"));
 }
 
-/// The `-l` names of a package and of all it requires.
+/// The libraries of a package and of all it requires, without `lib` and ending.
 fn collect(folder: &Path, package: &str, names: &mut BTreeSet<String>, seen: &mut BTreeSet<String>) {
-    if !seen.insert(package.to_owned()) {
+    if MODERN_COLLECTIONS.contains(&package) || !seen.insert(package.to_owned()) {
         return;
     }
     let Ok(text) = std::fs::read_to_string(folder.join(format!("{package}.pc"))) else {
@@ -105,11 +106,7 @@ fn collect(folder: &Path, package: &str, names: &mut BTreeSet<String>, seen: &mu
     for line in text.lines() {
         if let Some(libraries) = line.strip_prefix("Libs:").or_else(|| line.strip_prefix("Libs.private:")) {
             for word in libraries.split_whitespace() {
-                if let Some(name) = word.strip_prefix("-l:lib").and_then(|name| name.strip_suffix(".a")) {
-                    names.insert(name.to_owned());
-                } else if let Some(name) = word.strip_prefix("-l") {
-                    names.insert(name.to_owned());
-                }
+                names.extend(library(word));
             }
         }
         if let Some(required) = line.strip_prefix("Requires:").or_else(|| line.strip_prefix("Requires.private:")) {
@@ -117,5 +114,15 @@ fn collect(folder: &Path, package: &str, names: &mut BTreeSet<String>, seen: &mu
                 collect(folder, word, names, seen);
             }
         }
+    }
+}
+
+/// What a word of a `Libs` line links: `-laio`, `-l:libx.a` or the path of an archive (ISA-L's).
+fn library(word: &str) -> Option<String> {
+    let archive = |file: &str| Some(file.strip_prefix("lib")?.strip_suffix(".a")?.to_owned());
+    match word.strip_prefix("-l") {
+        Some(name) => name.strip_prefix(':').map_or_else(|| Some(name.to_owned()), archive),
+        None if word.starts_with('/') => archive(word.rsplit('/').next()?),
+        None => None,
     }
 }

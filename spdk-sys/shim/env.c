@@ -197,7 +197,7 @@ start_without_hugepages(const struct cs_env_config *config)
 int
 cs_env_start(const struct cs_env_config *config)
 {
-	struct spdk_env_opts opts;
+	struct spdk_env_opts opts = {};
 	char cores[400];
 
 #if !CS_SPDK_SINCE(24, 1)

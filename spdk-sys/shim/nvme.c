@@ -23,7 +23,7 @@
 int
 cs_nvme_configure(const struct cs_nvme_options *options)
 {
-	struct spdk_bdev_nvme_opts opts;
+	struct spdk_bdev_nvme_opts opts = {};
 
 #if CS_SPDK_SINCE(25, 5)
 	spdk_bdev_nvme_get_opts(&opts, sizeof(opts));
@@ -390,7 +390,8 @@ attach_start(struct attach *attach, const struct cs_nvme_target *target)
 {
 #if CS_SPDK_SINCE(24, 9)
 	struct spdk_nvme_ctrlr_opts driver;
-	struct spdk_bdev_nvme_ctrlr_opts controller;
+	/* The defaults leave the names of keys as they are. */
+	struct spdk_bdev_nvme_ctrlr_opts controller = {};
 
 	spdk_nvme_ctrlr_get_default_ctrlr_opts(&driver, sizeof(driver));
 	spdk_bdev_nvme_get_default_ctrlr_opts(&controller);

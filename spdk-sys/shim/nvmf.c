@@ -129,7 +129,7 @@ create(struct spdk_nvmf_tgt *target, const struct cs_nvmf_subsystem *config)
 	struct spdk_nvmf_subsystem *subsystem;
 
 #if CS_SPDK_SINCE(26, 5)
-	struct spdk_nvmf_subsystem_opts opts;
+	struct spdk_nvmf_subsystem_opts opts = {};
 
 	spdk_nvmf_subsystem_opts_init(SPDK_NVMF_SUBTYPE_NVME, &opts, sizeof(opts));
 	opts.max_namespaces = NAMESPACE_ID;
@@ -255,7 +255,7 @@ cs_nvmf_add_namespace(const char *nqn, const char *bdev, const uint8_t *nguid, c
 {
 	struct spdk_nvmf_subsystem *subsystem = find(nqn);
 	struct spdk_bdev *found = spdk_bdev_get_by_name(bdev);
-	struct spdk_nvmf_ns_opts opts;
+	struct spdk_nvmf_ns_opts opts = {};
 	uint32_t nsid;
 
 	if (subsystem == NULL || found == NULL) {
@@ -378,7 +378,7 @@ cs_nvmf_listen(const char *nqn, const struct cs_nvmf_listener *listener, cs_done
 	if (rc == 0) {
 		/* Counts its users, so two subsystems may share an address. */
 #if CS_SPDK_SINCE(21, 1)
-		struct spdk_nvmf_listen_opts opts;
+		struct spdk_nvmf_listen_opts opts = {};
 
 		spdk_nvmf_listen_opts_init(&opts, sizeof(opts));
 		rc = spdk_nvmf_tgt_listen_ext(spdk_nvmf_get_first_tgt(), &listen->id, &opts);

@@ -104,6 +104,17 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!("limits.restore_queue_depth", limits.restore_queue_depth, "Writes that one restore has under way at once"),
     setting!(
+        "limits.rebuilds",
+        limits.rebuilds,
+        "Copies of snapshots for rebuilds that run at once with this node as the source; more wait"
+    ),
+    setting!(
+        "limits.rebuild_queue_depth",
+        limits.rebuild_queue_depth,
+        "Pieces of at most 256 KiB that one such copy has under way at once"
+    ),
+    setting!("limits.hashes", limits.hashes, "Snapshots that are hashed at once; more wait"),
+    setting!(
         "limits.watch_queue_depth",
         limits.watch_queue_depth,
         "Events kept for a slow watcher of a node's events before it loses the oldest"
@@ -138,5 +149,10 @@ pub static SETTINGS: &[Setting] = &[
         "timeouts.restore_stall",
         timeouts.restore_stall,
         "A restore or a backup without progress for this long has failed"
+    ),
+    setting!(
+        "timeouts.rebuild_stall",
+        timeouts.rebuild_stall,
+        "A copy of a rebuild without progress for this long has failed"
     ),
 ];

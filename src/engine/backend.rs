@@ -181,4 +181,6 @@ pub trait Backend: Send + Sync + 'static {
     fn snapshot_hash_status<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<HashStatus>>;
     /// Stops hashing a snapshot; that nobody does is fine.
     fn snapshot_hash_cancel<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
+    /// Whether it is hashing any snapshot.
+    fn is_hashing(&self) -> BoxFuture<'_, Result<bool>>;
 }

@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
-
-use super::attach::{self, ReplicaPath};
-use super::instance::Engine;
+use super::instance::{Engine, Frontend};
 use crate::error::{Error, Result};
-use crate::mirror::{Mirror, PauseGuard};
 
 /// Sizes are whole clusters of the lvstore.
 const CLUSTER: u64 = 1 << 20;
@@ -57,51 +53,29 @@ impl Engine {
         result
     }
 
-    /// Every replica grows in place; then the mirror, in a pause in which remote members are opened again. A replica that
-    /// cannot grow leaves the mirror.
     async fn grow(self: &Arc<Self>, size: u64) -> Result<()> {
+        self.unexport().await?;
+        if let Some(mirror) = self.set_mirror(None) {
+            mirror.stop().await?;
+        }
         let answers = self.on_all(|path| async move { path.backend.expand(size).await }).await;
-        let some_grew = answers.iter().any(|(_, result)| result.is_ok());
-        let settled = self.settle("expansion", answers).await;
-        if !some_grew {
-            return settled;
+        let failed: Vec<_> = answers
+            .iter()
+            .filter_map(|(path, result)| Some((path.replica.clone(), result.as_ref().err()?.clone())))
+            .collect();
+        if failed.len() < answers.len() {
+            self.publish(|published| published.size = size);
         }
-        let mirror = self.mirror()?;
-        let pause = mirror.pause(self.context.limits.pause).await?;
-        self.open_remote_again(&mirror, &pause).await;
-        let resized = mirror.resize(size / u64::from(mirror.geometry().block_size)).await;
-        if let Err(error) = pause.resume().await {
-            // Nothing depends on one point in time here; a member that client I/O met half-way is out.
-            tracing::warn!(engine = %self.name, volume = %self.volume, %error, "an expansion took longer than its pause");
+        self.bring_up_again().await?;
+        for (replica, error) in &failed {
+            self.expel(replica, error).await;
         }
-        resized?;
-        self.publish(|published| published.size = size);
-        self.refresh_chain().await?;
-        settled
-    }
-
-    /// SPDK 20.07's initiator reads a namespace's size only when it connects.
-    async fn open_remote_again(&self, mirror: &Mirror, pause: &PauseGuard) {
-        let remote = self.in_sync().into_iter().filter(|path| path.local.is_none());
-        let reopened = join_all(remote.map(|path| async move {
-            let result = self.open_again(mirror, pause, &path).await;
-            (path, result)
-        }));
-        for (path, result) in reopened.await {
-            if let Err(error) = result {
-                self.expel(&path.replica, &error).await;
-            }
+        if self.frontend != Frontend::None {
+            self.export().await?;
         }
-    }
-
-    async fn open_again(&self, mirror: &Mirror, pause: &PauseGuard, path: &ReplicaPath) -> Result<()> {
-        let status = mirror.status();
-        let place = status.member(&path.replica).map(|member| member.place);
-        let place = place.ok_or_else(|| Error::not_found("member", &path.replica))?;
-        let control = &self.context.control;
-        mirror.close_member(pause, place).await?;
-        attach::detach(control, &path.replica, path.address, false).await;
-        let member = attach::open(control, path, self.context.limits.attach).await?;
-        mirror.open_member(pause, place, member).await
+        match failed.into_iter().next() {
+            None => Ok(()),
+            Some((_, error)) => Err(error),
+        }
     }
 }

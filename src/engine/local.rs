@@ -180,6 +180,10 @@ impl Backend for LocalBackend {
     fn snapshot_hash_cancel<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.replicas.snapshot_hash_cancel(&self.name, snapshot).await })
     }
+
+    fn is_hashing(&self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move { self.replicas.is_hashing(&self.name) })
+    }
 }
 
 fn describe(view: &ReplicaView) -> ReplicaDescription {

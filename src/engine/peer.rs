@@ -294,6 +294,15 @@ impl Backend for PeerBackend {
             self.call("cancel of a hash", client.replica_snapshot_hash_cancel(request)).await.map(drop)
         })
     }
+
+    fn is_hashing(&self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = wire::SnapshotHashLockStateRequest { name: self.replica.to_string() };
+            let answer = self.call("hash state", client.replica_snapshot_hash_lock_state(request)).await?;
+            Ok(answer.is_locked)
+        })
+    }
 }
 
 fn parse_backup(answer: wire::BackupStatusResponse) -> std::result::Result<BackupProgress, String> {

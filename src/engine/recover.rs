@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::assemble::Start;
+use super::create::start;
 use super::instance::{Engine, Frontend};
 use super::record::{EngineRecord, Remembered};
 use super::state::EngineState;
-use super::{Engines, Worker, start};
+use super::{Engines, Worker};
 use crate::error::{Error, Result};
 use crate::mirror::core::{Assembly, GenerationRecord};
 use crate::record::Record;
@@ -46,6 +47,7 @@ impl Engines {
         {
             tracing::warn!(engine = %engine.name, volume = %engine.volume, port, %error, "the target's port cannot be had yet");
         }
+        self.context.telemetry.metrics.volume_begins(&engine.volume);
         self.registry().running.insert(engine.name.clone(), engine.clone());
         Ok((engine, port))
     }

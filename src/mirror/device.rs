@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::channel::mpsc::UnboundedSender;
@@ -48,7 +48,9 @@ pub(super) struct MirrorDevice {
     reports: UnboundedSender<Report>,
     /// Channels with client I/O in flight in the pause that is on, plus one while it is being announced.
     draining: AtomicI64,
-    /// The same for changes from before a range was locked.
+    /// Some I/O came, or was in flight, since the deadlines were last looked at. A reactor of idle volumes is not woken.
+    active: AtomicBool,
+    /// The same as `draining` for changes from before a range was locked.
     range_draining: AtomicI64,
     pause: AtomicU32,
     /// Unreadable ranges reported and not taken by the driver yet; bounded, as a client may read a bad block in a loop.
@@ -104,6 +106,7 @@ impl MirrorDevice {
             shared: Mutex::new(Shared { view, paused: false, locked: None, members }),
             reports,
             draining: AtomicI64::new(0),
+            active: AtomicBool::new(false),
             range_draining: AtomicI64::new(0),
             pause: AtomicU32::new(0),
             read_errors: AtomicU32::new(0),
@@ -128,6 +131,18 @@ impl MirrorDevice {
     /// Channels that open from now on lack this member.
     pub(super) fn forget_member(&self, member: MemberIndex) {
         self.shared().members[member.get()] = None;
+    }
+
+    /// Whether there is anything to look at for deadlines; asking begins a new time.
+    pub(super) fn take_active(&self) -> bool {
+        self.active.swap(false, Ordering::Relaxed)
+    }
+
+    fn set_active(&self) {
+        // Most I/O finds it set, and a load leaves the cache line shared.
+        if !self.active.load(Ordering::Relaxed) {
+            self.active.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Begins to drain: channels that open from now on are paused. To be followed by [`MirrorChannel::pause`] on each
@@ -375,6 +390,7 @@ impl Vdev for MirrorDevice {
 
     #[inline]
     fn submit(&self, channel: &MirrorChannel, io: Vio<Self>) {
+        self.set_active();
         if !channel.state.borrow_mut().admit() {
             channel.held.borrow_mut().push_back(io);
             return;
@@ -474,6 +490,9 @@ impl MirrorChannel {
 
     /// Reports the members that have not answered for too long. Their I/O comes back when the driver has closed them.
     pub(super) fn check_deadlines(&self, device: &MirrorDevice) {
+        if self.state.borrow().in_flight() > 0 {
+            device.set_active();
+        }
         let late = self.deadlines.borrow_mut().expired();
         let fresh = self.state.borrow_mut().blame(late, FailureCause::Deadline);
         for member in fresh.iter() {

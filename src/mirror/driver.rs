@@ -24,7 +24,6 @@ use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
 
 mod join;
-mod swap;
 
 /// Pausing for a new member.
 const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -36,10 +35,9 @@ pub(super) enum Command {
     RemoveMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
     AddMember { opened: OpenedMember, reply: oneshot::Sender<Result<MemberIndex>> },
     MemberSynced { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
-    LockRange { range: BlockRange, target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
-    UnlockRange { reply: oneshot::Sender<()> },
-    CloseMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
-    OpenMember { member: MemberIndex, opened: OpenedMember, reply: oneshot::Sender<Result<()>> },
+    CopyPaths { target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
+    LockRange { lock: LockId, range: BlockRange, target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
+    UnlockRange { lock: LockId, reply: oneshot::Sender<()> },
     Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
     Activity { reply: oneshot::Sender<Result<Activity>> },
     Stop { reply: oneshot::Sender<Result<()>> },
@@ -57,16 +55,23 @@ pub(super) struct Parts {
     pub(super) deadlines: DeadlineSettings,
 }
 
-/// What a locked range is copied from, best first, and to.
+/// What a new member is copied from, best first, and where to.
 pub(super) struct CopyPaths {
     pub(super) sources: Vec<Arc<OpenedMember>>,
     pub(super) target: Arc<OpenedMember>,
 }
 
-/// A locked range, or one that is being drained.
+/// One lock of a range: a late unlock of an earlier one is recognised by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LockId(pub(super) u64);
+
+/// The range that is locked, or was and still has changes from before it in flight.
 struct RangeLock {
+    id: LockId,
     target: MemberIndex,
     waiting: Option<oneshot::Sender<Result<CopyPaths>>>,
+    drained: bool,
+    released: bool,
 }
 
 /// A record on its way to a member, and the newest one that came meanwhile.
@@ -178,7 +183,7 @@ impl Driver {
     }
 
     async fn check_deadlines(&self) {
-        if let Some(vdev) = &self.vdev {
+        if let Some(vdev) = self.vdev.as_ref().filter(|vdev| vdev.device().take_active()) {
             let device = vdev.device().clone();
             self.visited(vdev.for_each_channel(move |channel| channel.check_deadlines(&device)).await);
         }
@@ -196,7 +201,7 @@ impl Driver {
                 self.event(Event::MemberIoError { member, op, cause })
             }
             Report::Quiesced(pause) => self.event(Event::ChannelsQuiesced { pause }),
-            Report::RangeDrained => self.range_locked(),
+            Report::RangeDrained => self.range_drained(),
         }
     }
 
@@ -241,16 +246,13 @@ impl Driver {
                     }
                 }
             }
-            Command::LockRange { range, target, reply } => self.lock_range(range, target, reply).await,
-            Command::UnlockRange { reply } => {
-                self.unlock_range().await;
+            Command::CopyPaths { target, reply } => {
+                let _ = reply.send(self.copy_paths(target));
+            }
+            Command::LockRange { lock, range, target, reply } => self.lock_range(lock, range, target, reply).await,
+            Command::UnlockRange { lock, reply } => {
+                self.unlock_range(lock).await;
                 let _ = reply.send(());
-            }
-            Command::CloseMember { member, reply } => {
-                let _ = reply.send(self.close_for_swap(member).await);
-            }
-            Command::OpenMember { member, opened, reply } => {
-                let _ = reply.send(self.open_swapped(member, opened).await);
             }
             Command::Resize { block_count, reply } => {
                 let result = match &self.vdev {
@@ -492,7 +494,9 @@ impl Driver {
     }
 
     async fn stop(mut self) -> Result<()> {
-        self.unlock_range().await;
+        if let Some(lock) = self.range.as_ref().map(|lock| lock.id) {
+            self.unlock_range(lock).await;
+        }
         let result = match self.vdev.take() {
             Some(vdev) => vdev.destroy().await.map_err(Error::from),
             None => Ok(()),

@@ -226,19 +226,6 @@ impl Mirror {
         Ok(())
     }
 
-    /// Lets go of a member's device under a pause, to be opened again by [`Mirror::open_member`]; the member stays in the
-    /// mirror. If the pause ends between the two, the member is out with the first I/O.
-    pub async fn close_member(&self, _pause: &PauseGuard, member: MemberIndex) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Command::CloseMember { member, reply }, answer).await
-    }
-
-    /// Gives a member its device back.
-    pub async fn open_member(&self, _pause: &PauseGuard, member: MemberIndex, opened: OpenedMember) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Command::OpenMember { member, opened, reply }, answer).await
-    }
-
     /// What it does at the moment and has done. Asks every reactor that serves it.
     pub async fn activity(&self) -> Result<Activity> {
         let (reply, answer) = oneshot::channel();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::MemberIndex;
-use super::driver::{Command, CopyPaths};
+use super::driver::{Command, CopyPaths, LockId};
 use super::handle::Mirror;
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::BlockRange;
@@ -73,22 +73,17 @@ impl Mirror {
     /// Makes all that a joined member was sent so far durable on its disk.
     pub async fn flush_member(&self, control: &Control, member: MemberIndex) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        // The first block stands for any: the lock is only how the member's paths are learnt.
-        let paths =
-            self.ask(Command::LockRange { range: BlockRange { first: 0, count: 1 }, target: member, reply }, answer);
-        let lock = Unlock { commands: self.commands().clone() };
-        let paths = paths.await;
-        lock.release().await;
-        flush(control, paths?.target).await
+        let paths = self.ask(Command::CopyPaths { target: member, reply }, answer).await?;
+        flush(control, paths.target).await
     }
 
     async fn copy_piece(&self, control: &Control, member: MemberIndex, piece: Range<u64>) -> Result<()> {
         let block_size = u64::from(self.geometry().block_size);
         let range = BlockRange { first: piece.start / block_size, count: (piece.end - piece.start) / block_size };
+        let lock = Unlock { lock: next_lock(), commands: self.commands().clone() };
         let (reply, answer) = oneshot::channel();
-        let paths = self.ask(Command::LockRange { range, target: member, reply }, answer);
-        let lock = Unlock { commands: self.commands().clone() };
-        let copied = match paths.await {
+        let paths = self.ask(Command::LockRange { lock: lock.lock, range, target: member, reply }, answer).await;
+        let copied = match paths {
             Ok(paths) => self.copy_in_time(control, paths, piece).await,
             Err(error) => Err(error),
         };
@@ -114,14 +109,15 @@ impl Mirror {
 
 /// Unlocks the range, also when the copy is dropped half-way.
 struct Unlock {
+    lock: LockId,
     commands: mpsc::Sender<Command>,
 }
 
 impl Unlock {
     async fn release(self) {
-        let commands = self.commands.clone();
+        let (lock, commands) = (self.lock, self.commands.clone());
         std::mem::forget(self);
-        unlock(commands).await;
+        unlock(lock, commands).await;
     }
 }
 
@@ -129,15 +125,21 @@ impl Drop for Unlock {
     fn drop(&mut self) {
         // Only a runtime that is shutting down has no handle, and the mirror goes with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(unlock(self.commands.clone()));
+            runtime.spawn(unlock(self.lock, self.commands.clone()));
         }
     }
 }
 
-async fn unlock(commands: mpsc::Sender<Command>) {
+/// Each lock of this process has a number of its own.
+fn next_lock() -> LockId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    LockId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn unlock(lock: LockId, commands: mpsc::Sender<Command>) {
     let (reply, unlocked) = oneshot::channel();
     // An error means that the mirror is stopped, and with it every lock.
-    if commands.send(Command::UnlockRange { reply }).await.is_ok() {
+    if commands.send(Command::UnlockRange { lock, reply }).await.is_ok() {
         let _ = unlocked.await;
     }
 }

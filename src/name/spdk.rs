@@ -105,12 +105,27 @@ impl LvolName {
     pub fn snapshot(replica: &ReplicaName, snapshot: &SnapshotName) -> Self {
         Self::shorten(&format!("{replica}-snap-{snapshot}"))
     }
+
+    /// What a rebuild of a replica is written to, one snapshot after the other.
+    pub fn rebuilding(replica: &ReplicaName) -> Self {
+        Self::shorten(&format!("{replica}-rebuilding"))
+    }
+
+    /// What a replica held before a rebuild of it, kept until that is complete. `number` tells several apart.
+    pub fn expired(replica: &ReplicaName, number: u32) -> Self {
+        Self::shorten(&format!("{replica}-expired-{number:08x}"))
+    }
 }
 
 impl Nqn {
     /// The target of a replica's head, which another node's engine connects to.
     pub fn replica(replica: &ReplicaName) -> Self {
-        Self(format!("{NQN_PREFIX}{}", LvolName::head(replica)).into())
+        Self::lvol(&LvolName::head(replica))
+    }
+
+    /// The target of one lvol.
+    pub fn lvol(lvol: &LvolName) -> Self {
+        Self(format!("{NQN_PREFIX}{lvol}").into())
     }
 
     /// The target of a volume, which its client connects to.
@@ -139,7 +154,12 @@ pub struct Nguid(pub [u8; 16]);
 impl Nguid {
     /// A replica's: UUIDv5 of the name of the exposed lvol in the OID namespace.
     pub fn replica(replica: &ReplicaName) -> Self {
-        Self::of(LvolName::head(replica).as_str())
+        Self::lvol(&LvolName::head(replica))
+    }
+
+    /// That of one lvol.
+    pub fn lvol(lvol: &LvolName) -> Self {
+        Self::of(lvol.as_str())
     }
 
     /// A volume's: the same on every node that serves it, so that paths can be joined.

@@ -1,7 +1,7 @@
 //! Values that others keep with a replica's head, durably: how recent it is, what was restored into it.
 
 use super::Replicas;
-use super::attributes::AttributeKey;
+use super::attributes::{AttributeKey, REBUILD, key_of};
 use super::instance::Replica;
 use crate::mirror::core::{Generation, GenerationRecord};
 use crate::name::ReplicaName;
@@ -13,6 +13,7 @@ impl Replicas {
     pub async fn xattr_get(&self, name: &ReplicaName, key: &str) -> Result<Option<Vec<u8>>> {
         let key = AttributeKey::parse(key)?;
         let replica = self.known(name)?;
+        require_head(&replica).await?;
         let value = replica.store.attribute(&replica.head(), key.name()).await?;
         Ok(value.map(|value| value.as_bytes().to_vec()))
     }
@@ -33,6 +34,7 @@ impl Replicas {
 async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -> Result<()> {
     // Not the replica's turn: a fence must not wait for the end of a long operation.
     let _attributes = replica.attributes.lock().await;
+    require_head(replica).await?;
     if key.is_generation() {
         let stored = replica.store.attribute(&replica.head(), key.name()).await?;
         check_generation(replica, stored.as_ref(), value.as_ref())?;
@@ -40,6 +42,17 @@ async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -
     let change = XattrChange { name: key.name().clone(), value };
     replica.store.apply(&replica.head(), vec![change]).await?;
     replica.disk.flush().await
+}
+
+/// What has the head's place in a rebuild keeps nothing for others.
+async fn require_head(replica: &Replica) -> Result<()> {
+    match replica.store.attribute(&replica.head(), &key_of(REBUILD)).await? {
+        None => Ok(()),
+        Some(_) => {
+            let problem = "a rebuild of it is in progress or was interrupted, and it has no head";
+            Err(Error::precondition(replica.object(), problem))
+        }
+    }
 }
 
 fn check_generation(replica: &Replica, stored: Option<&XattrValue>, next: Option<&XattrValue>) -> Result<()> {

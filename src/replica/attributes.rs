@@ -1,9 +1,10 @@
 //! What is stored with a replica's lvols, as their xattrs: Longhorn's two (`engine-behaviour` §1.7) and our own.
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::name::{LvolAlias, ReplicaName, SnapshotName};
-use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrName, XattrValue};
+use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrChange, XattrName, XattrValue};
 use crate::spdk::{OnControl, SpdkError, lvol};
 use crate::{Error, Result};
 
@@ -17,13 +18,23 @@ pub(super) const REPLICA: &str = "corriente.replica";
 pub(super) const SNAPSHOT: &str = "corriente.snapshot";
 /// When the lvol was made. SPDK 20.07 does not keep that.
 pub(super) const CREATED: &str = "corriente.created";
+/// On an empty lvol that has the head's name while its replica is rebuilt: there is no head. The value tells of what.
+pub(super) const REBUILD: &str = "corriente.rebuild";
+/// Of a replica that is rebuilt, from before: kept until the rebuild is complete, then deleted.
+pub(super) const EXPIRED: &str = "corriente.expired";
+/// On a snapshot that a rebuild made: the identity of the lvol it is a copy of. Taken away when the rebuild is complete.
+pub(super) const REBUILT: &str = "corriente.rebuilt";
+/// The checksum of a snapshot when it was hashed first, decimal.
+pub(super) const CHECKSUM: &str = "corriente.checksum";
+/// The checksum that hashing it again gave, if it was another.
+pub(super) const CHECKSUM_FOUND: &str = "corriente.checksum_found";
 /// How recent a replica is: [`crate::mirror::core::GenerationRecord`].
 pub(super) const GENERATION: &str = "corriente.generation";
 
 /// What all our own keys start with.
 const PREFIX: &str = "corriente.";
 /// What a replica writes itself and nobody else may.
-const INTERNAL: [&str; 3] = [REPLICA, SNAPSHOT, CREATED];
+const INTERNAL: [&str; 8] = [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND];
 
 /// Attributes of one lvol, parsed. What does not parse is taken as absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +44,11 @@ pub(super) struct Attributes {
     pub(super) user_created: Option<bool>,
     pub(super) timestamp: Option<String>,
     pub(super) created: Option<String>,
+    pub(super) rebuild: Option<String>,
+    pub(super) expired: bool,
+    pub(super) rebuilt: Option<Uuid>,
+    pub(super) checksum: Option<u64>,
+    pub(super) checksum_found: Option<u64>,
 }
 
 impl Attributes {
@@ -48,6 +64,11 @@ impl Attributes {
             user_created: text(USER_CREATED)?.and_then(|word| word.parse().ok()),
             timestamp: text(SNAPSHOT_TIMESTAMP)?,
             created: text(CREATED)?,
+            rebuild: text(REBUILD)?,
+            expired: text(EXPIRED)?.is_some(),
+            rebuilt: text(REBUILT)?.and_then(|uuid| uuid.parse().ok()),
+            checksum: text(CHECKSUM)?.and_then(|number| number.parse().ok()),
+            checksum_found: text(CHECKSUM_FOUND)?.and_then(|number| number.parse().ok()),
         })
     }
 }
@@ -62,6 +83,16 @@ pub(super) fn text_value(text: &str) -> Result<XattrValue> {
     let mut bytes = text.as_bytes().to_vec();
     bytes.push(0);
     XattrValue::new(&bytes).map_err(|error| Error::internal("attribute", format!("its value {error}")))
+}
+
+/// One attribute to be set.
+pub(super) fn setting(key: &'static str, text: &str) -> Result<XattrChange> {
+    Ok(XattrChange::set(key_of(key), text_value(text)?))
+}
+
+/// One attribute to be taken away.
+pub(super) fn removal(key: &'static str) -> XattrChange {
+    XattrChange::remove(key_of(key))
 }
 
 /// The time now as attributes hold it.
@@ -104,7 +135,7 @@ impl AttributeKey {
 
 /// Whether a head that takes another's place must carry this one on.
 pub(super) fn is_carried(name: &str) -> bool {
-    name.starts_with(PREFIX) && name != SNAPSHOT && name != CREATED
+    name == REPLICA || (name.starts_with(PREFIX) && !INTERNAL.contains(&name))
 }
 
 #[cfg(test)]
@@ -116,7 +147,8 @@ mod tests {
         assert!(AttributeKey::parse("corriente.restore").is_ok());
         assert!(AttributeKey::parse(GENERATION).unwrap().is_generation());
         let long = format!("corriente.{}", "a".repeat(XATTR_NAME_LIMIT));
-        for refused in ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA]
+        for refused in
+            ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA, REBUILD]
         {
             assert!(
                 matches!(AttributeKey::parse(refused), Err(Error::InvalidArgument { .. })),
@@ -128,6 +160,8 @@ mod tests {
     #[test]
     fn a_new_head_carries_what_is_the_replicas() {
         assert!(is_carried(GENERATION) && is_carried(REPLICA) && is_carried("corriente.restore"));
-        assert!(!is_carried(SNAPSHOT) && !is_carried(USER_CREATED) && !is_carried(CREATED));
+        for own in [SNAPSHOT, USER_CREATED, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM] {
+            assert!(!is_carried(own), "{own}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What a disk that was just loaded has: its replicas, found again, and what an interrupted revert left, set right.
+//! What a disk that was just loaded has: its replicas, found again, and what an interrupted revert or rebuild
+//! left, set right.
 
 use super::Replicas;
 use super::instance::Replica;
@@ -6,9 +7,9 @@ use super::snapshot::is_reverts;
 use super::store::{Store, Survey};
 use super::tree::replicas_in;
 use super::view::ReplicaState;
-use crate::Result;
 use crate::disk::Disk;
 use crate::name::LvolName;
+use crate::{Error, Result};
 
 impl Replicas {
     /// Adds the replicas of a disk. Those that ran when the node ended are started again, the others are stopped.
@@ -28,6 +29,9 @@ impl Replicas {
             if let Some(mut turn) = found.try_turn() {
                 turn.take(&survey);
                 turn.set_state(ReplicaState::Stopped);
+                if turn.work.tree.rebuild.is_some() {
+                    turn.fail(&interrupted(&found));
+                }
             }
             if !self.add_found(found.clone()) {
                 tracing::error!(
@@ -40,12 +44,20 @@ impl Replicas {
             if let Some(record) = running.iter().find(|record| record.name == name && record.disk == disk.uuid()) {
                 self.start_again(&mut found.turn().await?, record).await;
             }
+            self.clear_leftovers(&found);
         }
         Ok(())
     }
 }
 
-/// A revert that ended early has left its next head. With the old head still there it is undone, else it is finished.
+/// Why a replica whose rebuild the last run of the node did not complete cannot be used.
+pub(super) fn interrupted(replica: &Replica) -> Error {
+    let problem = "a rebuild of it was interrupted; it is no copy of its volume until it is rebuilt";
+    Error::precondition(replica.object(), problem)
+}
+
+/// A revert that ended early, or a step of a rebuild that works alike, has left its next head. With the old head
+/// still there it is undone, else it is finished.
 /// True when something was changed.
 async fn finish_reverts(store: &Store, survey: &Survey) -> Result<bool> {
     let mut changed = false;
@@ -54,11 +66,11 @@ async fn finish_reverts(store: &Store, survey: &Survey) -> Result<bool> {
         let lost = head.filter(|head| !survey.iter().any(|other| other.lvol == *head));
         match lost {
             Some(head) => {
-                tracing::warn!(lvol = %facts.lvol, %head, "an interrupted revert is finished");
+                tracing::warn!(lvol = %facts.lvol, %head, "an interrupted exchange of a head is finished");
                 store.rename(&facts.lvol, &head).await?;
             }
             None => {
-                tracing::warn!(lvol = %facts.lvol, "an interrupted revert is undone");
+                tracing::warn!(lvol = %facts.lvol, "an interrupted exchange of a head is undone");
                 store.delete(&facts.lvol).await?;
             }
         }

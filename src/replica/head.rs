@@ -5,7 +5,7 @@
 //! - When the replica stops, I/O fails at once, so that who has it open notices.
 //!
 //! There are two for each running replica: one that is exported, and one that an engine of this node opens (an export
-//! claims its bdev).
+//! claims its bdev). What a rebuild is written to is served alike, as fast as the rebuild's limit lets it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,10 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::budget::Budget;
 use super::layers::held_parts;
+use super::pace::Pace;
 use crate::disk::FlushHandle;
 use crate::faults;
 use crate::name::{BdevName, LvolAlias};
@@ -51,7 +53,15 @@ pub(super) struct HeadDevice {
     flush: FlushHandle,
     control: Control,
     runtime: tokio::runtime::Handle,
+    pace: Option<PacedWrites>,
     gate: AtomicU8,
+}
+
+/// A limit of the device's writes.
+struct PacedWrites {
+    pace: Arc<Pace>,
+    /// Set when the device stops: who waits for the limit then waits no more.
+    released: watch::Sender<bool>,
 }
 
 /// What a head device is made of.
@@ -68,6 +78,8 @@ pub(super) struct HeadConfig {
     pub(super) control: Control,
     /// Where waits for the disk run.
     pub(super) runtime: tokio::runtime::Handle,
+    /// How fast it may be written, if that is to be limited.
+    pub(super) pace: Option<Arc<Pace>>,
 }
 
 /// One reactor's share.
@@ -107,6 +119,7 @@ pub(super) fn register(on: OnControl, config: HeadConfig) -> Result<Geometry, Sp
         flush: config.flush,
         control: config.control,
         runtime: config.runtime,
+        pace: config.pace.map(|pace| PacedWrites { pace, released: watch::Sender::new(false) }),
         gate: AtomicU8::new(if faults::are_on() { FAULTY } else { OPEN }),
     };
     let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, config.name.as_str().as_bytes());
@@ -129,6 +142,9 @@ pub(super) async fn unregister(_on: OnControl, name: &BdevName) -> Result<(), Sp
     match DEVICES.with_borrow_mut(|devices| devices.remove(name)) {
         Some(handle) => {
             handle.device().gate.store(STOPPED, Ordering::Release);
+            if let Some(paced) = &handle.device().pace {
+                paced.released.send_replace(true);
+            }
             handle.destroy().await
         }
         None => Ok(()),
@@ -144,6 +160,27 @@ impl HeadDevice {
             pledge.redeem(if done == Some(true) { Ok(()) } else { Err(LegError::Refused(Errno::EIO)) });
         }));
         fork.finish();
+    }
+
+    /// Sends a write to the lvol when the limit lets it.
+    fn write_in_pace(&self, paced: &PacedWrites, channel: &HeadChannel, mut io: Vio<Self>, size: u64) {
+        let (pace, mut released) = (paced.pace.clone(), paced.released.subscribe());
+        let (budget, lvol) = (channel.budget.clone(), channel.lvol.clone());
+        let reply = channel.on.expect(move |admitted: Option<bool>| match admitted {
+            Some(true) => {
+                let pieces = Budget::pieces(size);
+                io.state().pieces = pieces;
+                budget.send(pieces, &lvol, io);
+            }
+            _ => io.fail(),
+        });
+        self.runtime.spawn(async move {
+            let admitted = tokio::select! {
+                () = pace.admit(size) => true,
+                _ = released.wait_for(|released| *released) => false,
+            };
+            reply.send(admitted);
+        });
     }
 
     fn zero(&self, channel: &HeadChannel, io: Vio<Self>) {
@@ -240,11 +277,16 @@ impl Vdev for HeadDevice {
             }
             IoKind::Unmap => self.zero(channel, io),
             IoKind::WriteZeroes if size > SMALL_ZEROES => self.zero(channel, io),
-            IoKind::Read | IoKind::Write | IoKind::WriteZeroes => {
-                let pieces = Budget::pieces(size);
-                io.state().pieces = pieces;
-                channel.budget.send(pieces, &channel.lvol, io);
-            }
+            IoKind::Read | IoKind::Write | IoKind::WriteZeroes => match &self.pace {
+                Some(paced) if io.kind() == IoKind::Write && paced.pace.is_limited() => {
+                    self.write_in_pace(paced, channel, io, size);
+                }
+                _ => {
+                    let pieces = Budget::pieces(size);
+                    io.state().pieces = pieces;
+                    channel.budget.send(pieces, &channel.lvol, io);
+                }
+            },
             // An lvol's own reset fails (spdk::lvol).
             IoKind::Reset => io.fail(),
         }

@@ -4,6 +4,9 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::hash::HashJobs;
+use super::pace::Pace;
+use super::rebuild::{Board, CopyRecord, Destination, Source};
 use super::serving::Serving;
 use super::store::{Store, Survey};
 use super::tree::Tree;
@@ -28,6 +31,14 @@ pub(super) struct Replica {
     work: Mutex<Work>,
     /// Changes of attributes, which must not wait for a long operation: a fence is one.
     pub(super) attributes: Mutex<()>,
+    /// How fast rebuilds of it are written.
+    pub(super) pace: Arc<Pace>,
+    /// How the last rebuild of it is getting on.
+    pub(super) board: Board,
+    /// Which of its snapshots are being hashed.
+    pub(super) hashes: HashJobs,
+    /// The last copy from it.
+    copy: std::sync::Mutex<Option<Arc<CopyRecord>>>,
 }
 
 /// What operations change.
@@ -37,6 +48,10 @@ pub(super) struct Work {
     pub(super) serving: Option<Serving>,
     /// The lvols as of the last look.
     pub(super) tree: Tree,
+    /// The rebuild of it that was begun last.
+    pub(super) rebuild: Option<Destination>,
+    /// Set while another replica is rebuilt from it.
+    pub(super) source: Option<Source>,
     /// It is deleted; whoever waited for its turn finds nothing.
     pub(super) gone: bool,
 }
@@ -70,7 +85,17 @@ impl Replica {
             view: RwLock::new(Arc::new(view)),
             work: Mutex::default(),
             attributes: Mutex::default(),
+            pace: Arc::new(Pace::unlimited()),
+            board: Board::default(),
+            hashes: HashJobs::default(),
+            copy: Default::default(),
         })
+    }
+
+    /// The last copy from it, to look at or to replace.
+    pub(super) fn copy(&self) -> std::sync::MutexGuard<'_, Option<Arc<CopyRecord>>> {
+        // Only whole values are put in.
+        self.copy.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// As it is shown.
@@ -147,7 +172,9 @@ impl Turn<'_> {
     pub(super) fn take(&mut self, survey: &Survey) {
         let tree = Tree::build(&self.replica.name, survey);
         self.replica.show(|view| {
-            view.spec_size = tree.head.as_ref().map_or(view.spec_size, |head| head.spec_size);
+            let in_place = tree.rebuild.as_ref().map(|facts| facts.size);
+            view.spec_size = tree.head.as_ref().map(|head| head.spec_size).or(in_place).unwrap_or(view.spec_size);
+            view.rebuilding = tree.rebuild.is_some();
             view.head = tree.head.clone();
             view.snapshots = tree.snapshot_views();
             view.ports = self.work.serving.as_ref().map(Serving::address);
@@ -169,6 +196,11 @@ impl Turn<'_> {
         });
     }
 
+    /// Shows a problem that leaves the state as it is.
+    pub(super) fn note(&self, problem: &Error) {
+        self.replica.show(|view| view.error = problem.to_string());
+    }
+
     /// Puts the replica into state error, with the reason.
     pub(super) fn fail(&self, error: &Error) {
         tracing::error!(replica = %self.replica.name, %error, "a replica is in state error");
@@ -178,9 +210,13 @@ impl Turn<'_> {
         });
     }
 
-    /// Only a replica that is stopped or running can be worked on.
+    /// Only a replica that is stopped or running, and not being rebuilt, can be worked on.
     pub(super) fn require_usable(&self) -> Result<()> {
         match self.state() {
+            ReplicaState::Stopped | ReplicaState::Running if self.replica.view().rebuilding => {
+                let problem = "a rebuild of it is in progress or was interrupted; it must come to its end first";
+                Err(Error::precondition(self.replica.object(), problem))
+            }
             ReplicaState::Stopped | ReplicaState::Running => Ok(()),
             state => Err(Error::precondition(
                 self.replica.object(),

@@ -3,14 +3,14 @@
 use std::num::NonZeroU16;
 
 use super::Replicas;
-use super::attributes::{self, key_of, now_text, text_value};
+use super::attributes::{self, now_text, setting};
+use super::discover::interrupted;
 use super::instance::{Replica, Turn};
 use super::record::ReplicaRecord;
 use super::serving::Serving;
-use super::view::ReplicaState;
+use super::view::{ReplicaPorts, ReplicaState};
 use crate::name::LvolName;
 use crate::ports::PortRangeGuard;
-use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
 
 impl Replicas {
@@ -20,6 +20,8 @@ impl Replicas {
         match turn.state() {
             ReplicaState::Running => return Err(Error::exists("replica", &turn.replica.name)),
             ReplicaState::Pending | ReplicaState::Stopped => {}
+            // It waits to be rebuilt, and needs its ports for that.
+            ReplicaState::Error if turn.replica.view().rebuilding => {}
             state => {
                 return Err(Error::precondition(
                     turn.replica.object(),
@@ -28,10 +30,10 @@ impl Replicas {
             }
         }
         turn.refresh().await?;
-        if let Some(head) = &turn.work.tree.head
-            && head.spec_size > spec_size
-        {
-            let problem = format!("its head has {} bytes, more than the {spec_size} asked for", head.spec_size);
+        let tree = &turn.work.tree;
+        let size = tree.head.as_ref().map(|head| head.spec_size).or(tree.rebuild.as_ref().map(|facts| facts.size));
+        if let Some(size) = size.filter(|size| *size > spec_size) {
+            let problem = format!("its head has {size} bytes, more than the {spec_size} asked for");
             return Err(Error::precondition(turn.replica.object(), format!("{problem}; it is kept as it is")));
         }
         if let Err(error) = self.start_new(turn, spec_size, ports).await {
@@ -42,38 +44,77 @@ impl Replicas {
 
     async fn start_new(&self, turn: &mut Turn<'_>, spec_size: u64, port_count: NonZeroU16) -> Result<()> {
         let replica = turn.replica;
-        ensure_head(turn, spec_size).await?;
-        let ports = self.ports().allocate(port_count)?;
-        let (name, disk, port) = (replica.name.clone(), replica.disk.uuid(), ports.first());
-        self.bring_up(turn, ports).await?;
+        match turn.work.tree.rebuild.is_some() {
+            // Its head is to be made by a rebuild.
+            true => replica.store.grow(&replica.head(), spec_size).await?,
+            false => ensure_head(turn, spec_size).await?,
+        }
+        replica.disk.flush().await?;
+        let serving = match turn.work.serving.take() {
+            // A rebuild that failed has kept them.
+            Some(kept) => kept,
+            None => self.serving(replica, self.ports().allocate(port_count)?)?,
+        };
+        let ReplicaPorts { first: port, last, .. } = serving.address();
+        self.bring_up(turn, serving).await?;
+        let (name, disk, port_count) =
+            (replica.name.clone(), replica.disk.uuid(), NonZeroU16::MIN.saturating_add(last - port));
         self.records().write(|| Some(ReplicaRecord { name, disk, port, port_count })).await
     }
 
     /// Starts a replica of the last run again, on the ports it had. A failure leaves state error.
     pub(super) async fn start_again(&self, turn: &mut Turn<'_>, record: &ReplicaRecord) {
-        let started = async {
-            if turn.work.tree.head.is_none() {
-                return Err(Error::precondition(turn.replica.object(), "its head is lost; create it again"));
+        let replica = turn.replica;
+        if turn.work.tree.head.is_none() {
+            // Its owner has to say what is to become of it.
+            if turn.state() == ReplicaState::Stopped {
+                turn.note(&Error::precondition(replica.object(), "it ran, and its head is lost; create it again"));
             }
-            let ports = self.ports().reserve(record.port, record.port_count)?;
-            self.bring_up(turn, ports).await
+            return;
+        }
+        let started = async {
+            replica.disk.flush().await?;
+            let serving = self.serving(replica, self.ports().reserve(record.port, record.port_count)?)?;
+            self.bring_up(turn, serving).await
         };
         if let Err(error) = started.await {
             turn.fail(&error);
         }
     }
 
-    /// Exports the head.
-    async fn bring_up(&self, turn: &mut Turn<'_>, ports: PortRangeGuard) -> Result<()> {
-        let replica = turn.replica;
-        replica.disk.flush().await?;
+    fn serving(&self, replica: &Replica, ports: PortRangeGuard) -> Result<Serving> {
         let alias = replica.store.alias(&replica.head());
-        let serving =
-            Serving::new(replica.store.control(), &replica.name, &replica.disk, alias, self.data_ip(), ports)?;
-        serving.start().await?;
+        Serving::new(replica.store.control(), &replica.name, &replica.disk, alias, self.data_ip(), ports)
+    }
+
+    /// Exports the head, if there is one yet.
+    async fn bring_up(&self, turn: &mut Turn<'_>, serving: Serving) -> Result<()> {
+        let replica = turn.replica;
+        let waits = turn.work.tree.rebuild.is_some();
+        if !waits {
+            serving.start().await?;
+        }
         turn.work.serving = Some(serving);
         turn.set_state(ReplicaState::Running);
+        if waits {
+            turn.note(&interrupted(replica));
+        }
         turn.refresh().await
+    }
+
+    /// Ends what the replica does in rebuilds, as destination and as source.
+    async fn leave_rebuilds(&self, turn: &mut Turn<'_>) -> Result<()> {
+        turn.source_end().await?;
+        let is_running = turn.work.rebuild.as_ref().map(|rebuild| rebuild.is_running());
+        if let Some(is_running) = is_running {
+            turn.rebuild_break_off().await?;
+            if is_running {
+                let what = format!("the rebuild of {}", turn.replica.object());
+                turn.replica.board.fail(&Error::Canceled { what });
+            }
+            turn.work.rebuild = None;
+        }
+        Ok(())
     }
 
     /// Stops the export and gives the ports back; the data stays, and nothing starts it again.
@@ -84,6 +125,10 @@ impl Replicas {
 
     /// As [`Self::stop`], until the next start of the node.
     pub(super) async fn halt(&self, turn: &mut Turn<'_>) -> Result<()> {
+        if let Err(error) = self.leave_rebuilds(turn).await {
+            turn.fail(&error);
+            return Err(error);
+        }
         if let Some(serving) = turn.work.serving.take() {
             let stopped = serving.stop().await;
             if let Err(error) = stopped {
@@ -110,6 +155,8 @@ impl Replicas {
     }
 
     async fn try_remove(&self, turn: &mut Turn<'_>) -> Result<()> {
+        turn.replica.hashes.cancel_all();
+        self.leave_rebuilds(turn).await?;
         if let Some(serving) = turn.work.serving.take() {
             let stopped = serving.stop().await;
             if let Err(error) = stopped {
@@ -121,6 +168,15 @@ impl Replicas {
         let replica = turn.replica;
         if turn.work.tree.head.is_some() {
             replica.store.delete(&replica.head()).await?;
+        }
+        let tree = &turn.work.tree;
+        let leftovers: Vec<_> = tree.rebuilding.iter().cloned().chain(tree.expired_leaves_first()).collect();
+        for leftover in leftovers {
+            match replica.store.delete(&leftover).await {
+                // They may be deleted in the background at the same time.
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         loop {
             turn.refresh().await?;
@@ -134,6 +190,10 @@ impl Replicas {
                 }
             }
         }
+        // Last, so that an interrupted deletion leaves a replica that can be deleted again.
+        if turn.work.tree.rebuild.is_some() {
+            replica.store.delete(&replica.head()).await?;
+        }
         replica.disk.flush().await?;
         self.records().remove(replica.name.as_str()).await?;
         turn.work.gone = true;
@@ -145,6 +205,10 @@ impl Replicas {
 async fn ensure_head(turn: &mut Turn<'_>, spec_size: u64) -> Result<()> {
     let replica = turn.replica;
     let head = replica.head();
+    if turn.work.tree.is_partial() {
+        let problem = "it has no head, and parts of a rebuild that did not come to its end; delete it";
+        return Err(Error::precondition(replica.object(), problem));
+    }
     let size = match (&turn.work.tree.head, turn.work.tree.newest_leaf()) {
         (Some(found), _) => found.spec_size,
         (None, Some(newest)) => {
@@ -168,9 +232,7 @@ async fn ensure_head(turn: &mut Turn<'_>, spec_size: u64) -> Result<()> {
 
 /// Notes on a new head whose it is, and since when.
 pub(super) async fn mark(replica: &Replica, lvol: &LvolName) -> Result<()> {
-    let changes = vec![
-        XattrChange::set(key_of(attributes::REPLICA), text_value(replica.name.as_str())?),
-        XattrChange::set(key_of(attributes::CREATED), text_value(&now_text())?),
-    ];
+    let changes =
+        vec![setting(attributes::REPLICA, replica.name.as_str())?, setting(attributes::CREATED, &now_text())?];
     replica.store.apply(lvol, changes).await
 }

@@ -1,21 +1,149 @@
 //! Rebuilding a replica as a copy of another: snapshot by snapshot, oldest first, from node to node.
 //!
-//! - [`types`]: what is asked for and told.
+//! An engine directs both sides. The *destination* sets aside what it holds ([`aside`]) and has no head until the rebuild
+//! is complete; for each snapshot it serves an empty lvol above the parent's copy and asks the *source* to write the
+//! snapshot's own clusters to it; then it makes a snapshot of that. In the end it has the source's tree and an empty head
+//! above the newest snapshot.
+//!
+//! - [`types`]: what is asked for and told. [`plan`]: what is to be copied, and what is there already (pure).
+//! - [`destination`], [`aside`], [`follow`], [`board`]: the destination's steps, its old data, the copy it waits for, and
+//!   how far it is.
+//! - [`source`], [`copy`], [`target`]: the source's steps, one copy, and where it writes.
+//! - [`node`]: the source's node as the destination calls it.
+//!
+//! Longhorn's engine attaches the destination's head at the start and lets it read through to the source; ours attaches
+//! it at the end, as SPDK 20.07 has no clones of snapshots outside of a store. So only our engine can direct a rebuild
+//! of our replicas.
 
+pub(super) mod aside;
+mod board;
+mod copy;
+mod destination;
+mod follow;
+mod node;
+mod plan;
+mod source;
+mod target;
 pub mod types;
 
-pub use types::{CopyProgress, CopyState, RebuildOrder, RebuildProgress, RebuildSnapshot};
+use std::sync::Arc;
 
-use super::Replicas;
+use super::instance::Replica;
 use super::snapshot::SnapshotOptions;
-use crate::name::{HostPort, ReplicaAddress, ReplicaName, SnapshotName};
-use crate::spdk::clustermap::ClusterMap;
+use super::{Replicas, detached};
+use crate::name::{HostPort, LvolName, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::{Error, Result};
 
-const NOT_YET: Error = Error::Unimplemented { what: "a rebuild", reason: "it comes with a later commit" };
+use copy::CopyRun;
+use destination::CopyOrder;
+use node::SourceNode;
+use target::Place;
 
-#[allow(unused_variables)]
+pub(super) use board::Board;
+pub(super) use copy::{CopyLimits, CopyRecord};
+pub(super) use destination::Destination;
+pub(super) use source::Source;
+pub use types::{CopyProgress, CopyState, RebuildOrder, RebuildProgress, RebuildSnapshot};
+
 impl Replicas {
+    /// Begins to rebuild a replica: sets all it holds aside. Returns where its head will be. Whatever rebuild of it was
+    /// begun before is over; what that one has completed is used again.
+    pub async fn rebuild_start(&self, name: &ReplicaName, order: RebuildOrder) -> Result<ReplicaAddress> {
+        let replica = self.known(name)?;
+        let replicas = self.clone();
+        detached(async move {
+            let address = replica.turn().await?.rebuild_begin(order).await?;
+            replicas.backups().cancel(Some(&replica.name));
+            replica.hashes.cancel_all();
+            Ok(address)
+        })
+        .await
+    }
+
+    /// Begins to copy a snapshot, whose parent must be made; or takes what is here already, with `fast_sync` also what
+    /// is equal by its checksum. [`Self::rebuild_progress`] tells of the end.
+    pub async fn rebuild_copy_start(&self, name: &ReplicaName, snapshot: &SnapshotName, fast_sync: bool) -> Result<()> {
+        let replica = self.known(name)?;
+        let (replicas, snapshot) = (self.clone(), snapshot.clone());
+        detached(async move {
+            let mut turn = replica.turn().await?;
+            if let Some(order) = turn.rebuild_copy(&snapshot, fast_sync).await? {
+                let number = order.number;
+                let follower = tokio::spawn(replicas.rebuild_follow(replica.clone(), order));
+                turn.rebuild_follow(number, follower.abort_handle());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rebuild_follow(self, replica: Arc<Replica>, order: CopyOrder) {
+        let source = match order.source_address.ip() == self.data_ip() {
+            true => Ok(SourceNode::Own(self.clone())),
+            false => self.peers().node_of(order.source_address).map(SourceNode::Other),
+        };
+        let stall = self.copy_limits().stall;
+        let followed = match &source {
+            Ok(source) => follow::follow(source, &replica.name, &order, &replica.board, stall).await,
+            Err(error) => Err(error.clone()),
+        };
+        if let Err(error) = followed {
+            // Not in this task, which ends with the copy.
+            tokio::spawn(async move {
+                if let Ok(mut turn) = replica.turn().await {
+                    turn.rebuild_copy_failed(order.number, &error).await;
+                }
+            });
+        }
+    }
+
+    /// How the last rebuild of a replica is getting on, or how it ended.
+    pub fn rebuild_progress(&self, name: &ReplicaName) -> Result<RebuildProgress> {
+        let replica = self.known(name)?;
+        let progress = replica.board.get();
+        progress
+            .ok_or_else(|| Error::precondition(replica.object(), "no rebuild of it was begun since the node started"))
+    }
+
+    /// Makes the snapshot of what was copied, with the source's attributes.
+    pub async fn rebuild_snapshot_create(
+        &self,
+        name: &ReplicaName,
+        snapshot: &SnapshotName,
+        options: SnapshotOptions,
+    ) -> Result<()> {
+        let replica = self.known(name)?;
+        let snapshot = snapshot.clone();
+        detached(async move { replica.turn().await?.rebuild_make(&snapshot, &options).await }).await
+    }
+
+    /// Ends a rebuild: the replica gets its head and is exported. Before all snapshots are made it is the end of the
+    /// rebuild as failed, and an error.
+    pub async fn rebuild_finish(&self, name: &ReplicaName) -> Result<()> {
+        let replica = self.known(name)?;
+        let replicas = self.clone();
+        detached(async move {
+            if replica.turn().await?.rebuild_end().await? {
+                replicas.clear_leftovers(&replica);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes what a complete rebuild has left over, in the background.
+    pub(super) fn clear_leftovers(&self, replica: &Arc<Replica>) {
+        let (replicas, replica) = (self.clone(), replica.clone());
+        tokio::spawn(async move { aside::clear(&replica, || replicas.is_stopping()).await });
+    }
+
+    /// Limits how fast this and later rebuilds of a replica are written, at once; 0 is no limit.
+    pub fn rebuild_limit(&self, name: &ReplicaName, mib_per_second: u32) -> Result<()> {
+        self.known(name)?.pace.set(mib_per_second);
+        Ok(())
+    }
+
+    /// Makes a replica the source of a rebuild of `destination`, and exposes a snapshot; returns where.
     pub async fn rebuild_source_start(
         &self,
         name: &ReplicaName,
@@ -23,53 +151,66 @@ impl Replicas {
         address: ReplicaAddress,
         snapshot: &SnapshotName,
     ) -> Result<HostPort> {
-        Err(NOT_YET)
+        let replica = self.known(name)?;
+        tracing::debug!(replica = %name, %destination, %address, "a rebuild asks for its source");
+        let (destination, snapshot) = (destination.clone(), snapshot.clone());
+        detached(async move { replica.turn().await?.source_begin(&destination, &snapshot).await }).await
     }
+
+    /// Ends a replica's part as the source of a rebuild of `destination`, and a copy that runs.
     pub async fn rebuild_source_finish(&self, name: &ReplicaName, destination: &ReplicaName) -> Result<()> {
-        Err(NOT_YET)
+        let replica = self.known(name)?;
+        let destination = destination.clone();
+        detached(async move { replica.turn().await?.source_finish(&destination).await }).await
     }
-    pub async fn rebuild_start(&self, name: &ReplicaName, order: RebuildOrder) -> Result<ReplicaAddress> {
-        Err(NOT_YET)
-    }
-    pub async fn rebuild_copy_start(&self, name: &ReplicaName, snapshot: &SnapshotName, fast_sync: bool) -> Result<()> {
-        Err(NOT_YET)
-    }
-    pub fn rebuild_progress(&self, name: &ReplicaName) -> Result<RebuildProgress> {
-        Err(NOT_YET)
-    }
-    pub async fn rebuild_snapshot_create(
+
+    /// Begins to copy a snapshot of a source to the destination's lvol served at `address`: its own clusters, or those
+    /// that are listed, as it reads them.
+    pub async fn rebuild_source_copy(
         &self,
         name: &ReplicaName,
         snapshot: &SnapshotName,
-        options: SnapshotOptions,
+        address: HostPort,
+        clusters: Option<Vec<u64>>,
     ) -> Result<()> {
-        Err(NOT_YET)
-    }
-    pub async fn rebuild_finish(&self, name: &ReplicaName) -> Result<()> {
-        Err(NOT_YET)
-    }
-    pub fn rebuild_limit(&self, name: &ReplicaName, mib_per_second: u32) -> Result<()> {
-        Err(NOT_YET)
-    }
-    pub async fn snapshot_hash(&self, name: &ReplicaName, snapshot: &SnapshotName, rehash: bool) -> Result<()> {
-        Err(NOT_YET)
-    }
-    pub async fn snapshot_hash_status(&self, name: &ReplicaName, snapshot: &SnapshotName) -> Result<super::HashStatus> {
-        Err(NOT_YET)
-    }
-    pub async fn snapshot_hash_cancel(&self, name: &ReplicaName, snapshot: &SnapshotName) -> Result<()> {
-        Err(NOT_YET)
+        let replica = self.known(name)?;
+        let (replicas, snapshot) = (self.clone(), snapshot.clone());
+        detached(async move {
+            let mut turn = replica.turn().await?;
+            let run = |destination| {
+                let place = replicas.place_of(destination, address)?;
+                Ok(CopyRun { place, limits: replicas.copy_limits().clone() })
+            };
+            turn.source_copy(&snapshot, clusters, run).await
+        })
+        .await
     }
 
-    /// Bytes in a cluster, and which clusters the head has of its own now.
-    pub async fn head_map(&self, name: &ReplicaName) -> Result<(u64, ClusterMap)> {
-        let replica = self.known(name)?;
-        let mut turn = replica.turn().await?;
-        turn.require_usable()?;
-        turn.refresh().await?;
-        if turn.work.tree.head.is_none() {
-            return Err(Error::precondition(replica.object(), "it has no head"));
+    /// Where a destination's lvol is opened.
+    fn place_of(&self, destination: ReplicaName, address: HostPort) -> Result<Place> {
+        if address.ip() != self.data_ip() {
+            return Ok(Place::Remote { destination, address });
         }
-        Ok((replica.disk.cluster_size(), replica.store.cluster_map(&replica.head()).await?))
+        let replica = self.known(&destination)?;
+        let lvol = replica.store.alias(&LvolName::rebuilding(&destination));
+        Ok(Place::Local(super::export::local_device(&lvol)?))
+    }
+
+    /// How far a source's copy of that snapshot is.
+    pub fn rebuild_source_progress(
+        &self,
+        name: &ReplicaName,
+        destination: &ReplicaName,
+        snapshot: &SnapshotName,
+    ) -> Result<CopyProgress> {
+        let replica = self.known(name)?;
+        let record = replica.copy().clone();
+        match record.filter(|record| record.destination == *destination && record.snapshot == *snapshot) {
+            Some(record) => Ok(record.progress()),
+            None => {
+                let problem = format!("no copy of snapshot {snapshot} to replica {destination} was begun");
+                Err(Error::precondition(replica.object(), problem))
+            }
+        }
     }
 }

@@ -18,7 +18,8 @@ pub struct SnapshotOptions {
     pub timestamp: String,
 }
 
-/// What the lvol is called that will be the head after a revert, until the old head is gone.
+/// What the lvol is called that will be in the head's place after a revert or a step of a rebuild, until the old one is
+/// gone from there.
 const REVERT_PREFIX: &str = "revert-";
 
 impl Turn<'_> {
@@ -62,7 +63,10 @@ impl Turn<'_> {
             return Err(Error::precondition(format!("snapshot {snapshot} of replica {}", replica.name), problem));
         }
         let lvol = node.lvol.clone();
-        let deleted = replica.store.delete(&lvol).await;
+        let deleted = match self.forget_hashes(snapshot).await {
+            Ok(()) => replica.store.delete(&lvol).await,
+            Err(error) => Err(error),
+        };
         self.settle(deleted).await
     }
 
@@ -70,11 +74,14 @@ impl Turn<'_> {
     pub(super) async fn snapshot_purge(&mut self) -> Result<()> {
         self.require_usable()?;
         self.refresh().await?;
-        let system = self.work.tree.snapshots.values().filter(|node| !node.view.user_created && node.children <= 1);
-        let lvols: Vec<_> = system.map(|node| node.lvol.clone()).collect();
+        let system = self.work.tree.snapshots.iter().filter(|(_, node)| !node.view.user_created && node.children <= 1);
+        let system: Vec<_> = system.map(|(name, node)| (name.clone(), node.lvol.clone())).collect();
         let mut purged = Ok(());
-        for lvol in lvols {
-            purged = self.replica.store.delete(&lvol).await;
+        for (name, lvol) in system {
+            purged = match self.forget_hashes(&name).await {
+                Ok(()) => self.replica.store.delete(&lvol).await,
+                Err(error) => Err(error),
+            };
             if purged.is_err() {
                 break;
             }
@@ -114,9 +121,7 @@ impl Turn<'_> {
     async fn revert_prepare(&mut self, snapshot: &LvolName) -> Result<LvolName> {
         let replica = self.replica;
         let head = replica.head();
-        let digits = Uuid::new_v4().simple().to_string();
-        let next = LvolName::parse(&format!("{REVERT_PREFIX}{}", &digits[..16]))
-            .map_err(|error| Error::internal("name of a new head", error.to_string()))?;
+        let next = next_head_name()?;
         replica.store.clone_of(snapshot, &next).await?;
         let prepared = async {
             let mut attributes = match &self.work.tree.head {
@@ -198,6 +203,13 @@ impl Turn<'_> {
         }
         result
     }
+}
+
+/// A name for an lvol that is to take the head's place: what a start of the node finds of it, it finishes or undoes.
+pub(super) fn next_head_name() -> Result<LvolName> {
+    let digits = Uuid::new_v4().simple().to_string();
+    LvolName::parse(&format!("{REVERT_PREFIX}{}", &digits[..16]))
+        .map_err(|error| Error::internal("name of a new head", error.to_string()))
 }
 
 /// Whether an lvol is the next head of a revert that did not come to its end.

@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) lvol: LvolName,
     /// All lvols based on it, also those that are not the replica's.
     pub(super) children: usize,
+    /// Its checksum when it was hashed first.
+    pub(super) checksum: Option<u64>,
     pub(super) view: LvolView,
 }
 
@@ -36,12 +38,21 @@ pub(super) struct Node {
 pub(super) struct Tree {
     pub(super) head: Option<LvolView>,
     pub(super) snapshots: BTreeMap<SnapshotName, Node>,
+    /// The lvol in the head's place while the replica is rebuilt. There is no head then.
+    pub(super) rebuild: Option<LvolFacts>,
+    /// What a rebuild is being written to.
+    pub(super) rebuilding: Option<LvolName>,
+    /// What the replica was before a rebuild of it.
+    pub(super) expired: Vec<LvolFacts>,
+    /// Snapshots that a rebuild made, and that are not told from others yet.
+    pub(super) rebuilt: Vec<LvolName>,
 }
 
 /// What finds a replica's lvols among those of a store.
 struct Finder<'a> {
     replica: &'a ReplicaName,
     head: LvolName,
+    rebuilding: LvolName,
     by_name: HashMap<&'a LvolName, &'a LvolFacts>,
 }
 
@@ -49,17 +60,26 @@ impl Tree {
     /// The tree of `replica` among all lvols of its store.
     pub(super) fn build(replica: &ReplicaName, lvols: &[LvolFacts]) -> Self {
         let by_name = lvols.iter().map(|facts| (&facts.lvol, facts)).collect();
-        let finder = Finder { replica, head: LvolName::head(replica), by_name };
+        let (head, rebuilding) = (LvolName::head(replica), LvolName::rebuilding(replica));
+        let finder = Finder { replica, head, rebuilding, by_name };
         let names = finder.snapshot_names(lvols);
-        let head = finder.by_name.get(&finder.head).copied().filter(|facts| !facts.is_snapshot);
+        let in_place = finder.by_name.get(&finder.head).copied().filter(|facts| !facts.is_snapshot);
+        let head = in_place.filter(|facts| facts.attributes.rebuild.is_none());
         // Our own snapshots always carry the mark; one that lost it in a crash is the system's, so that a purge takes
         // it. A foreign one without it is a user's (`engine-behaviour` §1.7).
         let unmarked_is_users = head.is_none_or(|facts| facts.attributes.replica.is_none());
-        let mut tree = Self { head: None, snapshots: BTreeMap::new() };
+        let mut tree = Self {
+            rebuild: in_place.filter(|facts| facts.attributes.rebuild.is_some()).cloned(),
+            rebuilding: lvols.iter().map(|facts| &facts.lvol).find(|lvol| **lvol == finder.rebuilding).cloned(),
+            expired: lvols.iter().filter(|facts| finder.is_expired(facts)).cloned().collect(),
+            ..Self::default()
+        };
         for (lvol, name) in &names {
             let facts = finder.by_name[lvol];
+            tree.rebuilt.extend(facts.attributes.rebuilt.map(|_| facts.lvol.clone()));
             let view = finder.view(facts, &names, lvols, unmarked_is_users);
-            tree.snapshots.insert(name.clone(), Node { lvol: facts.lvol.clone(), children: facts.children, view });
+            let (lvol, children, checksum) = (facts.lvol.clone(), facts.children, facts.attributes.checksum);
+            tree.snapshots.insert(name.clone(), Node { lvol, children, checksum, view });
         }
         tree.head = head.map(|facts| finder.view(facts, &names, lvols, false));
         tree
@@ -82,6 +102,26 @@ impl Tree {
         leaves.max_by(|left, right| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp))
     }
 
+    /// A rebuild was begun and not completed, or left traces that make its end doubtful: what there is of snapshots may
+    /// be a part of a chain only.
+    pub(super) fn is_partial(&self) -> bool {
+        let left_over = self.rebuilding.is_some() || !self.expired.is_empty() || !self.rebuilt.is_empty();
+        self.rebuild.is_some() || (self.head.is_none() && left_over)
+    }
+
+    /// The lvols left over from before a rebuild, none before those that are based on it.
+    pub(super) fn expired_leaves_first(&self) -> Vec<LvolName> {
+        let mut left: Vec<_> = self.expired.iter().collect();
+        let mut order = Vec::with_capacity(left.len());
+        // A chain has no cycle, so each round finds a leaf.
+        while let Some(place) =
+            left.iter().position(|facts| !left.iter().any(|other| other.parent.as_ref() == Some(&facts.lvol)))
+        {
+            order.push(left.swap_remove(place).lvol.clone());
+        }
+        order
+    }
+
     /// The views of all snapshots.
     pub(super) fn snapshot_views(&self) -> BTreeMap<SnapshotName, LvolView> {
         self.snapshots.iter().map(|(name, node)| (name.clone(), node.view.clone())).collect()
@@ -95,6 +135,7 @@ impl<'a> Finder<'a> {
         let prefix = format!("{}-snap-", self.replica);
         let own = lvols.iter().filter(|facts| {
             facts.is_snapshot
+                && !facts.attributes.expired
                 && match &facts.attributes.replica {
                     Some(replica) => replica == self.replica,
                     None => facts.lvol.as_str().starts_with(&prefix) || ancestors.contains(&facts.lvol),
@@ -106,6 +147,13 @@ impl<'a> Finder<'a> {
             (&facts.lvol, name.unwrap_or_else(|| anonymous(facts.uuid)))
         });
         named.collect()
+    }
+
+    /// Kept from before a rebuild. The mark alone is not enough: a rebuild that was broken off in its first step has left
+    /// it on the head.
+    fn is_expired(&self, facts: &LvolFacts) -> bool {
+        let attributes = &facts.attributes;
+        attributes.expired && attributes.replica.as_ref() == Some(self.replica) && facts.lvol != self.head
     }
 
     fn ancestors(&self) -> BTreeSet<&'a LvolName> {
@@ -150,7 +198,8 @@ impl<'a> Finder<'a> {
             creation_time: attributes.created.clone().unwrap_or_else(|| timestamp.clone()),
             user_created: facts.is_snapshot && attributes.user_created.unwrap_or(unmarked_is_users),
             snapshot_timestamp: timestamp,
-            checksum: String::new(),
+            silently_corrupted: attributes.checksum_found.is_some(),
+            checksum: attributes.checksum_found.or(attributes.checksum).map_or_else(String::new, |sum| sum.to_string()),
         }
     }
 }

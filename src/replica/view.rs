@@ -65,6 +65,8 @@ pub struct LvolView {
     pub snapshot_timestamp: String,
     /// Checksum of its own clusters as last read, decimal; empty when it was never hashed.
     pub checksum: String,
+    /// It is a snapshot, which cannot change, and read differently when it was hashed again.
+    pub silently_corrupted: bool,
 }
 
 /// Where a running replica is reached.

@@ -117,6 +117,7 @@ mod tests {
             user_created: true,
             snapshot_timestamp: "2026-01-01T00:00:00Z".into(),
             checksum: "18446744073709551615".into(),
+            silently_corrupted: false,
         };
         let view = Arc::new(ReplicaView {
             name: ReplicaName::parse("r").unwrap(),

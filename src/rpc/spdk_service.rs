@@ -7,7 +7,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::until_stop::until_stop;
-use super::{disk, engine, frontend, log, replica};
+use super::{disk, engine, frontend, hash, log, rebuild, replica};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -123,6 +123,109 @@ impl SpdkService for SpdkServer {
         answer(replica::backup_status(&self.node.replicas, request.into_inner()).await)
     }
 
+    async fn replica_snapshot_hash(&self, request: Request<wire::SnapshotHashRequest>) -> Answer<()> {
+        answer(hash::replica(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_hash_status(
+        &self,
+        request: Request<wire::SnapshotHashStatusRequest>,
+    ) -> Answer<wire::ReplicaSnapshotHashStatusResponse> {
+        answer(hash::replica_status(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_hash_cancel(&self, request: Request<wire::SnapshotHashCancelRequest>) -> Answer<()> {
+        answer(hash::replica_cancel(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_hash_lock_state(
+        &self,
+        request: Request<wire::SnapshotHashLockStateRequest>,
+    ) -> Answer<wire::SnapshotHashLockStateResponse> {
+        answer(hash::replica_lock_state(&self.node.replicas, request.into_inner()))
+    }
+
+    async fn replica_snapshot_range_hash_get(
+        &self,
+        request: Request<wire::ReplicaSnapshotRangeHashGetRequest>,
+    ) -> Answer<wire::ReplicaSnapshotRangeHashGetResponse> {
+        answer(hash::replica_range(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_src_start(
+        &self,
+        request: Request<wire::ReplicaRebuildingSrcStartRequest>,
+    ) -> Answer<wire::ReplicaRebuildingSrcStartResponse> {
+        answer(rebuild::source_start(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_src_finish(
+        &self,
+        request: Request<wire::ReplicaRebuildingSrcFinishRequest>,
+    ) -> Answer<()> {
+        answer(rebuild::source_finish(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_src_shallow_copy_start(
+        &self,
+        request: Request<wire::ReplicaRebuildingSrcShallowCopyStartRequest>,
+    ) -> Answer<()> {
+        answer(rebuild::source_copy(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_src_range_shallow_copy_start(
+        &self,
+        request: Request<wire::ReplicaRebuildingSrcRangeShallowCopyStartRequest>,
+    ) -> Answer<()> {
+        answer(rebuild::source_copy_range(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_src_shallow_copy_check(
+        &self,
+        request: Request<wire::ReplicaRebuildingSrcShallowCopyCheckRequest>,
+    ) -> Answer<wire::ReplicaRebuildingSrcShallowCopyCheckResponse> {
+        answer(rebuild::source_check(&self.node.replicas, request.into_inner()))
+    }
+
+    async fn replica_rebuilding_dst_start(
+        &self,
+        request: Request<wire::ReplicaRebuildingDstStartRequest>,
+    ) -> Answer<wire::ReplicaRebuildingDstStartResponse> {
+        answer(rebuild::start(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_dst_finish(
+        &self,
+        request: Request<wire::ReplicaRebuildingDstFinishRequest>,
+    ) -> Answer<()> {
+        answer(rebuild::finish(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_dst_shallow_copy_start(
+        &self,
+        request: Request<wire::ReplicaRebuildingDstShallowCopyStartRequest>,
+    ) -> Answer<()> {
+        answer(rebuild::copy_start(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_dst_shallow_copy_check(
+        &self,
+        request: Request<wire::ReplicaRebuildingDstShallowCopyCheckRequest>,
+    ) -> Answer<wire::ReplicaRebuildingDstShallowCopyCheckResponse> {
+        answer(rebuild::check(&self.node.replicas, request.into_inner()))
+    }
+
+    async fn replica_rebuilding_dst_snapshot_create(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(rebuild::snapshot_create(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_rebuilding_dst_set_qos_limit(
+        &self,
+        request: Request<wire::ReplicaRebuildingDstSetQosLimitRequest>,
+    ) -> Answer<()> {
+        answer(rebuild::set_limit(&self.node.replicas, request.into_inner()))
+    }
+
     async fn engine_create(&self, request: Request<wire::EngineCreateRequest>) -> Answer<wire::Engine> {
         let node = self.node.clone();
         whole(async move { engine::create(&node.engines, request.into_inner()).await }).await
@@ -192,6 +295,28 @@ impl SpdkService for SpdkServer {
     async fn engine_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
         let node = self.node.clone();
         whole(async move { engine::snapshot_purge(&node.engines, request.into_inner()).await }).await
+    }
+
+    async fn engine_snapshot_hash(&self, request: Request<wire::SnapshotHashRequest>) -> Answer<()> {
+        answer(hash::engine(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_hash_status(
+        &self,
+        request: Request<wire::SnapshotHashStatusRequest>,
+    ) -> Answer<wire::EngineSnapshotHashStatusResponse> {
+        answer(hash::engine_status(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_hash_cancel(&self, request: Request<wire::SnapshotHashCancelRequest>) -> Answer<()> {
+        answer(hash::engine_cancel(&self.node.engines, request.into_inner()).await)
+    }
+
+    async fn engine_snapshot_hash_lock_state(
+        &self,
+        request: Request<wire::SnapshotHashLockStateRequest>,
+    ) -> Answer<wire::SnapshotHashLockStateResponse> {
+        answer(hash::engine_lock_state(&self.node.engines, request.into_inner()).await)
     }
 
     async fn engine_snapshot_max_count_set(

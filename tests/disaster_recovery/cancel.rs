@@ -18,6 +18,8 @@ fn ask(scene: &Scene, point: usize) -> tokio::task::JoinHandle<Result<(), tonic:
     let request = wire::EngineBackupRestoreRequest {
         backup_url: scene.url(point),
         engine_name: format!("{VOLUME}-e-0"),
+        // Valid, and not what the snapshot is called (`engine-behaviour` §10.2, 12).
+        snapshot_name: "mine".into(),
         ..Default::default()
     };
     tokio::spawn(async move { client.engine_backup_restore(request).await.map(drop) })

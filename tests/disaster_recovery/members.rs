@@ -34,7 +34,7 @@ async fn r5_a_flush_error_on_all_members_moves_neither_last_restored_nor_the_sna
     let snapshot = &scene.points[0].snapshot;
     assert_eq!(scene.cluster.get(VOLUME).await.snapshots.keys().collect::<Vec<_>>(), [snapshot]);
     for index in BOTH {
-        assert_eq!(scene.snapshots_of(index).await, [snapshot.clone()]);
+        assert_eq!(scene.snapshots_of(index).await, std::slice::from_ref(snapshot));
     }
     back_to_the_first_and_on(&scene).await;
 }

@@ -39,6 +39,7 @@ impl Scene {
     /// The same with settings of the nodes.
     pub async fn start_with(fixture: &str, set: impl Fn(NodeOptions) -> NodeOptions) -> Self {
         let cluster = Cluster::start_with(|options| set(options.faulty())).await;
+        assert!(cluster.nodes.iter().all(|node| node.log().contains("TEST FAULTS ARE ON")), "it is not told");
         let source = cluster.fixtures.volume(fixture);
         let point = |backup: &crate::support::fixtures::Backup| Point {
             backup: backup.name.clone(),

@@ -24,6 +24,14 @@ impl Disk {
         Disk { path, file }
     }
 
+    /// One that was made before.
+    pub fn open(directory: &Path, name: &str) -> Self {
+        let path = directory.join(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.unwrap_or_else(|error| panic!("cannot open disk {}: {error}", path.display()));
+        Disk { path, file }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

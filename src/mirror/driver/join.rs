@@ -8,7 +8,7 @@ use super::super::core::control::{Event, MemberMode};
 use super::super::core::{Locality, MemberIndex};
 use super::super::member::OpenedMember;
 use super::super::range_gate::BlockRange;
-use super::{CopyPaths, Driver, JOIN_PAUSE_LIMIT, RangeLock};
+use super::{CopyPaths, Driver, JOIN_PAUSE_LIMIT, LockId, RangeLock};
 use crate::error::{Error, Result};
 
 impl Driver {
@@ -64,28 +64,35 @@ impl Driver {
         }
     }
 
-    /// Locks a range for a copy to `target`; the reply comes when no change from before is in flight.
+    /// Locks a range for a copy to `target`; the reply comes when no change from before is in flight. Refused while the
+    /// range before it is locked or has not been drained, as channels tell only two generations of changes apart.
     pub(super) async fn lock_range(
         &mut self,
+        id: LockId,
         range: BlockRange,
         target: MemberIndex,
         reply: oneshot::Sender<Result<CopyPaths>>,
     ) {
         let Some(vdev) = self.vdev.as_ref().filter(|_| self.range.is_none()) else {
-            let _ = reply.send(Err(self.refused("a range is locked already".into())));
+            let _ = reply.send(Err(self.refused("another range is being copied; repeat the rebuild later".into())));
             return;
         };
         let device = vdev.device().clone();
         device.begin_lock(range);
         let each = device.clone();
         self.visited(vdev.for_each_channel(move |channel| channel.lock_range(&each, range)).await);
-        self.range = Some(RangeLock { target, waiting: Some(reply) });
+        self.range = Some(RangeLock { id, target, waiting: Some(reply), drained: false, released: false });
         device.lock_announced();
     }
 
-    /// The range is quiet: whoever asked may copy.
-    pub(super) fn range_locked(&mut self) {
+    /// No change from before the lock is in flight: whoever asked may copy.
+    pub(super) fn range_drained(&mut self) {
         let Some(lock) = &mut self.range else { return };
+        lock.drained = true;
+        if lock.released {
+            self.range = None;
+            return;
+        }
         let (target, waiting) = (lock.target, lock.waiting.take());
         if let Some(reply) = waiting {
             let _ = reply.send(self.copy_paths(target));
@@ -93,7 +100,7 @@ impl Driver {
     }
 
     /// The readable members, those of this node first, and the target, which must be write-only still.
-    fn copy_paths(&self, target: MemberIndex) -> Result<CopyPaths> {
+    pub(super) fn copy_paths(&self, target: MemberIndex) -> Result<CopyPaths> {
         let status = self.core.status();
         let in_mode = |mode| {
             let places = MemberIndex::all().filter(move |place| status.members[place.get()] == Some(mode));
@@ -109,10 +116,12 @@ impl Driver {
         Ok(CopyPaths { sources, target })
     }
 
-    /// Lets changes of the range go on. There may be none.
-    pub(super) async fn unlock_range(&mut self) {
-        if self.range.take().is_none() {
-            return;
+    /// Lets changes of the range go on. Another lock than the one that is on is none of ours.
+    pub(super) async fn unlock_range(&mut self, id: LockId) {
+        let Some(lock) = self.range.as_mut().filter(|lock| lock.id == id) else { return };
+        lock.released = true;
+        if lock.drained {
+            self.range = None;
         }
         if let Some(vdev) = &self.vdev {
             let device = vdev.device().clone();

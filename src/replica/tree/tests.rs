@@ -138,3 +138,74 @@ fn heads_are_found_by_mark_or_by_the_managers_naming() {
     found.sort();
     assert_eq!(found, [replica(), long]);
 }
+
+/// The lvol in the head's place during a rebuild.
+fn placeholder() -> LvolFacts {
+    let mut facts = lvol(REPLICA, None, false);
+    facts.attributes.replica = Some(replica());
+    facts.attributes.rebuild = Some("{}".into());
+    facts
+}
+
+fn expired(number: u32, parent: Option<LvolName>, is_snapshot: bool) -> LvolFacts {
+    let mut facts = lvol(LvolName::expired(&replica(), number).as_str(), None, is_snapshot);
+    facts.parent = parent;
+    facts.attributes.replica = Some(replica());
+    facts.attributes.expired = true;
+    facts
+}
+
+#[test]
+fn a_replica_that_is_being_rebuilt_is_found_and_has_no_head() {
+    let mut copied = snapshot("s1", None);
+    copied.attributes.replica = Some(replica());
+    copied.attributes.rebuilt = Some(Uuid::from_u128(1));
+    let old = expired(1, None, true);
+    let lvols = store(vec![
+        placeholder(),
+        lvol(&format!("{REPLICA}-rebuilding"), Some(copied.lvol.as_str()), false),
+        copied,
+        expired(2, Some(old.lvol.clone()), false),
+        old,
+    ]);
+    assert_eq!(replicas_in(&lvols), [replica()]);
+    let tree = Tree::build(&replica(), &lvols);
+    assert!(tree.head.is_none() && tree.rebuild.is_some() && tree.rebuilding.is_some() && tree.is_partial());
+    assert_eq!(tree.snapshots.keys().cloned().collect::<Vec<_>>(), [name("s1")], "what is kept aside is not shown");
+    let order: Vec<_> = tree.expired_leaves_first().iter().map(ToString::to_string).collect();
+    assert_eq!(order, [format!("{REPLICA}-expired-00000002"), format!("{REPLICA}-expired-00000001")]);
+}
+
+#[test]
+fn a_part_of_a_chain_without_a_head_is_not_taken_for_one_whose_head_was_lost() {
+    let lost = store(vec![snapshot("s1", None)]);
+    assert!(!Tree::build(&replica(), &lost).is_partial());
+    let mut copied = snapshot("s1", None);
+    copied.attributes.rebuilt = Some(Uuid::from_u128(1));
+    for leftover in [copied, lvol(&format!("{REPLICA}-rebuilding"), None, false), expired(1, None, false)] {
+        let partial = store(vec![snapshot("s0", None), leftover.clone()]);
+        assert!(Tree::build(&replica(), &partial).is_partial(), "{leftover:?}");
+        let whole = store(vec![snapshot("s0", None), leftover, head(Some("s0"))]);
+        assert!(!Tree::build(&replica(), &whole).is_partial(), "with a head it is only left over");
+    }
+}
+
+#[test]
+fn a_head_marked_by_a_rebuild_that_never_began_is_a_head() {
+    let mut marked = head(None);
+    marked.attributes.replica = Some(replica());
+    marked.attributes.expired = true;
+    let tree = Tree::build(&replica(), &store(vec![marked]));
+    assert!(tree.head.is_some() && tree.expired.is_empty() && !tree.is_partial());
+}
+
+#[test]
+fn the_checksum_last_read_is_shown() {
+    let mut facts = snapshot("s1", None);
+    facts.attributes.checksum = Some(1);
+    let shown = |facts: &LvolFacts| Tree::build(&replica(), &store(vec![facts.clone(), head(Some("s1"))]));
+    assert_eq!(shown(&facts).snapshots[&name("s1")].view.checksum, "1");
+    facts.attributes.checksum_found = Some(2);
+    let found = &shown(&facts).snapshots[&name("s1")].view;
+    assert_eq!((found.checksum.as_str(), found.silently_corrupted), ("2", true));
+}

@@ -33,11 +33,6 @@ impl Pause {
 }
 
 impl MirrorCore {
-    /// Whether a pause holds: no client I/O runs.
-    pub fn is_paused(&self) -> bool {
-        self.pause.phase == Phase::Paused
-    }
-
     pub(super) fn request_pause(&mut self, out: &mut Actions) -> Result<(), Refusal> {
         if !self.started {
             return Err(Refusal::NotStarted);
