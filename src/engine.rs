@@ -79,11 +79,13 @@ struct Registry {
     is_stopping: bool,
 }
 
-/// Who creates, brings up or deletes an engine.
+/// Who creates, brings up, deletes or shrinks an engine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Worker {
     /// Its owner, by a call.
     Owner,
+    /// Its owner, who takes a replica out.
+    Removal,
     /// The node, after a restart.
     Recovery,
 }
@@ -135,6 +137,7 @@ impl Engines {
         let problem = match registry.busy.get(name) {
             _ if registry.is_stopping => "the node is stopping",
             Some(Worker::Owner) => "it is being created or deleted; try again later",
+            Some(Worker::Removal) => "a replica is being taken out of it; try again later",
             Some(Worker::Recovery) => "it is being brought up again; try again later",
             None => {
                 registry.busy.insert(name.clone(), worker);
@@ -144,22 +147,35 @@ impl Engines {
         Err(Error::precondition(format!("engine {name}"), problem))
     }
 
-    /// As [`Self::occupy`] for its owner, after an attempt of the node to bring it up, which is waited for.
-    async fn occupy_for_owner(&self, name: &EngineName) -> Result<Busy<'_>> {
+    /// As [`Self::occupy`], after an attempt of the node to bring it up, or the removal of a replica, which are waited for.
+    async fn occupy_in_turn(&self, name: &EngineName, worker: Worker) -> Result<Busy<'_>> {
         let end = tokio::time::Instant::now() + self.context.limits.attach;
         loop {
-            let occupied = self.occupy(name, Worker::Owner);
-            let is_recovering = self.registry().busy.get(name) == Some(&Worker::Recovery);
-            if occupied.is_ok() || !is_recovering || tokio::time::Instant::now() > end {
+            let occupied = self.occupy(name, worker);
+            let busy = self.registry().busy.get(name).copied();
+            let passes = matches!(busy, Some(Worker::Recovery | Worker::Removal));
+            if occupied.is_ok() || !passes || tokio::time::Instant::now() > end {
                 return occupied;
             }
             tokio::time::sleep(WORKER_POLL).await;
         }
     }
 
+    /// Takes a replica out of an engine, by its name, its address or both. Not while the engine is being brought up, which
+    /// would take the replica in.
+    pub async fn remove_replica(
+        &self,
+        name: &EngineName,
+        replica: Option<ReplicaName>,
+        address: Option<ReplicaAddress>,
+    ) -> Result<()> {
+        let _busy = self.occupy_in_turn(name, Worker::Removal).await?;
+        self.get(name)?.remove_replica(replica, address).await
+    }
+
     /// Deletes an engine; an unknown one is fine. Replicas and their data stay.
     pub async fn delete(&self, name: &EngineName) -> Result<()> {
-        let _busy = self.occupy_for_owner(name).await?;
+        let _busy = self.occupy_in_turn(name, Worker::Owner).await?;
         let Ok(engine) = self.get(name) else { return Ok(()) };
         engine.take_down().await?;
         self.context.records.remove(name.as_str()).await?;
@@ -201,7 +217,7 @@ impl Engine {
     }
 
     /// Takes a replica out. Refused for the last one in sync, which would lose the volume (hazard O15).
-    pub async fn remove_replica(&self, replica: Option<ReplicaName>, address: Option<ReplicaAddress>) -> Result<()> {
+    async fn remove_replica(&self, replica: Option<ReplicaName>, address: Option<ReplicaAddress>) -> Result<()> {
         let listed = self.published().replicas;
         let name = match (&replica, address) {
             (Some(name), _) => name.clone(),

@@ -245,5 +245,6 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         suspend: config.timeouts.suspend,
         recovery: config.timeouts.recovery,
         restore_stall: config.timeouts.restore_stall,
+        rebuild_stall: config.timeouts.rebuild_stall,
     }
 }

@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cluster::{Cluster, create_replica, refused};
+use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 use support::client::Client;
+use support::node::NodeOptions;
 use support::wait::wait_until;
 use tonic::Code;
 
@@ -61,7 +63,7 @@ async fn works_until(cluster: &Cluster, client: &mut Client, wanted: wire::Repli
 
 /// A volume of one replica with a client and two snapshots.
 async fn lab() -> (Cluster, Client) {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start_with(NodeOptions::faulty).await;
     let first = create_replica(&cluster.nodes[0], FIRST, SIZE).await;
     let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", [(FIRST.into(), first)].into()).await;
     let mut client = Client::of(&engine, SIZE).await;
@@ -71,6 +73,18 @@ async fn lab() -> (Cluster, Client) {
     }
     client.work().await;
     (cluster, client)
+}
+
+/// Removes the failed replica and deletes what it holds.
+async fn removed(cluster: &Cluster) {
+    let request = wire::EngineReplicaDeleteRequest {
+        engine_name: "vol-e-0".into(),
+        replica_name: SECOND.into(),
+        ..Default::default()
+    };
+    cluster.nodes[0].spdk().engine_replica_delete(request).await.expect("the failed replica is removed");
+    let request = wire::ReplicaDeleteRequest { name: SECOND.into(), cleanup_required: true };
+    cluster.nodes[1].spdk().replica_delete(request).await.expect("what it holds is deleted");
 }
 
 async fn tree(cluster: &Cluster, node: usize, replica: &str) -> BTreeMap<String, (String, u64, String, bool)> {
@@ -110,14 +124,7 @@ async fn a_peer_killed_in_its_rebuild_costs_the_client_nothing_and_is_rebuilt_ag
 
     cluster.nodes[1].start_again().await;
     cluster::ready(&cluster.nodes[1]).await;
-    let request = wire::EngineReplicaDeleteRequest {
-        engine_name: "vol-e-0".into(),
-        replica_name: SECOND.into(),
-        ..Default::default()
-    };
-    cluster.nodes[0].spdk().engine_replica_delete(request).await.expect("the failed replica is removed");
-    let request = wire::ReplicaDeleteRequest { name: SECOND.into(), cleanup_required: true };
-    cluster.nodes[1].spdk().replica_delete(request).await.expect("what it holds is deleted");
+    removed(&cluster).await;
     let second = create_replica(&cluster.nodes[1], SECOND, SIZE).await;
     add(&cluster, &second).await.expect("the second rebuild starts");
     works_until(&cluster, &mut client, wire::ReplicaMode::Rw).await;
@@ -144,4 +151,40 @@ async fn o15_what_cannot_be_added_is_refused_and_changes_nothing() {
     let deleted = cluster.nodes[0].spdk().engine_replica_delete(last).await;
     refused(deleted, Code::FailedPrecondition, "last one in sync");
     client.work().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_addition_refused_after_its_snapshot_leaves_the_engine_as_it_was_and_can_be_repeated() {
+    let (cluster, mut client) = lab().await;
+    let second = create_replica(&cluster.nodes[1], SECOND, SIZE).await;
+    let before = tree(&cluster, 0, FIRST).await;
+    cluster.nodes[0].faults().once(Point::SnapshotTaken, Action::Fail);
+    assert!(add(&cluster, &second).await.is_err(), "the snapshot failed, so the addition has");
+    assert!(cluster.nodes[0].faults().is_spent(Point::SnapshotTaken));
+    let engine = cluster.get("vol").await;
+    assert_eq!(engine.replica_mode_map.keys().collect::<Vec<_>>(), [FIRST]);
+    assert_eq!(engine.snapshots.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    assert_eq!(tree(&cluster, 0, FIRST).await.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    client.work().await;
+    add(&cluster, &second).await.expect("the rebuild starts");
+    works_until(&cluster, &mut client, wire::ReplicaMode::Rw).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn longhorn_10139_a_rebuild_whose_attach_has_no_name_ends_names_the_replica_and_leaves_nothing_attached() {
+    let (cluster, mut client) = lab().await;
+    for fault in [Point::AttachNoName, Point::AttachTwoNames, Point::AttachEmptyName] {
+        let second = create_replica(&cluster.nodes[1], SECOND, SIZE).await;
+        cluster.nodes[0].faults().once(fault, Action::Fail);
+        add(&cluster, &second).await.expect("the rebuild starts");
+        works_until(&cluster, &mut client, wire::ReplicaMode::Err).await;
+        assert!(cluster.nodes[0].faults().is_spent(fault), "{fault:?} was not met");
+        removed(&cluster).await;
+    }
+    let second = create_replica(&cluster.nodes[1], SECOND, SIZE).await;
+    add(&cluster, &second).await.expect("the rebuild starts");
+    works_until(&cluster, &mut client, wire::ReplicaMode::Rw).await;
+    cluster.delete_engine("vol").await;
+    let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", [(SECOND.into(), second)].into()).await;
+    assert!(cluster.read(&engine).await == client.image(), "the new replica does not hold the volume");
 }

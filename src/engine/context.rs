@@ -54,6 +54,8 @@ pub struct EngineLimits {
     pub recovery: Duration,
     /// A restore without progress.
     pub restore_stall: Duration,
+    /// A copy of a rebuild without progress.
+    pub rebuild_stall: Duration,
 }
 
 /// What all engines of a node share.

@@ -7,7 +7,7 @@ use super::assemble::{self, Start};
 use super::attach::ReplicaPath;
 use super::instance::{Engine, Frontend};
 use super::state::EngineState;
-use super::{EngineRequest, Engines};
+use super::{EngineRequest, Engines, Worker};
 use crate::error::{Error, Result};
 use crate::telemetry::events::ObjectKind;
 
@@ -16,7 +16,7 @@ impl Engines {
     /// A request that cannot be leaves nothing behind; a failure of replicas, mirror or target gives an engine in state
     /// `error`, as callers expect (`engine-behaviour` §1.4).
     pub async fn create(&self, request: EngineRequest) -> Result<Arc<Engine>> {
-        let _busy = self.occupy_for_owner(&request.name).await?;
+        let _busy = self.occupy_in_turn(&request.name, Worker::Owner).await?;
         let known = self.get(&request.name).ok();
         match &known {
             Some(known) => {

@@ -100,7 +100,7 @@ impl Engine {
                 error_message: String::new(),
                 target: None,
                 replicas: request.replicas.iter().map(listed).collect(),
-                chain: Chain::default(),
+                chain: Arc::default(),
                 restore: Default::default(),
                 size: request.size,
                 rebuilding: None,
@@ -228,8 +228,10 @@ impl Engine {
                     None => (ReplicaMode::Error, ""),
                 };
                 listed.mode = mode;
-                // What an operation said of the replica tells more.
-                if listed.problem.is_empty() {
+                if mode != ReplicaMode::Error {
+                    listed.problem.clear();
+                } else if listed.problem.is_empty() {
+                    // What an operation said of the replica would tell more.
                     listed.problem = problem.into();
                 }
             }
@@ -244,32 +246,43 @@ impl Engine {
     /// Takes a replica out of the mirror after it failed an operation, and says why in the list.
     pub(super) async fn expel(&self, replica: &ReplicaName, problem: &Error) {
         tracing::warn!(engine = %self.name, volume = %self.volume, %replica, %problem, "a replica failed and leaves the mirror");
-        let note = |change: &dyn Fn(&mut ListedReplica)| {
-            self.publish(|published| published.replicas.get_mut(replica).into_iter().for_each(change));
-        };
-        // The reason first: the mirror itself knows only that the replica was taken out.
-        note(&|listed| listed.problem = problem.to_string());
+        // Before it is out, so that the mirror's news of it finds the reason; after it, as the mirror may have had others.
+        self.list_failed(replica, problem);
         let removed = match self.mirror() {
-            Ok(mirror) => mirror.remove_member(replica).await,
-            Err(error) => Err(error),
+            Ok(mirror) => mirror.remove_member(replica).await.map_err(|error| (error, Some(mirror))),
+            Err(error) => Err((error, None)),
         };
         match removed {
             Ok(()) => {
-                note(&|listed| listed.mode = ReplicaMode::Error);
+                self.list_failed(replica, problem);
                 self.context.telemetry.metrics.member_failed(&self.volume, FailureReason::Operation);
             }
-            Err(error) => {
-                tracing::error!(engine = %self.name, %replica, %error, "the failed replica could not be taken out");
+            Err((error, mirror)) => {
+                tracing::error!(engine = %self.name, volume = %self.volume, %replica, %error, "the failed replica could not be taken out");
+                if let Some(mirror) = mirror {
+                    self.apply(&mirror.status());
+                }
             }
         }
     }
 
+    fn list_failed(&self, replica: &ReplicaName, problem: &Error) {
+        self.publish(|published| {
+            if let Some(listed) = published.replicas.get_mut(replica) {
+                listed.mode = ReplicaMode::Error;
+                listed.problem = problem.to_string();
+            }
+        });
+    }
+
     /// Re-reads snapshots and head from a replica in sync. The old view is never kept silently.
-    pub(super) async fn read_chain(&self) -> Result<Chain> {
+    pub(super) async fn read_chain(&self) -> Result<Arc<Chain>> {
         let mut problems = Vec::new();
         for path in self.in_sync() {
             match path.backend.describe().await {
-                Ok(description) => return Ok(Chain { snapshots: description.snapshots, head: description.head }),
+                Ok(description) => {
+                    return Ok(Arc::new(Chain { snapshots: description.snapshots, head: description.head }));
+                }
                 Err(error) => problems.push(format!("{}: {error}", path.replica)),
             }
         }

@@ -19,9 +19,10 @@ use tokio::sync::{oneshot, watch};
 use super::attach::{self, ReplicaPath};
 use super::backend::{Attribute, Backend, HeadMap, Layer, SnapshotOptions};
 use super::instance::Engine;
-use super::state::{EngineState, ListedReplica, ReplicaMode};
+use super::state::{EngineState, ListedReplica, Published, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::mirror::ResyncProgress;
+use crate::mirror::core::MemberIndex;
 use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
 use crate::replica::rebuild::{CopyState, RebuildOrder, RebuildSnapshot};
 
@@ -65,27 +66,29 @@ impl Engine {
     /// Starts to take a replica in and returns once its rebuild runs. A refusal leaves the engine as it was.
     pub async fn add_replica(self: &Arc<Self>, addition: ReplicaAddition) -> Result<()> {
         self.claim_rebuild(&addition)?;
+        let replica = addition.replica.clone();
         let (cancel, canceled) = watch::channel(false);
         let (done, is_done) = watch::channel(false);
-        let running = RunningRebuild { replica: addition.replica.clone(), cancel, done: is_done };
+        let running = RunningRebuild { replica: replica.clone(), cancel, done: is_done };
         *self.running_rebuild() = Some(running);
         let (started, answer) = oneshot::channel();
         tokio::spawn(Rebuild { engine: self.clone(), addition, canceled, done }.run(started));
-        answer.await.map_err(|_| Error::internal(self.object(), "a rebuild ended before it began"))?
+        let ended =
+            |_| Error::internal(self.object(), format!("the rebuild of replica {replica} ended before it began"));
+        answer.await.map_err(ended)?
     }
 
     /// Lists the replica as being rebuilt, or says why that cannot be.
     fn claim_rebuild(&self, addition: &ReplicaAddition) -> Result<()> {
-        let mut refusal = None;
-        self.publish(|published| {
-            let listed = published.replicas.get(&addition.replica);
-            refusal = refuse_addition(published, addition, listed);
+        let refusal = self.publish(|published| {
+            let refusal = refuse_addition(published, addition);
             if refusal.is_none() {
                 published.rebuilding = Some(addition.replica.clone());
                 let entry =
                     ListedReplica { address: addition.address, mode: ReplicaMode::WriteOnly, problem: String::new() };
                 published.replicas.insert(addition.replica.clone(), entry);
             }
+            refusal
         });
         match refusal {
             None => Ok(()),
@@ -109,11 +112,7 @@ impl Engine {
 }
 
 /// The texts are what Longhorn's manager looks for (`engine-behaviour` §1.4).
-fn refuse_addition(
-    published: &super::state::Published,
-    addition: &ReplicaAddition,
-    listed: Option<&ListedReplica>,
-) -> Option<String> {
+fn refuse_addition(published: &Published, addition: &ReplicaAddition) -> Option<String> {
     let replica = &addition.replica;
     if published.rebuilding.as_ref() == Some(replica) {
         return Some(format!("replica add is already in progress for {replica}"));
@@ -130,7 +129,7 @@ fn refuse_addition(
     if published.state != EngineState::Running {
         return Some(format!("it is in state {}: {}", published.state.as_str(), published.error_message));
     }
-    if listed.is_some() {
+    if published.replicas.contains_key(replica) {
         return Some(format!("replica {replica} already exists in it; remove it first"));
     }
     let twin = published.replicas.iter().find(|(_, listed)| listed.address == addition.address);
@@ -177,20 +176,32 @@ impl Rebuild {
         engine.remember().await?;
         let target = Arc::new(engine.context.path(addition.replica.clone(), addition.address).await?);
         self.check_target(&target).await?;
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        let snapshot = SnapshotName::parse(&format!("rebuild-{}", &unique[..8]))
+            .map_err(|error| Error::internal(engine.object(), format!("no name for a snapshot: {error}")))?;
+        let prepared = self.prepare_from(&snapshot, &target).await;
+        if prepared.is_err() {
+            self.discard(&snapshot).await;
+        }
+        prepared
+    }
+
+    /// Takes the snapshot, and readies a replica that has it and the new one for the copies.
+    async fn prepare_from(&self, snapshot: &SnapshotName, target: &Arc<ReplicaPath>) -> Result<Plan> {
+        let engine = &self.engine;
+        let answers = engine.take_snapshot(snapshot, false).await?;
+        engine.settle("snapshot of a rebuild", answers).await?;
+        engine.refresh_chain().await?;
         let Some(source) = engine.in_sync().into_iter().next() else {
             return Err(Error::precondition(engine.object(), "no replica is in sync, so there is nothing to copy"));
         };
-        let unique = uuid::Uuid::new_v4().simple().to_string();
-        let snapshot = SnapshotName::parse(&format!("rebuild-{}", &unique[..8]))
-            .map_err(|error| Error::internal("rebuild snapshot", error.to_string()))?;
-        engine.take_snapshot(&snapshot, false).await?;
-        engine.refresh_chain().await?;
-        let snapshots = oldest_first(source.backend.describe().await?.snapshots)?;
-        let exposed = source.backend.rebuild_source_start(&target.replica, target.address, &snapshot).await?;
+        let snapshots = oldest_first(source.backend.describe().await?.snapshots)
+            .map_err(|problem| Error::internal(format!("replica {}", source.replica), problem))?;
+        let exposed = source.backend.rebuild_source_start(&target.replica, target.address, snapshot).await?;
         let order = RebuildOrder {
             source: source.replica.clone(),
             source_address: source.address,
-            exposed_snapshot: snapshot,
+            exposed_snapshot: snapshot.clone(),
             exposed_address: exposed,
             snapshots: snapshots.iter().map(as_ordered).collect(),
         };
@@ -201,7 +212,20 @@ impl Rebuild {
         engine.remember_path(target.clone());
         tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %target.replica, source = %source.replica,
             snapshots = snapshots.len(), "a rebuild starts");
-        Ok(Plan { source, target, snapshots })
+        Ok(Plan { source, target: target.clone(), snapshots })
+    }
+
+    /// Deletes the snapshot of a rebuild that did not start, wherever it was taken.
+    async fn discard(&self, snapshot: &SnapshotName) {
+        let engine = &self.engine;
+        let discarded = async {
+            engine.delete_snapshot(snapshot).await?;
+            engine.refresh_chain().await
+        };
+        if let Err(error) = discarded.await {
+            tracing::warn!(engine = %engine.name, volume = %engine.volume, %snapshot, %error,
+                "the snapshot of a rebuild that did not start is left for a purge");
+        }
     }
 
     async fn check_target(&self, target: &ReplicaPath) -> Result<()> {
@@ -216,14 +240,7 @@ impl Rebuild {
 
     async fn carry_out(&self, plan: Plan) {
         let progress = ResyncProgress::default();
-        let mut canceled = self.canceled.clone();
-        let outcome = tokio::select! {
-            outcome = self.rebuild(&plan, &progress) => outcome,
-            // An error means that nobody can cancel any more.
-            Ok(_) = canceled.wait_for(|canceled| *canceled) => {
-                Err(Error::Canceled { what: format!("the rebuild of replica {}", plan.target.replica) })
-            }
-        };
+        let outcome = self.rebuild(&plan, &progress).await;
         self.finish_source(&plan.source).await;
         let engine = &self.engine;
         match &outcome {
@@ -252,6 +269,27 @@ impl Rebuild {
     }
 
     async fn rebuild(&self, plan: &Plan, progress: &ResyncProgress) -> Result<()> {
+        self.unless_canceled(self.copy_snapshots(plan)).await?;
+        // Never dropped half-way, so that no member is left behind that nobody knows of.
+        let place = self.join(plan).await?;
+        self.unless_canceled(self.fill(plan, place, progress)).await
+    }
+
+    async fn unless_canceled(&self, step: impl Future<Output = Result<()>>) -> Result<()> {
+        let mut canceled = self.canceled.clone();
+        tokio::select! {
+            outcome = step => outcome,
+            // An error means that nobody can cancel any more.
+            Ok(_) = canceled.wait_for(|canceled| *canceled) => Err(Error::Canceled { what: self.object() }),
+        }
+    }
+
+    /// The rebuild as errors name it.
+    fn object(&self) -> String {
+        format!("the rebuild of replica {} in {}", self.addition.replica, self.engine.object())
+    }
+
+    async fn copy_snapshots(&self, plan: &Plan) -> Result<()> {
         let target = &plan.target.backend;
         for (snapshot, layer) in &plan.snapshots {
             target.rebuild_copy_start(snapshot, self.addition.fast_sync).await?;
@@ -259,13 +297,12 @@ impl Rebuild {
             let options = SnapshotOptions { user_created: layer.user_created, timestamp: layer.timestamp.clone() };
             target.rebuild_snapshot_create(snapshot, options).await?;
         }
-        target.rebuild_finish().await?;
-        self.join(plan, progress).await
+        target.rebuild_finish().await
     }
 
     /// Waits until the copy of a snapshot is complete; one that stands still for too long has failed.
     async fn copied(&self, target: &dyn Backend, snapshot: &SnapshotName) -> Result<()> {
-        let limit = self.engine.context.limits.restore_stall;
+        let limit = self.engine.context.limits.rebuild_stall;
         let (mut last, mut since) = (None, tokio::time::Instant::now());
         loop {
             let copy = target.rebuild_progress().await?;
@@ -280,29 +317,44 @@ impl Rebuild {
             if last != Some(now) {
                 (last, since) = (Some(now), tokio::time::Instant::now());
             } else if since.elapsed() > limit {
-                return Err(Error::Timeout { what: format!("copying snapshot {snapshot}"), limit });
+                return Err(Error::Timeout {
+                    what: format!("copying snapshot {snapshot} in {}", self.object()),
+                    limit,
+                });
             }
             tokio::time::sleep(CHECK_STEP).await;
         }
     }
 
-    /// The new head gets every write from here on, and then what it missed.
-    async fn join(&self, plan: &Plan, progress: &ResyncProgress) -> Result<()> {
-        let context = &self.engine.context;
-        let member = attach::open(&context.control, &plan.target, context.limits.attach).await?;
+    /// The new head gets every write from here on.
+    async fn join(&self, plan: &Plan) -> Result<MemberIndex> {
+        let (context, target) = (&self.engine.context, &plan.target);
         let mirror = self.engine.mirror()?;
-        let place = mirror.add_member(member).await?;
-        self.engine.apply(&mirror.status());
+        let member = attach::open(&context.control, target, context.limits.attach).await?;
+        let joined = mirror.add_member(member).await;
+        match &joined {
+            Ok(_) => self.engine.apply(&mirror.status()),
+            Err(_) if target.local.is_none() => {
+                attach::detach(&context.control, &target.replica, target.address, false).await;
+            }
+            Err(_) => {}
+        }
+        joined
+    }
+
+    /// Gives the new head what it missed; then it is in sync.
+    async fn fill(&self, plan: &Plan, place: MemberIndex, progress: &ResyncProgress) -> Result<()> {
+        let control = &self.engine.context.control;
+        let mirror = self.engine.mirror()?;
         let missed = plan.source.backend.head_map().await?;
         let ranges = ranges(&missed, self.engine.published().size);
-        mirror.resync(&context.control, place, ranges, progress).await?;
-        mirror.flush_member(&context.control, place).await?;
+        mirror.resync(control, place, ranges, progress).await?;
+        mirror.flush_member(control, place).await?;
         // What was restored into the volume is in the new replica too.
         if let Some(marker) = plan.source.backend.attribute(Attribute::Restore).await? {
             plan.target.backend.set_attribute(Attribute::Restore, marker).await?;
         }
-        mirror.member_synced(place).await?;
-        self.engine.refresh_chain().await
+        mirror.member_synced(place).await
     }
 
     async fn finish_source(&self, source: &ReplicaPath) {
@@ -332,7 +384,9 @@ fn ranges(map: &HeadMap, size: u64) -> impl Iterator<Item = Range<u64>> + '_ {
 }
 
 /// A parent before its children.
-fn oldest_first(mut snapshots: BTreeMap<SnapshotName, Layer>) -> Result<Vec<(SnapshotName, Layer)>> {
+fn oldest_first(
+    mut snapshots: BTreeMap<SnapshotName, Layer>,
+) -> std::result::Result<Vec<(SnapshotName, Layer)>, &'static str> {
     let mut ordered: Vec<(SnapshotName, Layer)> = Vec::with_capacity(snapshots.len());
     while !snapshots.is_empty() {
         let next = snapshots.iter().find_map(|(name, layer)| match &layer.parent {
@@ -340,7 +394,7 @@ fn oldest_first(mut snapshots: BTreeMap<SnapshotName, Layer>) -> Result<Vec<(Sna
             _ => Some(name.clone()),
         });
         let taken = next.and_then(|name| snapshots.remove_entry(&name));
-        ordered.push(taken.ok_or_else(|| Error::internal("snapshot tree", "it has a circle"))?);
+        ordered.push(taken.ok_or("its snapshots are a circle, not a tree")?);
     }
     Ok(ordered)
 }

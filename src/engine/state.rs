@@ -1,6 +1,7 @@
 //! What an engine publishes. One lock guards all of it, so that no reader sees one part newer than another.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::backend::Layer;
 use super::restore::status::RestoreState;
@@ -121,7 +122,7 @@ pub struct Published {
     /// All replicas, also those that are out until they are removed.
     pub replicas: BTreeMap<ReplicaName, ListedReplica>,
     /// Snapshots and head.
-    pub chain: Chain,
+    pub chain: Arc<Chain>,
     /// The restore that runs or ran last.
     pub restore: RestoreState,
     /// Bytes the volume has.

@@ -1,5 +1,7 @@
 //! What changed between two published states of an engine, told as events. Restores tell of themselves.
 
+use std::sync::Arc;
+
 use super::instance::Engine;
 use super::state::{Published, ReplicaMode};
 use crate::telemetry::events::ObjectKind;
@@ -46,8 +48,8 @@ fn members(engine: &Engine, before: &Published, after: &Published) {
 }
 
 fn snapshots(engine: &Engine, before: &Published, after: &Published) {
-    // The first look at a chain finds what was there.
-    if before.chain.head.is_none() {
+    // The first look at a chain finds what was there; a chain that was not read again is the same one.
+    if before.chain.head.is_none() || Arc::ptr_eq(&before.chain, &after.chain) {
         return;
     }
     let (before, after) = (&before.chain.snapshots, &after.chain.snapshots);

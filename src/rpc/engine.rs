@@ -146,7 +146,7 @@ pub async fn replica_add(engines: &Engines, request: wire::EngineReplicaAddReque
 
 /// EngineReplicaDelete.
 pub async fn replica_delete(engines: &Engines, request: wire::EngineReplicaDeleteRequest) -> Result<()> {
-    let engine = find(engines, "engine_name", &request.engine_name)?;
+    let engine = engine_name("engine_name", &request.engine_name)?;
     let name = match request.replica_name.as_str() {
         "" => None,
         name => Some(ReplicaName::parse(name).map_err(|error| Error::name("replica_name", error))?),
@@ -155,7 +155,7 @@ pub async fn replica_delete(engines: &Engines, request: wire::EngineReplicaDelet
         "" => None,
         address => Some(replica_address("replica_address", address)?),
     };
-    engine.remove_replica(name, address).await
+    engines.remove_replica(&engine, name, address).await
 }
 
 /// EngineSnapshotCreate.

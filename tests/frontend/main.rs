@@ -6,6 +6,7 @@ mod support;
 mod cluster;
 mod contract;
 mod delegation;
+mod membership;
 mod restart;
 mod suspend;
 mod switch_over;

@@ -113,7 +113,7 @@ impl Job {
         self.done.send_replace(true);
     }
 
-    async fn restore(&self) -> Result<(Chain, RestoreReport)> {
+    async fn restore(&self) -> Result<(Arc<Chain>, RestoreReport)> {
         let engine = &self.engine;
         // An engine that was deleted meanwhile has none, and its replicas are not to be touched.
         let mirror = engine.mirror()?;
@@ -140,7 +140,7 @@ impl Job {
         faults::pass(Point::RestoreEarlierDeleted).await?;
         let chain = engine.prove_restore(&snapshot).await?;
         faults::pass(Point::RestoreProven).await?;
-        Ok((chain, report))
+        Ok((Arc::new(chain), report))
     }
 
     async fn move_blocks(&self, mirror: &Mirror, plan: &RestorePlan) -> Result<RestoreReport> {

@@ -66,7 +66,7 @@ impl Claim {
     }
 
     /// Gives the right back because of an error, with the snapshots as they are after it, where they were read.
-    pub(super) fn fail(self, error: &Error, chain: Option<Chain>) {
+    pub(super) fn fail(self, error: &Error, chain: Option<Arc<Chain>>) {
         let (engine, volume) = (self.engine.name.clone(), self.engine.volume.clone());
         let phase = match error {
             Error::Canceled { .. } => RestorePhase::Canceled,
