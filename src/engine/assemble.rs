@@ -38,6 +38,7 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, as_asked: Start) -> Result<()
     if as_asked == Start::Recovered {
         // First of all: what another engine works on is not to be touched.
         engine.require_own(probes.generations())?;
+        probes.finish_expansion(engine).await;
     }
     let probes = probes.recover(engine).await?;
     let (candidates, mut opened) = open_all(engine, &probes).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::instance::{Engine, Frontend};
+use super::instance::Engine;
 use crate::error::{Error, Result};
 
 /// Sizes are whole clusters of the lvstore.
@@ -54,7 +54,7 @@ impl Engine {
     }
 
     async fn grow(self: &Arc<Self>, size: u64) -> Result<()> {
-        self.unexport().await?;
+        self.withdraw().await?;
         if let Some(mirror) = self.set_mirror(None) {
             mirror.stop().await?;
         }
@@ -70,9 +70,7 @@ impl Engine {
         for (replica, error) in &failed {
             self.expel(replica, error).await;
         }
-        if self.frontend != Frontend::None {
-            self.export().await?;
-        }
+        self.export().await?;
         match failed.into_iter().next() {
             None => Ok(()),
             Some((_, error)) => Err(error),

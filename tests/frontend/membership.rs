@@ -49,16 +49,17 @@ impl Lab {
         self.cluster.nodes[0].spdk().engine_replica_delete(request).await.expect("the replica is removed");
     }
 
-    /// Waits until the engine runs with exactly these members.
+    /// Waits until the engine runs with exactly these members, and its frontend with it.
     async fn runs_with(&self, members: &[(&str, ReplicaMode)]) -> wire::Engine {
         let wanted: BTreeMap<_, _> = members.iter().map(|(name, mode)| ((*name).to_owned(), *mode as i32)).collect();
         wait_until(LIMIT, &format!("the engine runs with {members:?}"), async || {
             let engine = self.cluster.engine_get(0, "v1-e-0").await.map_err(|status| status.to_string())?;
+            let frontend = self.cluster.frontend_get(self.frontend, "v1").await.map_err(|status| status.to_string())?;
             let found: BTreeMap<_, _> = engine.replica_mode_map.clone().into_iter().collect();
-            if engine.state == "running" && found == wanted {
+            if (engine.state.as_str(), frontend.state.as_str()) == ("running", "running") && found == wanted {
                 Ok(engine)
             } else {
-                Err(format!("{} with {found:?}: {}", engine.state, engine.error_msg))
+                Err(format!("{} with {found:?}, {}: {}", engine.state, frontend.state, engine.error_msg))
             }
         })
         .await
@@ -193,4 +194,20 @@ async fn an_owner_who_creates_what_comes_back_at_the_same_time_gets_it_as_it_was
         ..Default::default()
     };
     refused(lab.cluster.nodes[0].spdk().engine_create(other).await, Code::AlreadyExists, "other replicas");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expansion_that_the_crash_cut_short_between_two_replicas_is_finished() {
+    let mut lab = Lab::start(0).await;
+    lab.add().await.expect("the rebuild starts");
+    let both = [(FIRST, ReplicaMode::Rw), (SECOND, ReplicaMode::Rw)];
+    lab.runs_with(&both).await;
+    lab.write(0, 0x11).await;
+    let size = 2 * crate::cluster::SIZE;
+    let expand = wire::ReplicaExpandRequest { name: SECOND.into(), size };
+    lab.cluster.nodes[1].spdk().replica_expand(expand).await.expect("one of them grows");
+    lab.crash().await;
+    assert_eq!(lab.runs_with(&both).await.spec_size, size);
+    lab.write(size - MIB, 0x22).await;
+    lab.reads(&[(0, 0x11), (size - MIB, 0x22)]).await;
 }
