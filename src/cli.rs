@@ -24,6 +24,7 @@ pub mod volume;
 pub mod wait;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::value::Value;
+use crate::tls::{self, Credentials, Files};
 use connect::{Node, NodeAddress};
 use exit::{Exit, Failure};
 use output::{Format, Printer};
@@ -66,6 +68,12 @@ pub struct ClientOptions {
     #[arg(long, global = true, env = "CORRIENTE_TIMEOUT", value_name = "DURATION", default_value = "3m",
           value_parser = <Duration as Value>::parse)]
     timeout: Duration,
+    /// Speak TLS to nodes, with ca.crt, tls.crt and tls.key of a directory, or with CA,CERTIFICATE,KEY by name
+    #[arg(long, global = true, env = "CORRIENTE_TLS", value_name = "FILES", value_parser = tls_files)]
+    tls: Option<Files>,
+    /// Who the certificates of nodes are made out to
+    #[arg(long, global = true, env = "CORRIENTE_TLS_NAME", value_name = "NAME", default_value = tls::LONGHORN_NAME)]
+    tls_name: String,
     /// A table for people or JSON for programs
     #[arg(long, short, global = true, env = "CORRIENTE_OUTPUT", value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -110,10 +118,22 @@ enum Command {
     },
 }
 
+/// A directory, or three files.
+fn tls_files(text: &str) -> Result<Files, String> {
+    match text.split(',').collect::<Vec<_>>().as_slice() {
+        [directory] if !directory.is_empty() => Ok(Files::in_directory(Path::new(directory))),
+        [ca, certificate, key] if ![ca, certificate, key].iter().any(|path| path.is_empty()) => {
+            Ok(Files { ca: ca.into(), certificate: certificate.into(), key: key.into() })
+        }
+        _ => Err(format!("{text:?} is neither a directory nor CA,CERTIFICATE,KEY")),
+    }
+}
+
 /// What every client command is given.
 pub struct Context {
     server: NodeAddress,
     timeout: Duration,
+    credentials: Option<Credentials>,
     printer: Printer,
 }
 
@@ -125,7 +145,7 @@ impl Context {
 
     /// Connects to another node.
     async fn node(&self, address: &NodeAddress) -> Result<Node, Failure> {
-        Node::connect(address, self.timeout).await
+        Node::connect(address, self.timeout, self.credentials.as_ref()).await
     }
 }
 
@@ -149,12 +169,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let ClientOptions { server, timeout, output } = cli.client;
-    let context = Context { server, timeout, printer: Printer::new(output) };
+    let ClientOptions { server, timeout, tls, tls_name, output } = cli.client;
     match cli.command {
         Command::Serve(options) => serve::run(options),
         Command::Completions { shell } => completions(shell),
         command => {
+            let credentials = tls.map(|files| Credentials::read(&files, &tls_name)).transpose()?;
+            let context = Context { server, timeout, credentials, printer: Printer::new(output) };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(run_client(command, &context))
         }

@@ -31,6 +31,7 @@ pub use size::ByteSize;
 pub use value::{OptionalPath, PortRange};
 
 use crate::name::address::SERVICE_PORT;
+use crate::tls::{Files, LONGHORN_NAME};
 
 /// The most members a mirror can have (DESIGN §5).
 pub const MAX_REPLICAS: u64 = 8;
@@ -56,6 +57,8 @@ pub struct NodeConfig {
     pub host_prefix: OptionalPath,
     /// Where the reads of a new mirror go.
     pub read_policy: ReadPolicy,
+    /// TLS of gRPC.
+    pub tls: TlsConfig,
     /// The threads of the data path.
     pub reactor: ReactorConfig,
     /// The memory of the data path.
@@ -68,6 +71,42 @@ pub struct NodeConfig {
     pub limits: LimitsConfig,
     /// How long every wait may take.
     pub timeouts: TimeoutsConfig,
+}
+
+/// TLS of gRPC: off unless a directory or all three files are given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TlsConfig {
+    /// Has the files by Longhorn's names.
+    pub directory: OptionalPath,
+    /// In place of the directory's `ca.crt`.
+    pub ca: OptionalPath,
+    /// In place of the directory's `tls.crt`.
+    pub certificate: OptionalPath,
+    /// In place of the directory's `tls.key`.
+    pub key: OptionalPath,
+    /// Who the certificates of other nodes are made out to.
+    pub server_name: String,
+}
+
+impl TlsConfig {
+    /// Where the files are; `None` without TLS, and the key of a file that is missing when there are only some.
+    pub fn files(&self) -> std::result::Result<Option<Files>, &'static str> {
+        if let Some(directory) = &self.directory.0 {
+            let Files { ca, certificate, key } = Files::in_directory(directory);
+            let or = |given: &OptionalPath, path| given.0.clone().unwrap_or(path);
+            let (certificate, key) = (or(&self.certificate, certificate), or(&self.key, key));
+            return Ok(Some(Files { ca: or(&self.ca, ca), certificate, key }));
+        }
+        match (&self.ca.0, &self.certificate.0, &self.key.0) {
+            (None, None, None) => Ok(None),
+            (None, ..) => Err("tls.ca"),
+            (_, None, _) => Err("tls.certificate"),
+            (_, _, None) => Err("tls.key"),
+            (Some(ca), Some(certificate), Some(key)) => {
+                Ok(Some(Files { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() }))
+            }
+        }
+    }
 }
 
 /// The threads of the data path.
@@ -171,6 +210,13 @@ impl Default for NodeConfig {
             state_dir: PathBuf::from("/var/lib/corriente"),
             host_prefix: OptionalPath::default(),
             read_policy: ReadPolicy::LocalFirst,
+            tls: TlsConfig {
+                directory: OptionalPath::default(),
+                ca: OptionalPath::default(),
+                certificate: OptionalPath::default(),
+                key: OptionalPath::default(),
+                server_name: LONGHORN_NAME.into(),
+            },
             reactor: ReactorConfig { cores: CoreList::one(0), poll: Poll::Adaptive },
             memory: MemoryConfig {
                 mode: MemoryMode::Hugepages,

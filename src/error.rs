@@ -10,6 +10,15 @@ use crate::name::NameError;
 /// The domain's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The innermost reason of a library's error: the outer ones only say "transport error".
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
 /// What went wrong, by blame.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {

@@ -1,4 +1,5 @@
-//! Faults that a test orders of a running node: an operation fails, the node stops where it stands, or kills itself.
+//! Faults that a test orders of a running node: an operation fails or panics, the node stops where it stands, or kills
+//! itself.
 //!
 //! Off unless the environment names a directory at the start ([`VARIABLE`]); off, a point costs one load and a branch,
 //! and none lies on the path of an I/O. On, every pass of a point looks for the file of the point's name in that
@@ -108,6 +109,8 @@ pub enum Action {
     Block,
     /// The node ends by SIGKILL.
     Kill,
+    /// It panics.
+    Panic,
 }
 
 /// What is to happen at a point; JSON in the point's file. Written under another name and renamed, so that no half of one
@@ -196,6 +199,7 @@ impl Switch {
                 self.block(point).await;
                 Ok(())
             }
+            Some(Action::Panic) => panic!("fault point {}: ordered to panic", point.file_name()),
             Some(Action::Kill) => {
                 // Nothing of ours runs after it, so there is no error to tell.
                 let _ = kill(Pid::this(), Signal::SIGKILL);

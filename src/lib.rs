@@ -20,6 +20,7 @@ pub mod replica;
 pub mod rpc;
 pub mod spdk;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 
 pub use error::{Error, Result};

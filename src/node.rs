@@ -37,6 +37,7 @@ use crate::spdk::nvmf::TransportOptions;
 use crate::spdk::reactor::PollMode;
 use crate::spdk::{Capabilities, SpdkError};
 use crate::telemetry::{Health, LogControl, Telemetry, log};
+use crate::tls::Credentials;
 
 pub use info::info;
 pub use logs::Logs;
@@ -74,6 +75,7 @@ pub struct Node {
 /// Runs a node until it is told to stop by SIGTERM or SIGINT.
 pub fn serve(config: NodeConfig) -> Result<()> {
     let log_control = log::init(&config.log)?;
+    crate::rpc::panics::abort_outside_handlers();
     crate::faults::read_environment()?;
     affinity::leave_to_reactors(&config.reactor.cores)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -88,7 +90,8 @@ pub fn serve(config: NodeConfig) -> Result<()> {
 }
 
 async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
-    let listeners = Listeners::bind(&config).await?;
+    let credentials = credentials(&config)?;
+    let listeners = Listeners::bind(&config, credentials.clone()).await?;
     let telemetry = Telemetry::new(config.limits.watch_queue_depth.get());
     let health = Health::new();
     let gate = Gate::closed(health.clone())?;
@@ -103,7 +106,7 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
         tokio::spawn(serve);
     }
     let mut server = tokio::spawn(listeners.serve(gate.routes(), telemetry.metrics.clone(), stopping.wait()));
-    let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone()).await?);
+    let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone(), credentials).await?);
     node.telemetry.metrics.sample_with(sample::sampler(&node));
     node.disks.load_all().await?;
     node.engines.recover().await?;
@@ -133,6 +136,7 @@ impl Node {
         telemetry: Telemetry,
         log_control: LogControl,
         stopping: Stopping,
+        credentials: Option<Credentials>,
     ) -> Result<Self> {
         let started = Instant::now();
         let environment_config = environment_config(&config);
@@ -153,7 +157,7 @@ impl Node {
         let ports = Ports::new(config.data_ports, config.data_ip);
         let peer_port = u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT);
         let peer_limits = PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call };
-        let peers = Peers::new(peer_port, peer_limits);
+        let peers = Peers::new(peer_port, peer_limits, credentials);
         let replicas =
             Replicas::new(control.clone(), disks.clone(), ports.clone(), peers.clone(), &config, telemetry.clone());
         let restores = config.limits.restores.get();
@@ -203,6 +207,11 @@ impl Node {
         }
         tracing::info!("the node has stopped");
     }
+}
+
+fn credentials(config: &NodeConfig) -> Result<Option<Credentials>> {
+    let files = config.tls.files().map_err(|missing| Error::invalid(missing, "is missing"))?;
+    files.map(|files| Credentials::read(&files, &config.tls.server_name)).transpose()
 }
 
 fn environment_config(config: &NodeConfig) -> EnvironmentConfig {

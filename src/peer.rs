@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::name::{HostPort, ReplicaAddress};
+use crate::tls::{self, Credentials};
 use crate::wire::status::from_peer;
 use crate::{Error, Result};
 
@@ -28,6 +29,7 @@ pub struct Peers(Arc<Shared>);
 struct Shared {
     port: u16,
     limits: PeerLimits,
+    credentials: Option<Credentials>,
     channels: Mutex<HashMap<IpAddr, Channel>>,
 }
 
@@ -40,9 +42,9 @@ pub struct Peer {
 }
 
 impl Peers {
-    /// `port` is where every node's gRPC answers.
-    pub fn new(port: u16, limits: PeerLimits) -> Self {
-        Self(Arc::new(Shared { port, limits, channels: Mutex::default() }))
+    /// `port` is where every node's gRPC answers; with credentials they are spoken to by TLS.
+    pub fn new(port: u16, limits: PeerLimits, credentials: Option<Credentials>) -> Self {
+        Self(Arc::new(Shared { port, limits, credentials, channels: Mutex::default() }))
     }
 
     /// The node that exports a replica at this address. Connects on first use, and again after a failure.
@@ -52,14 +54,14 @@ impl Peers {
 
     /// The node with this data address, which `field` of a request names.
     pub fn node_at(&self, field: &'static str, ip: IpAddr) -> Result<Peer> {
-        let Shared { port, limits, channels } = &*self.0;
+        let Shared { port, limits, credentials, channels } = &*self.0;
         let node = HostPort::new(ip, *port).map_err(|error| Error::name(field, error))?;
         // No code between two changes of the map can panic.
         let mut channels = channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&node.ip()) {
             return Ok(Peer { node, channel: channel.clone(), limit: limits.call });
         }
-        let endpoint = Endpoint::from_shared(format!("http://{node}"))
+        let endpoint = tls::endpoint(&node.to_string(), credentials.as_ref())
             .map_err(|error| Error::internal("peer address", error.to_string()))?
             .connect_timeout(limits.connect)
             .http2_keep_alive_interval(Duration::from_secs(15))

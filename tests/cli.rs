@@ -140,7 +140,7 @@ fn serve_on(config: NodeConfig) -> Serving {
     let node = FakeNode::default();
     node.0.lock().unwrap().disks.push(Disk { name: "d1".into(), state: "ready".into(), ..Default::default() });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let listeners = runtime.block_on(Listeners::bind(&config)).expect("a free port");
+    let listeners = runtime.block_on(Listeners::bind(&config, None)).expect("a free port");
     let address = listeners.address().unwrap();
     let gate = Gate::closed(Health::new()).expect("services");
     gate.open(services(1 << 20, node.clone(), node.clone()));

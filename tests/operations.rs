@@ -14,6 +14,8 @@ mod events;
 mod log;
 #[path = "operations/metrics.rs"]
 mod metrics;
+#[path = "operations/panics.rs"]
+mod panics;
 #[path = "operations/scene.rs"]
 mod scene;
 #[path = "operations/watchers.rs"]

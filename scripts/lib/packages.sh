@@ -11,6 +11,8 @@ PACKAGES=(
   libclang-dev g++ ca-certificates git
   # Volume import and export (raw, qcow2), and the file system image of the demo.
   qemu-utils e2fsprogs
+  # The client in Python, of the tests and of examples/: gRPC, and what makes its stubs from our .proto files.
+  python3-grpcio protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
 )
 
 install_packages() {

@@ -9,7 +9,9 @@ use tonic::codegen::http::uri::Authority;
 use tonic::transport::{Channel, Endpoint};
 
 use super::exit::{Exit, Failure};
+use crate::error::root_cause;
 use crate::name::address::SERVICE_PORT;
+use crate::tls::{self, Credentials};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 
@@ -85,17 +87,21 @@ pub struct Node {
 }
 
 impl Node {
-    /// Connects; each call then has the limit `timeout`.
-    pub async fn connect(address: &NodeAddress, timeout: Duration) -> Result<Self, Failure> {
-        let uri = match address {
-            NodeAddress::Tcp(authority) => format!("http://{authority}"),
-            NodeAddress::Unix(path) => format!("unix:{path}"),
+    /// Connects; each call then has the limit `timeout`. A Unix socket speaks in the clear.
+    pub async fn connect(
+        address: &NodeAddress,
+        timeout: Duration,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, Failure> {
+        let endpoint = match address {
+            NodeAddress::Tcp(authority) => tls::endpoint(authority.as_str(), credentials),
+            NodeAddress::Unix(path) => Endpoint::from_shared(format!("unix:{path}")),
         };
         let failed = |error: tonic::transport::Error| {
             let reason = root_cause(&error);
             Failure::new(Exit::Unavailable, format!("no node answers at {address}: {reason}"))
         };
-        let endpoint = Endpoint::from_shared(uri).map_err(failed)?;
+        let endpoint = endpoint.map_err(failed)?;
         let channel = endpoint.connect_timeout(CONNECT_LIMIT).timeout(timeout).connect().await.map_err(failed)?;
         Ok(Self { address: address.clone(), channel })
     }
@@ -109,15 +115,6 @@ impl Node {
     pub fn corriente(&self) -> CorrienteServiceClient<Channel> {
         CorrienteServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
-}
-
-/// The innermost reason: the outer ones only say "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

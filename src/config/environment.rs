@@ -6,11 +6,13 @@ use super::load::{ConfigError, Given, Origin};
 use super::settings::{SETTINGS, VARIABLE_PREFIX};
 
 /// Variables that have the prefix and are read elsewhere: by the client commands and the scripts.
-const READ_ELSEWHERE: [&str; 6] = [
+const READ_ELSEWHERE: [&str; 8] = [
     "CORRIENTE_CONFIG",
     "CORRIENTE_SERVER",
     "CORRIENTE_TIMEOUT",
     "CORRIENTE_OUTPUT",
+    "CORRIENTE_TLS",
+    "CORRIENTE_TLS_NAME",
     "CORRIENTE_CACHE",
     "CORRIENTE_DEBIAN_MIRROR",
 ];

@@ -197,6 +197,12 @@ fn check(loaded: &Loaded) -> Result<(), ConfigError> {
             return refuse("data_ports", format!("has the port of metrics.listen, {}", metrics.port()));
         }
     }
+    if let Err(missing) = config.tls.files() {
+        return refuse(
+            missing,
+            "is missing: without tls.directory all three of tls.ca, tls.certificate and tls.key are needed".into(),
+        );
+    }
     let memory = config.memory.size;
     if memory < LEAST_MEMORY {
         return refuse("memory.size", format!("{memory} is less than {LEAST_MEMORY}"));

@@ -82,6 +82,16 @@ pub static SETTINGS: &[Setting] = &[
         "What is put in front of the path of a file or block device that becomes a disk, as /host in a container"
     ),
     setting!("read_policy", read_policy, "Which replica answers a read: local-first, round-robin or least-pending"),
+    setting!(
+        "tls.directory",
+        tls.directory,
+        "gRPC speaks TLS, both ways, with ca.crt, tls.crt and tls.key of this directory; empty for the next three, or for \
+         gRPC in the clear"
+    ),
+    setting!("tls.ca", tls.ca, "The authorities that clients and other nodes must be certified by, PEM"),
+    setting!("tls.certificate", tls.certificate, "The certificate of this node, PEM"),
+    setting!("tls.key", tls.key, "The key of this node's certificate, PEM"),
+    setting!("tls.server_name", tls.server_name, "Who the certificates of other nodes are made out to"),
     setting!("reactor.cores", reactor.cores, "The cores of the data path: a list like 0,2-3 or a mask like 0xd"),
     setting!("reactor.poll", reactor.poll, "adaptive: an idle reactor naps until there is work; busy: it never sleeps"),
     setting!("memory.mode", memory.mode, "hugepages, or no-huge for tests and small machines"),

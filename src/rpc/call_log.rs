@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tonic::codegen::http::{Request, Response};
-use tonic::transport::server::TcpConnectInfo;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
@@ -121,7 +121,9 @@ where
 
 /// The caller's address, or `unix` for one on the Unix socket.
 fn peer_of<B>(request: &Request<B>) -> String {
-    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let extensions = request.extensions();
+    let secure = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
+    let peer = extensions.get::<TcpConnectInfo>().or(secure).and_then(TcpConnectInfo::remote_addr);
     peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
 }
 

@@ -1,7 +1,4 @@
 //! The gRPC server: its listeners, what every connection is held to, and how it ends.
-//!
-//! A panic in a handler is not caught: the process aborts on panic, because state that an I/O thread left behind
-//! half-changed must not be served.
 
 use std::future::Future;
 use std::io;
@@ -17,9 +14,11 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::call_log::{CallLogLayer, InFlight};
+use super::panics::CatchPanicLayer;
 use crate::config::NodeConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, root_cause};
 use crate::telemetry::Metrics;
+use crate::tls::Credentials;
 use crate::wire::corriente::v1::corriente_service_server::{CorrienteService, CorrienteServiceServer};
 use crate::wire::spdkrpc::spdk_service_server::{SpdkService, SpdkServiceServer};
 
@@ -52,6 +51,7 @@ pub fn services(message_bytes: usize, spdk: impl SpdkService, corriente: impl Co
 #[derive(Debug)]
 pub struct Listeners {
     tcp: TcpListener,
+    credentials: Option<Credentials>,
     unix: Option<UnixSocket>,
     calls_per_connection: usize,
     drain_limit: Duration,
@@ -59,7 +59,7 @@ pub struct Listeners {
 
 impl Listeners {
     /// Takes the addresses of the configuration. Fails when another process has one.
-    pub async fn bind(config: &NodeConfig) -> Result<Self> {
+    pub async fn bind(config: &NodeConfig, credentials: Option<Credentials>) -> Result<Self> {
         let listen = config.listen;
         let tcp = TcpListener::bind(listen)
             .await
@@ -70,6 +70,7 @@ impl Listeners {
         };
         Ok(Self {
             tcp,
+            credentials,
             unix,
             calls_per_connection: config.limits.calls_per_connection.get(),
             drain_limit: config.timeouts.shutdown,
@@ -91,14 +92,23 @@ impl Listeners {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<()> {
         let in_flight = InFlight::default();
-        let server = || {
-            Server::builder()
+        let server = |tls: Option<&Credentials>| {
+            let builder = Server::builder();
+            let builder = match tls {
+                None => builder,
+                Some(credentials) => builder
+                    .tls_config(credentials.server())
+                    .map_err(|error| Error::internal("TLS of gRPC", root_cause(&error)))?,
+            };
+            let server = builder
                 .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
                 .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
                 .concurrency_limit_per_connection(self.calls_per_connection)
                 .max_concurrent_streams(u32::try_from(self.calls_per_connection).ok())
                 .layer(CallLogLayer::new(metrics.clone(), in_flight.clone()))
-                .add_routes(routes.clone())
+                .layer(CatchPanicLayer)
+                .add_routes(routes.clone());
+            Ok::<_, Error>(server)
         };
         let (stop, stopping) = watch::channel(false);
         let stopped = || {
@@ -109,13 +119,14 @@ impl Listeners {
             }
         };
         let incoming = TcpIncoming::from(self.tcp).with_nodelay(Some(true));
-        let tcp = server().serve_with_incoming_shutdown(incoming, stopped());
+        let tcp = server(self.credentials.as_ref())?.serve_with_incoming_shutdown(incoming, stopped());
+        let unix_server = server(None)?;
         let unix = async {
             match self.unix {
                 Some(socket) => {
                     let UnixSocket { listener, path } = socket;
                     let _remove = RemoveAtEnd(path);
-                    server().serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped()).await
+                    unix_server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped()).await
                 }
                 None => Ok(()),
             }

@@ -2,7 +2,7 @@
 //! one, never between, and says which; and the restore can be repeated. The same for an error at each phase, without a
 //! restart.
 
-use corriente::faults::Action::{Block, Fail, Kill};
+use corriente::faults::Action::{Block, Fail, Kill, Panic};
 use corriente::faults::{Order, Point};
 use tonic::Code;
 
@@ -64,6 +64,14 @@ async fn r8_a_node_killed_before_the_image_is_whole_comes_back_at_the_old_point(
         (&[(Point::RestoreFlushed, kill(0))], After::Old),
     ])
     .await;
+}
+
+/// No handler's panic: what an I/O left half-done must not be served, so the node ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_panics_in_a_restore_ends_and_comes_back_at_the_old_point() {
+    let panic = Order { action: Panic, skip: 0, times: 1 };
+    killed_at_each(&[(&[(Point::RestoreMarked, panic)], After::Old), (&[(Point::RestoreStepDone, panic)], After::Old)])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use corriente::tls::{self, Credentials, Files, LONGHORN_NAME};
 use corriente::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use corriente::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -34,18 +35,26 @@ pub struct NodeOptions {
     name: String,
     settings: toml::Table,
     faulty: bool,
+    credentials: Option<Credentials>,
 }
 
 impl NodeOptions {
     /// `name` is for the log and for messages.
     pub fn named(name: &str) -> Self {
-        NodeOptions { name: name.to_string(), settings: toml::Table::new(), faulty: false }
+        NodeOptions { name: name.to_string(), settings: toml::Table::new(), faulty: false, credentials: None }
     }
 
     /// It obeys [`Node::faults`].
     pub fn faulty(mut self) -> Self {
         self.faulty = true;
         self
+    }
+
+    /// It speaks TLS with the files of a directory, and is spoken to with the same.
+    pub fn tls(mut self, directory: &Path) -> Self {
+        let credentials = Credentials::read(&Files::in_directory(directory), LONGHORN_NAME);
+        self.credentials = Some(credentials.expect("credentials"));
+        self.set("tls.directory", directory.to_str().expect("a path in UTF-8"))
     }
 
     /// Sets one key of the configuration file, e.g. `timeouts.attach`.
@@ -63,6 +72,7 @@ pub struct Node {
     directory: TempDir,
     core: usize,
     faults: Option<Faults>,
+    credentials: Option<Credentials>,
     process: Option<Process>,
 }
 
@@ -81,6 +91,7 @@ impl Node {
             directory,
             core: next_core(),
             faults,
+            credentials: options.credentials,
             process: None,
         };
         node.start_again().await;
@@ -172,7 +183,7 @@ impl Node {
 
     /// For any generated client; connects at the first call, and again after a restart.
     pub fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.grpc_address()))
+        tls::endpoint(&self.grpc_address().to_string(), self.credentials.as_ref())
             .expect("an address makes a URI")
             .timeout(CALL_LIMIT)
             .connect_timeout(CALL_LIMIT)

@@ -76,7 +76,7 @@ async fn start_with(gate: Gate, unix_socket: Option<PathBuf>) -> Running {
         ..NodeConfig::default()
     };
     config.timeouts.shutdown = SHUTDOWN_LIMIT;
-    let listeners = Listeners::bind(&config).await.expect("free addresses");
+    let listeners = Listeners::bind(&config, None).await.expect("free addresses");
     let address = listeners.address().unwrap();
     let (stop, stopped) = oneshot::channel();
     let server = tokio::spawn(listeners.serve(gate.routes(), Metrics::new(), async {
