@@ -28,10 +28,11 @@ pub use choice::{AdvertiseIp, Listen, LogFormat, MemoryMode, Poll, ReadPolicy};
 pub use cores::CoreList;
 pub use load::{ConfigError, Loaded, load};
 pub use size::ByteSize;
-pub use value::{OptionalPath, PortRange};
+pub use value::{HostName, OptionalPath, PortRange};
 
 use crate::name::address::SERVICE_PORT;
 use crate::tls::{Files, LONGHORN_NAME};
+use value::Value;
 
 /// The most members a mirror can have (DESIGN §5).
 pub const MAX_REPLICAS: u64 = 8;
@@ -85,7 +86,7 @@ pub struct TlsConfig {
     /// In place of the directory's `tls.key`.
     pub key: OptionalPath,
     /// Who the certificates of other nodes are made out to.
-    pub server_name: String,
+    pub server_name: HostName,
 }
 
 impl TlsConfig {
@@ -215,7 +216,7 @@ impl Default for NodeConfig {
                 ca: OptionalPath::default(),
                 certificate: OptionalPath::default(),
                 key: OptionalPath::default(),
-                server_name: LONGHORN_NAME.into(),
+                server_name: HostName::parse(LONGHORN_NAME).expect("a host's name"),
             },
             reactor: ReactorConfig { cores: CoreList::one(0), poll: Poll::Adaptive },
             memory: MemoryConfig {

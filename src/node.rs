@@ -211,7 +211,7 @@ impl Node {
 
 fn credentials(config: &NodeConfig) -> Result<Option<Credentials>> {
     let files = config.tls.files().map_err(|missing| Error::invalid(missing, "is missing"))?;
-    files.map(|files| Credentials::read(&files, &config.tls.server_name)).transpose()
+    files.map(|files| Credentials::read(&files, config.tls.server_name.as_str())).transpose()
 }
 
 fn environment_config(config: &NodeConfig) -> EnvironmentConfig {

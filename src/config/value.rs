@@ -125,6 +125,32 @@ impl Value for String {
     }
 }
 
+/// A host's name, as certificates have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostName(String);
+
+impl HostName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for HostName {
+    const FORM: &'static str = "HOST";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match url::Host::parse(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(error) => Err(format!("{text:?} is not a host's name: {error}")),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
 /// Ports from the first to the last, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortRange {
