@@ -3,8 +3,8 @@
 //! - [`exit`]: how a command ends: messages and stable exit codes (docs/cli.md).
 //! - [`arguments`]: values that several commands take. [`connect`]: a node's gRPC. [`output`]: tables and JSON.
 //!   [`wait`]: following long work with a progress bar.
-//! - [`serve`]: starting a node. One file for each noun: [`node`], [`disk`], [`replica`], [`engine`], [`snapshot`],
-//!   [`backup`], [`restore`], and [`volume`] for the steps that a person would otherwise type.
+//! - [`serve`]: starting a node. One file for each noun: [`node`], [`disk`], [`replica`], [`engine`], [`frontend`],
+//!   [`snapshot`], [`backup`], [`restore`], and [`volume`] for the steps that a person would otherwise type.
 
 pub mod arguments;
 pub mod backup;
@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod disk;
 pub mod engine;
 pub mod exit;
+pub mod frontend;
 pub mod node;
 pub mod output;
 pub mod replica;
@@ -94,6 +95,9 @@ enum Command {
     /// Mirrors over replicas, on the node that serves the volume
     #[command(subcommand)]
     Engine(engine::EngineCommand),
+    /// How a host reaches volumes, through engines of its node or of another
+    #[command(subcommand)]
+    Frontend(frontend::FrontendCommand),
     /// Snapshots of an engine's volume, or of a single replica
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -184,6 +188,7 @@ async fn run_client(command: Command, context: &Context) -> Result<(), Failure> 
         Command::Disk(command) => disk::run(command, context).await,
         Command::Replica(command) => replica::run(command, context).await,
         Command::Engine(command) => engine::run(command, context).await,
+        Command::Frontend(command) => frontend::run(command, context).await,
         Command::Snapshot(command) => snapshot::run(command, context).await,
         Command::Backup(command) => backup::run(command, context).await,
         Command::Restore(command) => restore::run(command, context).await,

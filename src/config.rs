@@ -182,6 +182,10 @@ pub struct TimeoutsConfig {
     pub attach: Duration,
     /// I/O is paused this long at most, for a snapshot or a change of members.
     pub pause: Duration,
+    /// I/O is suspended on request this long at most.
+    pub suspend: Duration,
+    /// Engines and frontends of the last run are tried again for this long.
+    pub recovery: Duration,
     /// A call to another node.
     pub peer_call: Duration,
     /// Reaching another node before that.
@@ -252,6 +256,8 @@ impl Default for TimeoutsConfig {
             member_deadline: Duration::from_secs(5),
             attach: Duration::from_secs(10),
             pause: Duration::from_secs(5),
+            suspend: Duration::from_secs(20),
+            recovery: Duration::from_secs(600),
             // The deadline that Longhorn's clients put on nearly every call (`spdkrpc-wire`, transport facts).
             peer_call: Duration::from_secs(180),
             peer_connect: Duration::from_secs(5),

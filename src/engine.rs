@@ -2,10 +2,11 @@
 //!
 //! - [`instance`]: one engine. [`state`]: what it publishes. [`context`]: what it needs of the node.
 //! - [`backend`]: a replica as an engine controls it; [`local`]: one of this node; [`peer`]: one of another.
-//! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. `target`: the
+//! - [`record`]: what is remembered of an engine; `recover`: brought up again from that.
+//! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. [`target`]: the
 //!   mirror as a target.
-//! - `snapshot`, `hash`, `expand`, `rebuild`, [`backup`], [`checksum`], [`restore`]: operations. `tell`: what changed, as
-//!   events.
+//! - `create`: from a request to a volume that is served. `snapshot`, `hash`, `expand`, `suspend`, `rebuild`, [`backup`],
+//!   [`checksum`], [`restore`]: operations. `tell`: what changed, as events.
 
 pub mod assemble;
 pub mod attach;
@@ -13,6 +14,7 @@ pub mod backend;
 pub mod backup;
 pub mod checksum;
 pub mod context;
+mod create;
 mod expand;
 mod hash;
 pub mod instance;
@@ -20,13 +22,16 @@ pub mod local;
 pub mod peer;
 mod probe;
 mod rebuild;
+pub mod record;
+mod recover;
 pub mod restore;
 mod snapshot;
 pub mod state;
-mod target;
+mod suspend;
+pub mod target;
 mod tell;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -36,6 +41,9 @@ use context::EngineContext;
 use instance::{Engine, Frontend};
 pub use rebuild::ReplicaAddition;
 use state::{EngineState, ReplicaMode};
+
+/// How often an engine is looked at whose turn is waited for.
+const WORKER_POLL: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// A parsed request for an engine.
 #[derive(Debug, Clone)]
@@ -65,8 +73,21 @@ pub struct Engines {
 #[derive(Default)]
 struct Registry {
     running: BTreeMap<EngineName, Arc<Engine>>,
-    /// Names of engines that are being created or deleted.
-    busy: BTreeSet<EngineName>,
+    /// Engines that are being worked on, and by whom.
+    busy: BTreeMap<EngineName, Worker>,
+    /// The node goes down: nothing comes up any more.
+    is_stopping: bool,
+}
+
+/// Who creates, brings up, deletes or shrinks an engine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worker {
+    /// Its owner, by a call.
+    Owner,
+    /// Its owner, who takes a replica out.
+    Removal,
+    /// The node, after a restart.
+    Recovery,
 }
 
 /// Keeps a name busy while an engine comes or goes.
@@ -96,6 +117,11 @@ impl Engines {
         self.engines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The way to other nodes.
+    pub fn peers(&self) -> &crate::peer::Peers {
+        &self.context.peers
+    }
+
     /// An engine by name.
     pub fn get(&self, name: &EngineName) -> Result<Arc<Engine>> {
         self.registry().running.get(name).cloned().ok_or_else(|| Error::not_found("engine", name))
@@ -106,100 +132,73 @@ impl Engines {
         self.registry().running.values().cloned().collect()
     }
 
-    fn occupy(&self, name: &EngineName) -> Result<Busy<'_>> {
+    fn occupy(&self, name: &EngineName, worker: Worker) -> Result<Busy<'_>> {
         let mut registry = self.registry();
-        if !registry.busy.insert(name.clone()) {
-            return Err(Error::precondition(
-                format!("engine {name}"),
-                "it is being created or deleted; try again later",
-            ));
-        }
-        Ok(Busy { engines: self, name: name.clone() })
-    }
-
-    /// Creates an engine. A request that cannot be leaves nothing behind; a failure of replicas, mirror or target gives
-    /// an engine in state `error`, as callers expect (`engine-behaviour` §1.4).
-    pub async fn create(&self, request: EngineRequest) -> Result<Arc<Engine>> {
-        let _busy = self.occupy(&request.name)?;
-        self.check_new(&request)?;
-        let mut paths = Vec::new();
-        for (replica, address) in &request.replicas {
-            paths.push(Arc::new(self.context.path(replica.clone(), *address).await?));
-        }
-        let engine = Arc::new(Engine::new(
-            self.context.clone(),
-            request.name.clone(),
-            request.volume,
-            request.frontend,
-            request.size,
-            request.snapshot_max_count,
-            paths,
-        ));
-        self.context.telemetry.metrics.volume_begins(&engine.volume);
-        if let Err(error) = start(&engine, request.salvage).await {
-            if matches!(error, Error::InvalidArgument { .. }) {
-                self.context.telemetry.metrics.volume_ends(&engine.volume);
-                return Err(error);
+        let problem = match registry.busy.get(name) {
+            _ if registry.is_stopping => "the node is stopping",
+            Some(Worker::Owner) => "it is being created or deleted; try again later",
+            Some(Worker::Removal) => "a replica is being taken out of it; try again later",
+            Some(Worker::Recovery) => "it is being brought up again; try again later",
+            None => {
+                registry.busy.insert(name.clone(), worker);
+                return Ok(Busy { engines: self, name: name.clone() });
             }
-            tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "an engine could not be started");
-            engine.publish(|published| {
-                published.state = EngineState::Error;
-                published.error_message = error.to_string();
-            });
-        }
-        self.registry().running.insert(request.name, engine.clone());
-        self.context.changes.announce();
-        self.context.telemetry.events.tell(
-            ObjectKind::Engine,
-            &engine.name,
-            "created",
-            format!("volume {}", engine.volume),
-        );
-        Ok(engine)
+        };
+        Err(Error::precondition(format!("engine {name}"), problem))
     }
 
-    fn check_new(&self, request: &EngineRequest) -> Result<()> {
-        let limit = self.context.limits.replicas;
-        if request.replicas.is_empty() || request.replicas.len() > limit {
-            let problem = format!("{} replicas; 1 to {limit} are allowed", request.replicas.len());
-            return Err(Error::invalid("replica_address_map", problem));
+    /// As [`Self::occupy`], after an attempt of the node to bring it up, or the removal of a replica, which are waited for.
+    async fn occupy_in_turn(&self, name: &EngineName, worker: Worker) -> Result<Busy<'_>> {
+        let end = tokio::time::Instant::now() + self.context.limits.attach;
+        loop {
+            let occupied = self.occupy(name, worker);
+            let busy = self.registry().busy.get(name).copied();
+            let passes = matches!(busy, Some(Worker::Recovery | Worker::Removal));
+            if occupied.is_ok() || !passes || tokio::time::Instant::now() > end {
+                return occupied;
+            }
+            tokio::time::sleep(WORKER_POLL).await;
         }
-        let addresses: BTreeSet<_> = request.replicas.values().collect();
-        if addresses.len() != request.replicas.len() {
-            return Err(Error::invalid("replica_address_map", "two replicas have the same address"));
-        }
-        let registry = self.registry();
-        if registry.running.contains_key(&request.name) {
-            return Err(Error::exists("engine", &request.name));
-        }
-        if let Some(other) = registry.running.values().find(|engine| engine.volume == request.volume) {
-            let detail = format!(": engine {} serves it on this node", other.name);
-            return Err(Error::AlreadyExists { kind: "volume", name: request.volume.to_string(), detail });
-        }
-        Ok(())
+    }
+
+    /// Takes a replica out of an engine, by its name, its address or both. Not while the engine is being brought up, which
+    /// would take the replica in.
+    pub async fn remove_replica(
+        &self,
+        name: &EngineName,
+        replica: Option<ReplicaName>,
+        address: Option<ReplicaAddress>,
+    ) -> Result<()> {
+        let _busy = self.occupy_in_turn(name, Worker::Removal).await?;
+        self.get(name)?.remove_replica(replica, address).await
     }
 
     /// Deletes an engine; an unknown one is fine. Replicas and their data stay.
     pub async fn delete(&self, name: &EngineName) -> Result<()> {
-        let _busy = self.occupy(name)?;
+        let _busy = self.occupy_in_turn(name, Worker::Owner).await?;
         let Ok(engine) = self.get(name) else { return Ok(()) };
         engine.take_down().await?;
+        self.context.records.remove(name.as_str()).await?;
         self.registry().running.remove(name);
         self.context.changes.announce();
         self.context.telemetry.metrics.volume_ends(&engine.volume);
         self.context.telemetry.events.tell(ObjectKind::Engine, name, "deleted", "its replicas and their data stay");
         Ok(())
     }
-}
 
-async fn start(engine: &Arc<Engine>, salvage: bool) -> Result<()> {
-    assemble::bring_up(engine, salvage).await?;
-    if engine.frontend != Frontend::None {
-        // From here on clients write: what was restored is theirs now.
-        engine.clear_marker().await?;
-        engine.publish(|published| published.restore = Default::default());
+    /// Takes all engines down as the node goes down. Their records stay, and bring them back at the next start.
+    pub async fn stop_all(&self) {
+        self.registry().is_stopping = true;
+        // Whatever is being done with any is finished first; the node limits the whole wait.
+        while !self.registry().busy.is_empty() {
+            tokio::time::sleep(WORKER_POLL).await;
+        }
+        for engine in self.list() {
+            if let Err(error) = engine.take_down().await {
+                tracing::warn!(engine = %engine.name, volume = %engine.volume, %error, "an engine could not be stopped");
+            }
+        }
     }
-    engine.export().await
 }
 
 impl Engine {
@@ -208,6 +207,7 @@ impl Engine {
         self.publish(|published| published.state = EngineState::Terminating);
         self.cancel_restore().await;
         self.cancel_rebuild(None).await;
+        self.drop_suspension().await;
         let _operation = self.operations.lock().await;
         self.unexport().await?;
         match self.set_mirror(None) {
@@ -217,7 +217,7 @@ impl Engine {
     }
 
     /// Takes a replica out. Refused for the last one in sync, which would lose the volume (hazard O15).
-    pub async fn remove_replica(&self, replica: Option<ReplicaName>, address: Option<ReplicaAddress>) -> Result<()> {
+    async fn remove_replica(&self, replica: Option<ReplicaName>, address: Option<ReplicaAddress>) -> Result<()> {
         let listed = self.published().replicas;
         let name = match (&replica, address) {
             (Some(name), _) => name.clone(),
@@ -245,6 +245,7 @@ impl Engine {
             }
         }
         self.forget(&name);
+        self.remember_change().await;
         Ok(())
     }
 }

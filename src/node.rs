@@ -19,9 +19,13 @@ use crate::engine::checksum::CHECKSUMS_AT_ONCE;
 use crate::engine::context::{EngineContext, EngineLimits};
 use crate::engine::local::NodeReplicas;
 use crate::error::{Error, Result};
+use crate::frontend::kernel::{HostPaths, KernelInitiator};
+use crate::frontend::{EngineFrontends, FrontendContext};
 use crate::mirror::core::ReadPolicy;
+use crate::name::HostPort;
 use crate::peer::{PeerLimits, Peers};
 use crate::ports::Ports;
+use crate::record::Records;
 use crate::replica::Replicas;
 use crate::rpc::corriente_service::CorrienteServer;
 use crate::rpc::gate::Gate;
@@ -55,7 +59,9 @@ pub struct Node {
     /// Replicas on them.
     pub replicas: Replicas,
     /// Volumes served here.
-    pub engines: Engines,
+    pub engines: Arc<Engines>,
+    /// How hosts reach volumes, through engines of this node and of others.
+    pub frontends: EngineFrontends,
     /// What its parts tell.
     pub telemetry: Telemetry,
     /// What it logs.
@@ -103,6 +109,9 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone(), credentials).await?);
     node.telemetry.metrics.sample_with(sample::sampler(&node));
     node.disks.load_all().await?;
+    node.engines.recover().await?;
+    node.frontends.follow_engines();
+    node.frontends.recover().await?;
     let message_bytes = usize::try_from(node.config.limits.message_size.bytes()).unwrap_or(usize::MAX);
     gate.open(services(message_bytes, SpdkServer::new(node.clone()), CorrienteServer::new(node.clone())));
     tracing::info!(listen = %node.config.listen, data_ip = %node.config.data_ip, spdk = version_text(), "the node is ready");
@@ -146,11 +155,9 @@ impl Node {
         let events = telemetry.events.clone();
         let disks = Disks::new(control.clone(), &config.state_dir, config.host_prefix.0.clone(), events);
         let ports = Ports::new(config.data_ports, config.data_ip);
-        let peers = Peers::new(
-            u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT),
-            PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call },
-            credentials,
-        );
+        let peer_port = u16::try_from(config.peer_port.get()).unwrap_or(crate::name::address::SERVICE_PORT);
+        let peer_limits = PeerLimits { connect: config.timeouts.peer_connect, call: config.timeouts.peer_call };
+        let peers = Peers::new(peer_port, peer_limits, credentials);
         let replicas =
             Replicas::new(control.clone(), disks.clone(), ports.clone(), peers.clone(), &config, telemetry.clone());
         let restores = config.limits.restores.get();
@@ -164,23 +171,30 @@ impl Node {
             read_policy: read_policy(config.read_policy),
             limits: engine_limits(&config),
             changes: Changes::new(),
+            records: Records::new(&config.state_dir),
             restores: Arc::new(tokio::sync::Semaphore::new(restores)),
             checksums: Arc::new(tokio::sync::Semaphore::new(CHECKSUMS_AT_ONCE)),
             telemetry: telemetry.clone(),
         };
-        let engines = Engines::new(Arc::new(context));
-        Ok(Self { config, disks, replicas, engines, telemetry, logs, stopping, environment, started })
+        let engines = Arc::new(Engines::new(Arc::new(context)));
+        let frontends = FrontendContext {
+            engines: engines.clone(),
+            service: HostPort::new(config.data_ip, peer_port)
+                .map_err(|error| Error::invalid("advertise_ip", error.to_string()))?,
+            kernel: KernelInitiator::new(HostPaths::below(config.host_prefix.0.as_deref()), config.timeouts.attach),
+            recovery: config.timeouts.recovery,
+            events: telemetry.events.clone(),
+        };
+        let frontends = EngineFrontends::new(frontends, &config.state_dir);
+        Ok(Self { config, disks, replicas, engines, frontends, telemetry, logs, stopping, environment, started })
     }
 
     /// Takes everything down in order; what cannot be is logged and left to the end of the process.
     async fn stop(&self) {
         let limit = self.config.timeouts.shutdown;
         let engines = async {
-            for engine in self.engines.list() {
-                if let Err(error) = self.engines.delete(&engine.name).await {
-                    tracing::warn!(engine = %engine.name, %error, "an engine could not be stopped");
-                }
-            }
+            self.frontends.stop_all().await;
+            self.engines.stop_all().await;
             self.replicas.stop_all().await;
             self.disks.unload_all().await;
         };
@@ -237,6 +251,8 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         attach: config.timeouts.attach,
         pause: config.timeouts.pause,
         member_deadline: config.timeouts.member_deadline,
+        suspend: config.timeouts.suspend,
+        recovery: config.timeouts.recovery,
         restore_stall: config.timeouts.restore_stall,
         rebuild_stall: config.timeouts.rebuild_stall,
     }

@@ -49,8 +49,13 @@ impl Peers {
 
     /// The node that exports a replica at this address. Connects on first use, and again after a failure.
     pub fn node_of(&self, replica: ReplicaAddress) -> Result<Peer> {
+        self.node_at("replica_address", replica.ip())
+    }
+
+    /// The node with this data address, which `field` of a request names.
+    pub fn node_at(&self, field: &'static str, ip: IpAddr) -> Result<Peer> {
         let Shared { port, limits, credentials, channels } = &*self.0;
-        let node = HostPort::new(replica.ip(), *port).map_err(|error| Error::name("replica_address", error))?;
+        let node = HostPort::new(ip, *port).map_err(|error| Error::name(field, error))?;
         // No code between two changes of the map can panic.
         let mut channels = channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&node.ip()) {
@@ -71,6 +76,11 @@ impl Peer {
     /// As errors name it.
     pub fn title(&self) -> String {
         format!("node {}", self.node)
+    }
+
+    /// The limit of a call.
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// For a generated client.

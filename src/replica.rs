@@ -2,7 +2,7 @@
 //!
 //! - [`view`]: a replica as it is shown. [`tree`]: which lvols are a replica's, and how they hang together (pure).
 //! - [`instance`]: one replica, its published view and its turn-taking. [`lifecycle`], [`snapshot`], [`attribute`]: its
-//!   operations. [`discover`]: replicas found again on a disk.
+//!   operations. [`discover`]: replicas found again on a disk. `record`: which of them run.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
 //!   replica has. [`pace`]: how fast a rebuild is written.
@@ -25,6 +25,7 @@ mod lifecycle;
 mod operation;
 mod pace;
 pub mod rebuild;
+mod record;
 mod serving;
 pub mod snapshot;
 mod store;
@@ -47,6 +48,7 @@ use crate::disk::{Disk, DiskObserver, Disks, FlushHandle};
 use crate::name::{BdevName, DiskName, ReplicaName, SnapshotName};
 use crate::peer::Peers;
 use crate::ports::Ports;
+use crate::record::Records;
 use crate::spdk::Control;
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::ObjectKind;
@@ -57,6 +59,7 @@ use hash::HashLimits;
 use instance::Replica;
 use operation::Operation;
 use rebuild::CopyLimits;
+use record::ReplicaRecord;
 use store::Store;
 
 pub use attributes::AttributeKey;
@@ -114,6 +117,7 @@ struct Shared {
     copies: CopyLimits,
     hashes: HashLimits,
     stopping: AtomicBool,
+    records: Records<ReplicaRecord>,
 }
 
 impl Replicas {
@@ -147,6 +151,7 @@ impl Replicas {
             },
             hashes: HashLimits::new(limits.hashes.get()),
             stopping: AtomicBool::new(false),
+            records: Records::new(&config.state_dir),
         }));
         disks.observe(Arc::new(replicas.clone()));
         replicas
@@ -204,15 +209,19 @@ impl Replicas {
         .await
     }
 
-    /// Stops all replicas and cancels all backups, as the node goes down. Data stays.
+    /// Stops all replicas and cancels all backups, as the node goes down. Data stays, and the next start brings them back.
     pub async fn stop_all(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
         self.backups().cancel(None);
         self.replicas().values().for_each(|replica| replica.hashes.cancel_all());
-        let names: Vec<_> = self.replicas().keys().cloned().collect();
-        for name in names {
-            if let Err(error) = self.delete(&name, false).await {
-                tracing::warn!(replica = %name, %error, "a replica could not be stopped");
+        let all: Vec<_> = self.replicas().values().cloned().collect();
+        for replica in all {
+            let stopped = match replica.turn().await {
+                Ok(mut turn) => self.halt(&mut turn).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = stopped {
+                tracing::warn!(replica = %replica.name, %error, "a replica could not be stopped");
             }
         }
     }
@@ -373,6 +382,10 @@ impl Replicas {
 
     fn backups(&self) -> &Backups {
         &self.0.backups
+    }
+
+    fn records(&self) -> &Records<ReplicaRecord> {
+        &self.0.records
     }
 
     fn peers(&self) -> &Peers {

@@ -80,7 +80,7 @@ impl Node {
         let telemetry = Telemetry::new(64);
         let disks = Disks::new(control.clone(), state, None, telemetry.events.clone());
         let ports = Ports::new(PortRange::parse(ports).unwrap(), IP);
-        let config = NodeConfig { data_ip: IP, ..NodeConfig::default() };
+        let config = NodeConfig { data_ip: IP, state_dir: state.to_owned(), ..NodeConfig::default() };
         let limits = PeerLimits { connect: Duration::from_secs(1), call: Duration::from_secs(1) };
         let peers = Peers::new(8504, limits, None);
         let replicas = Replicas::new(control, disks.clone(), ports, peers, &config, telemetry);

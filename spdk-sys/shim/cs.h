@@ -516,6 +516,14 @@ int cs_nvmf_refuse_host(const char *nqn, const char *host_nqn);
 /* Of an inactive or paused subsystem. */
 void cs_nvmf_listen(const char *nqn, const struct cs_nvmf_listener *listener, cs_done_cb cb, void *arg);
 int cs_nvmf_unlisten(const char *nqn, const struct cs_nvmf_listener *listener);
+enum cs_nvmf_ana {
+	CS_NVMF_ANA_OPTIMIZED = 0,
+	CS_NVMF_ANA_NON_OPTIMIZED = 1,
+	CS_NVMF_ANA_INACCESSIBLE = 2,
+};
+/* Of all namespaces at a listener; hosts are told. Of an inactive or paused subsystem. -ENOTSUP on 20.07. */
+void cs_nvmf_set_ana(const char *nqn, const struct cs_nvmf_listener *listener, enum cs_nvmf_ana ana,
+		     cs_done_cb cb, void *arg);
 /*
  * Success at once when the subsystem is in the state asked for. While SPDK changes the state by itself (it
  * pauses a subsystem whose namespace is resized), waits for its turn, up to `timeout_ms`, then -EBUSY.

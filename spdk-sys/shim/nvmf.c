@@ -417,6 +417,50 @@ cs_nvmf_unlisten(const char *nqn, const struct cs_nvmf_listener *listener)
 	return rc;
 }
 
+#if CS_SPDK_SINCE(24, 1)
+static enum spdk_nvme_ana_state
+ana_state(enum cs_nvmf_ana ana)
+{
+	switch (ana) {
+	case CS_NVMF_ANA_OPTIMIZED:
+		return SPDK_NVME_ANA_OPTIMIZED_STATE;
+	case CS_NVMF_ANA_NON_OPTIMIZED:
+		return SPDK_NVME_ANA_NON_OPTIMIZED_STATE;
+	default:
+		return SPDK_NVME_ANA_INACCESSIBLE_STATE;
+	}
+}
+#endif
+
+void
+cs_nvmf_set_ana(const char *nqn, const struct cs_nvmf_listener *listener, enum cs_nvmf_ana ana,
+		cs_done_cb cb, void *arg)
+{
+#if CS_SPDK_SINCE(24, 1)
+	struct spdk_nvmf_subsystem *subsystem = find(nqn);
+	struct spdk_nvme_transport_id id;
+	int rc;
+
+	if (subsystem == NULL) {
+		cb(arg, -ENODEV);
+		return;
+	}
+	/* SPDK asserts this instead of answering. */
+	if (!may_change(subsystem)) {
+		cb(arg, -EAGAIN);
+		return;
+	}
+	rc = make_id(listener, &id);
+	if (rc != 0) {
+		cb(arg, rc);
+		return;
+	}
+	spdk_nvmf_subsystem_set_ana_state(subsystem, &id, ana_state(ana), 0, cb, arg);
+#else
+	cb(arg, -ENOTSUP);
+#endif
+}
+
 /* ------------------------------------------------------------------ changes of state */
 
 struct state_change {

@@ -142,6 +142,16 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!("timeouts.attach", timeouts.attach, "Connecting to a replica, or opening a disk"),
     setting!("timeouts.pause", timeouts.pause, "The longest pause of I/O, for a snapshot or a change of replicas"),
+    setting!(
+        "timeouts.suspend",
+        timeouts.suspend,
+        "The longest suspension of a volume's I/O; below the 30 seconds after which a kernel gives an I/O up"
+    ),
+    setting!(
+        "timeouts.recovery",
+        timeouts.recovery,
+        "How long a node that was started again tries to bring its engines and frontends up"
+    ),
     setting!("timeouts.peer_call", timeouts.peer_call, "A gRPC call to another node"),
     setting!("timeouts.peer_connect", timeouts.peer_connect, "Connecting to another node's gRPC"),
     setting!("timeouts.shutdown", timeouts.shutdown, "From the signal to the end of the process"),

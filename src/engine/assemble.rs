@@ -21,16 +21,37 @@ use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
 use crate::name::{BdevName, NonEmpty, ReplicaName};
 use crate::spdk::Control;
 
+/// What the start of a mirror may take for granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The owner lists the replicas that it knows not to have failed, so one that cannot be asked is not newer.
+    Listed,
+    /// Nobody vouches for a replica that cannot be asked.
+    Recovered,
+    /// The owner wants the newest replica there is, whatever it may lack.
+    Salvage,
+}
+
 /// Brings the mirror up over all replicas that can take part. Those that cannot are listed with the reason.
-pub(super) async fn bring_up(engine: &Arc<Engine>, salvage_requested: bool) -> Result<()> {
-    let probes = Probes::ask(engine).await?.recover(engine).await?;
+pub(super) async fn bring_up(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
+    let probes = Probes::ask(engine).await?;
+    if as_asked == Start::Recovered {
+        // First of all: what another engine works on is not to be touched.
+        engine.require_own(probes.generations())?;
+        probes.finish_expansion(engine).await;
+    }
+    let probes = probes.recover(engine).await?;
     let (candidates, mut opened) = open_all(engine, &probes).await;
     for candidate in &candidates {
         if let Found::Unreachable(problem) = &candidate.found {
             note(engine, &candidate.replica, problem.clone());
         }
     }
-    let assembly = match choose(engine, candidates, salvage_requested) {
+    let chosen = match choose(engine, candidates, as_asked) {
+        Ok(assembly) => engine.claim(&assembly).await.map(|()| assembly),
+        Err(error) => Err(error),
+    };
+    let assembly = match chosen {
         Ok(assembly) => assembly,
         Err(error) => {
             close_all(engine, opened.into_values()).await;
@@ -91,7 +112,7 @@ async fn open_all(engine: &Engine, probes: &Probes) -> (Vec<Candidate>, BTreeMap
     (candidates, opened)
 }
 
-fn choose(engine: &Engine, candidates: Vec<Candidate>, salvage_requested: bool) -> Result<Assembly> {
+fn choose(engine: &Engine, candidates: Vec<Candidate>, as_asked: Start) -> Result<Assembly> {
     let size = candidates
         .iter()
         .filter_map(|candidate| match &candidate.found {
@@ -106,15 +127,15 @@ fn choose(engine: &Engine, candidates: Vec<Candidate>, salvage_requested: bool) 
     }
     let incarnation = Incarnation(rand::random());
     let refused = |error: crate::mirror::core::AssemblyError| Error::precondition(engine.object(), error.to_string());
-    if salvage_requested {
+    if as_asked == Start::Salvage {
         let (assembly, losses) = salvage(candidates, size, incarnation).map_err(refused)?;
         for loss in losses {
             tracing::warn!(engine = %engine.name, volume = %engine.volume, ?loss, "salvage gave something up");
         }
         return Ok(assembly);
     }
-    // Longhorn's manager lists the replicas that it knows not to have failed, so one that cannot be asked is not newer.
-    assemble(candidates, size, incarnation, Missing::Tolerate).map_err(refused)
+    let missing = if as_asked == Start::Listed { Missing::Tolerate } else { Missing::Refuse };
+    assemble(candidates, size, incarnation, missing).map_err(refused)
 }
 
 async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<OpenedMember>) -> Result<Arc<Mirror>> {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::attach::{LocalHead, ReplicaPath};
 use super::backend::Backend;
 use super::peer::Peers;
+use super::record::EngineRecord;
 use crate::changes::Changes;
 use crate::error::Result;
 use crate::mirror::core::ReadPolicy;
 use crate::name::{ReplicaAddress, ReplicaName};
 use crate::ports::Ports;
+use crate::record::Records;
 use crate::spdk::{Capabilities, Control};
 use crate::telemetry::Telemetry;
 
@@ -46,6 +48,10 @@ pub struct EngineLimits {
     pub pause: Duration,
     /// An answer of a replica to an I/O, and storing a generation with it.
     pub member_deadline: Duration,
+    /// Holding client I/O on request.
+    pub suspend: Duration,
+    /// Bringing engines up again after a restart of the node.
+    pub recovery: Duration,
     /// A restore without progress.
     pub restore_stall: Duration,
     /// A copy of a rebuild without progress.
@@ -72,6 +78,8 @@ pub struct EngineContext {
     pub limits: EngineLimits,
     /// Who watches engines.
     pub changes: Changes,
+    /// What is remembered of engines.
+    pub records: Records<EngineRecord>,
     /// Bounds restores at once.
     pub restores: Arc<tokio::sync::Semaphore>,
     /// Bounds checksums at once.

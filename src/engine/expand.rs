@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::instance::{Engine, Frontend};
+use super::instance::Engine;
 use crate::error::{Error, Result};
 
 /// Sizes are whole clusters of the lvstore.
@@ -39,6 +39,7 @@ impl Engine {
         let _operation = self.operations.try_lock().map_err(|_| {
             Error::precondition(self.object(), "another operation is in progress; repeat the expansion")
         })?;
+        self.refuse_when_suspended("it is expanded")?;
         self.publish(|published| published.is_expanding = true);
         let result = self.grow(size).await;
         self.publish(|published| {
@@ -48,11 +49,12 @@ impl Engine {
                 .err()
                 .map(|error| (error.to_string(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
         });
+        self.remember_change().await;
         result
     }
 
     async fn grow(self: &Arc<Self>, size: u64) -> Result<()> {
-        self.unexport().await?;
+        self.withdraw().await?;
         if let Some(mirror) = self.set_mirror(None) {
             mirror.stop().await?;
         }
@@ -68,9 +70,7 @@ impl Engine {
         for (replica, error) in &failed {
             self.expel(replica, error).await;
         }
-        if self.frontend != Frontend::None {
-            self.export().await?;
-        }
+        self.export().await?;
         match failed.into_iter().next() {
             None => Ok(()),
             Some((_, error)) => Err(error),

@@ -4,18 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::EngineRequest;
 use super::attach::ReplicaPath;
 use super::backend::ReplicaDescription;
 use super::context::EngineContext;
 use super::rebuild::RunningRebuild;
 use super::restore::job::RunningRestore;
 use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode, out_reason_text};
+use super::suspend::Suspension;
 use super::target::Target;
 use crate::error::{Error, Result};
-use crate::mirror::core::ReadPolicy;
 use crate::mirror::core::control::MemberMode;
+use crate::mirror::core::{Incarnation, ReadPolicy};
 use crate::mirror::{Mirror, MirrorStatus};
-use crate::name::{EngineName, ReplicaName, VolumeName};
+use crate::name::{EngineName, HostPort, ReplicaAddress, ReplicaName, VolumeName};
 use crate::telemetry::metrics::FailureReason;
 
 /// How clients reach a volume.
@@ -73,6 +75,8 @@ pub struct Engine {
     pub(super) operations: tokio::sync::Mutex<()>,
     pub(super) restore: Mutex<Option<RunningRestore>>,
     pub(super) rebuild: Mutex<Option<RunningRebuild>>,
+    pub(super) suspension: Mutex<Suspension>,
+    incarnations: Mutex<Vec<Incarnation>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -80,48 +84,49 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Engine {
-    pub(super) fn new(
-        context: Arc<EngineContext>,
-        name: EngineName,
-        volume: VolumeName,
-        frontend: Frontend,
-        size: u64,
-        snapshot_max_count: u32,
-        paths: Vec<Arc<ReplicaPath>>,
-    ) -> Self {
-        let listed = |path: &Arc<ReplicaPath>| {
-            let listed = ListedReplica { address: path.address, mode: ReplicaMode::Error, problem: String::new() };
-            (path.replica.clone(), listed)
+    /// An engine that is not up yet, in state `pending`, without paths to its replicas.
+    pub(super) fn new(context: Arc<EngineContext>, request: &EngineRequest) -> Self {
+        let listed = |(replica, address): (&ReplicaName, &ReplicaAddress)| {
+            let listed = ListedReplica { address: *address, mode: ReplicaMode::Error, problem: String::new() };
+            (replica.clone(), listed)
         };
         Self {
-            name,
-            volume,
-            frontend,
+            name: request.name.clone(),
+            volume: request.volume.clone(),
+            frontend: request.frontend,
             context,
             published: Mutex::new(Published {
-                state: EngineState::Error,
+                state: EngineState::Pending,
                 error_message: String::new(),
-                replicas: paths.iter().map(listed).collect(),
+                target: None,
+                replicas: request.replicas.iter().map(listed).collect(),
                 chain: Arc::default(),
                 restore: Default::default(),
-                size,
+                size: request.size,
                 rebuilding: None,
                 is_expanding: false,
                 expansion_failure: None,
-                snapshot_max_count,
+                snapshot_max_count: request.snapshot_max_count,
             }),
-            paths: Mutex::new(paths.into_iter().map(|path| (path.replica.clone(), path)).collect()),
+            paths: Mutex::default(),
             mirror: Mutex::new(None),
             target: tokio::sync::Mutex::new(None),
             operations: tokio::sync::Mutex::new(()),
             restore: Mutex::new(None),
             rebuild: Mutex::new(None),
+            suspension: Mutex::default(),
+            incarnations: Mutex::default(),
         }
     }
 
     /// A consistent copy of what is published.
     pub fn published(&self) -> Published {
         locked(&self.published).clone()
+    }
+
+    /// Where clients connect, when there is a target.
+    pub fn target_address(&self) -> Option<HostPort> {
+        locked(&self.published).target
     }
 
     /// Changes what is published, all at once, and tells the watchers.
@@ -156,6 +161,20 @@ impl Engine {
     /// The path to a replica.
     pub(super) fn path(&self, replica: &ReplicaName) -> Result<Arc<ReplicaPath>> {
         locked(&self.paths).get(replica).cloned().ok_or_else(|| Error::not_found("replica", replica))
+    }
+
+    /// As whom the engine has, or may have, raised generations since its last start.
+    pub(super) fn incarnations(&self) -> Vec<Incarnation> {
+        locked(&self.incarnations).clone()
+    }
+
+    pub(super) fn set_incarnations(&self, incarnations: Vec<Incarnation>) {
+        *locked(&self.incarnations) = incarnations;
+    }
+
+    /// Takes these paths to the replicas, in place of all it had.
+    pub(super) fn set_paths(&self, paths: Vec<Arc<ReplicaPath>>) {
+        *locked(&self.paths) = paths.into_iter().map(|path| (path.replica.clone(), path)).collect();
     }
 
     /// All paths.
@@ -297,7 +316,8 @@ impl Engine {
     }
 
     /// Sets how many snapshots the volume may have; 0 for no limit.
-    pub fn set_snapshot_max_count(&self, count: u32) {
+    pub async fn set_snapshot_max_count(&self, count: u32) -> Result<()> {
         self.publish(|published| published.snapshot_max_count = count);
+        self.remember().await
     }
 }

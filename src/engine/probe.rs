@@ -40,7 +40,7 @@ impl Probes {
     /// go back there. Where there is none, the volume can only be restored into, not served. A replica that is not up to
     /// date will not take part, so it is neither asked nor changed.
     pub(super) async fn recover(self, engine: &Engine) -> Result<Self> {
-        let records: Vec<_> = self.answered().map(|probed| (probed.replica().clone(), probed.record.clone())).collect();
+        let records = self.known_records();
         let current = complete(&records);
         let (mut probes, mut standing) = (Vec::new(), Vec::new());
         for (path, result) in self.0 {
@@ -65,6 +65,34 @@ impl Probes {
         Ok(probes)
     }
 
+    /// Finishes an expansion that the end of the node cut short: all that are up to date get the size that one of them has. One
+    /// that cannot grow does not take part.
+    pub(super) async fn finish_expansion(&self, engine: &Engine) {
+        let current = complete(&self.known_records());
+        let current: Vec<_> = self
+            .answered()
+            .map(|probed| &probed.standing)
+            .filter(|found| current.contains(&found.path.replica))
+            .collect();
+        let Some(size) = current.iter().map(|found| found.description.spec_size).max() else { return };
+        let behind = current.iter().filter(|found| found.description.spec_size < size);
+        let grown = behind.map(|found| async { (&found.path.replica, found.path.backend.expand(size).await) });
+        for (replica, result) in join_all(grown).await {
+            if let Err(error) = result {
+                tracing::warn!(engine = %engine.name, volume = %engine.volume, %replica, %error,
+                    "an expansion that was cut short could not be finished");
+            }
+        }
+        if size > engine.published().size {
+            tracing::info!(engine = %engine.name, volume = %engine.volume, size, "an expansion that was cut short is finished");
+            engine.publish(|published| published.size = size);
+        }
+    }
+
+    fn known_records(&self) -> Vec<(ReplicaName, Option<GenerationRecord>)> {
+        self.answered().map(|probed| (probed.replica().clone(), probed.record.clone())).collect()
+    }
+
     /// When no replica can take part, that is the error; that of the data, when it is all of them that are damaged.
     fn require_one(&self, engine: &Engine) -> Result<()> {
         let problems: Vec<_> = self.0.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
@@ -82,6 +110,11 @@ impl Probes {
 
     fn answered(&self) -> impl Iterator<Item = &Probed> {
         self.0.iter().filter_map(|(_, result)| result.as_ref().ok())
+    }
+
+    /// What the replicas that answered carry; none of one that was never in a mirror.
+    pub(super) fn generations(&self) -> impl Iterator<Item = &GenerationRecord> {
+        self.answered().filter_map(|probed| probed.record.as_ref())
     }
 
     /// Each replica's path, with its record or why it cannot take part.

@@ -141,7 +141,7 @@ impl Rebuild {
         let engine = self.engine.clone();
         let Ok(_operation) = engine.operations.try_lock() else {
             let problem = "another operation is in progress; adding a replica must wait for it";
-            self.withdraw();
+            self.withdraw().await;
             let _ = started.send(Err(Error::precondition(engine.object(), problem)));
             self.done.send_replace(true);
             return;
@@ -152,7 +152,7 @@ impl Rebuild {
                 self.carry_out(plan).await;
             }
             Err(error) => {
-                self.withdraw();
+                self.withdraw().await;
                 let _ = started.send(Err(error));
             }
         }
@@ -160,16 +160,20 @@ impl Rebuild {
     }
 
     /// As if it had never been asked for.
-    fn withdraw(&self) {
+    async fn withdraw(&self) {
         self.engine.forget_path(&self.addition.replica);
         self.engine.publish(|published| {
             published.rebuilding = None;
             published.replicas.remove(&self.addition.replica);
         });
+        self.engine.remember_change().await;
     }
 
     async fn prepare(&self) -> Result<Plan> {
         let (engine, addition) = (&self.engine, &self.addition);
+        engine.refuse_when_suspended("a replica joins")?;
+        // Before it can be one that others depend on: a restart of the node must know of it.
+        engine.remember().await?;
         let target = Arc::new(engine.context.path(addition.replica.clone(), addition.address).await?);
         self.check_target(&target).await?;
         let unique = uuid::Uuid::new_v4().simple().to_string();

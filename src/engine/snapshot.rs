@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
+use super::assemble::Start;
 use super::attach::ReplicaPath;
 use super::backend::SnapshotOptions;
 use super::instance::{Engine, Frontend};
@@ -40,7 +41,7 @@ impl Engine {
     pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<Answers> {
         let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let options = SnapshotOptions { user_created, timestamp };
-        let pause = self.mirror()?.pause(self.context.limits.pause).await?;
+        let held = self.hold().await?;
         let answers = self.on_all(|path| {
             let options = options.clone();
             async move {
@@ -50,7 +51,7 @@ impl Engine {
             }
         });
         let answers = answers.await;
-        if let Err(broken) = pause.resume().await {
+        if let Err(broken) = self.release(held).await {
             // Client writes went on meanwhile: the copies may differ, so they are no snapshot.
             self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
             return Err(broken);
@@ -121,7 +122,7 @@ impl Engine {
 
     /// Takes the mirror up after it was taken down; what fails leaves the engine in state `error` with the reason.
     pub(super) async fn bring_up_again(self: &Arc<Self>) -> Result<()> {
-        let result = super::assemble::bring_up(self, false).await;
+        let result = super::assemble::bring_up(self, Start::Listed).await;
         if let Err(error) = &result {
             self.publish(|published| {
                 published.state = EngineState::Error;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use super::backend::Layer;
 use super::restore::status::RestoreState;
 use crate::mirror::core::control::{MemberMode, OutReason};
-use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{HostPort, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::telemetry::metrics::FailureReason;
 
 /// How an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineState {
+    /// It is being brought up again after a restart of the node.
+    Pending,
     /// The mirror is up.
     Running,
     /// It cannot serve; see the message.
@@ -24,6 +26,7 @@ impl EngineState {
     /// As the wire spells it (`engine-behaviour` §1.3).
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Running => "running",
             Self::Error => "error",
             Self::Terminating => "terminating",
@@ -114,6 +117,8 @@ pub struct Published {
     pub state: EngineState,
     /// Why it is in state `error`.
     pub error_message: String,
+    /// Where clients connect, when there is a target.
+    pub target: Option<HostPort>,
     /// All replicas, also those that are out until they are removed.
     pub replicas: BTreeMap<ReplicaName, ListedReplica>,
     /// Snapshots and head.

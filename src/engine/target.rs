@@ -1,4 +1,5 @@
-//! A volume's NVMe/TCP target: the mirror exported under the volume's stable identity.
+//! A volume's NVMe/TCP target: the mirror exported under the volume's stable identity, on a port that stays the engine's
+//! from the first export until the engine goes.
 
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
@@ -10,54 +11,159 @@ use crate::ports::PortRangeGuard;
 use crate::spdk::SpdkError;
 use crate::spdk::nvmf::{self, Export, Hosts};
 
-/// An exported target. Its port is given back when this is dropped, after [`Engine::unexport`].
+pub use crate::spdk::nvmf::AnaState;
+
+impl AnaState {
+    /// From the wire (`engine-behaviour` §6.7).
+    pub fn parse(field: &'static str, text: &str) -> Result<Self> {
+        [Self::Optimized, Self::NonOptimized, Self::Inaccessible]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| {
+                let words = "\"optimized\", \"non-optimized\", \"inaccessible\"";
+                Error::invalid(field, format!("{text:?} is none of {words}"))
+            })
+    }
+
+    /// As the wire spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Optimized => "optimized",
+            Self::NonOptimized => "non-optimized",
+            Self::Inaccessible => "inaccessible",
+        }
+    }
+}
+
+/// An engine's target. Its port is given back when this is dropped, after [`Engine::unexport`].
 pub(super) struct Target {
     nqn: Nqn,
-    port: PortRangeGuard,
+    _port: PortRangeGuard,
+    address: HostPort,
+    /// Whether hosts can connect.
+    exported: bool,
+    ana: AnaState,
 }
 
 impl Engine {
-    /// Exports the mirror when the frontend wants a target and there is none yet.
+    /// Takes the port that the target had before a restart; nobody else can have it from now on.
+    pub(super) async fn reserve_port(&self, port: u16) -> Result<()> {
+        let port = self.context.ports.reserve(port, NonZeroU16::MIN)?;
+        let mut slot = self.target.lock().await;
+        self.place(&mut slot, port).map(drop)
+    }
+
+    /// Exports the mirror when the frontend wants a target and hosts may have it.
     pub(super) async fn export(&self) -> Result<()> {
-        let mut target = self.target.lock().await;
-        if self.frontend == Frontend::None || target.is_some() {
+        if self.frontend == Frontend::None {
             return Ok(());
         }
-        let mirror = self.mirror()?;
-        let port = self.context.ports.allocate(NonZeroU16::MIN)?;
+        let mut slot = self.target.lock().await;
+        let target = match &mut *slot {
+            Some(target) => target,
+            empty => self.place(empty, self.context.ports.allocate(NonZeroU16::MIN)?)?,
+        };
+        self.serve(target).await
+    }
+
+    /// Takes the target down and gives its port back; clients are disconnected.
+    pub(super) async fn unexport(&self) -> Result<()> {
+        let mut slot = self.target.lock().await;
+        if let Some(target) = &mut *slot {
+            self.withdraw_target(target).await?;
+        }
+        *slot = None;
+        self.publish(|published| published.target = None);
+        Ok(())
+    }
+
+    /// Takes the target down and keeps its port for the next [`Engine::export`]; clients are disconnected.
+    pub(super) async fn withdraw(&self) -> Result<()> {
+        match &mut *self.target.lock().await {
+            Some(target) => self.withdraw_target(target).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Tells hosts how to think of this path. Where the linked SPDK has no such states, an inaccessible target is one that
+    /// nobody can connect to, and the other two are the same.
+    pub async fn set_ana_state(&self, state: AnaState) -> Result<()> {
+        let mut slot = self.target.lock().await;
+        let Some(target) = &mut *slot else {
+            let frontend = self.frontend.as_str();
+            return Err(Error::precondition(
+                self.object(),
+                format!("it has no target, with its frontend {frontend:?}"),
+            ));
+        };
+        tracing::info!(engine = %self.name, volume = %self.volume, from = target.ana.as_str(), to = state.as_str(),
+            "the target's access state changes");
+        let before = std::mem::replace(&mut target.ana, state);
+        let changed = if self.context.capabilities.ana && target.exported {
+            self.tell_hosts(target).await
+        } else if self.hides(state) {
+            self.withdraw_target(target).await
+        } else {
+            self.serve(target).await
+        };
+        if changed.is_err() {
+            target.ana = before;
+        }
+        changed
+    }
+
+    /// Gives the engine a target on that port, not exported yet.
+    fn place<'a>(&self, slot: &'a mut Option<Target>, port: PortRangeGuard) -> Result<&'a mut Target> {
+        let address = HostPort::new(self.context.data_ip, port.first())
+            .map_err(|error| Error::internal(self.object(), error.to_string()))?;
         let nqn = Nqn::volume(&self.volume);
+        self.publish(|published| published.target = Some(address));
+        Ok(slot.insert(Target { nqn, _port: port, address, exported: false, ana: AnaState::Optimized }))
+    }
+
+    /// Whether a target in that state cannot be shown to hosts at all.
+    fn hides(&self, state: AnaState) -> bool {
+        state == AnaState::Inaccessible && !self.context.capabilities.ana
+    }
+
+    async fn serve(&self, target: &mut Target) -> Result<()> {
+        if target.exported || self.hides(target.ana) {
+            return Ok(());
+        }
         let export = Export {
-            nqn: nqn.clone(),
-            bdev: mirror.bdev().clone(),
+            nqn: target.nqn.clone(),
+            bdev: self.mirror()?.bdev().clone(),
             nguid: Nguid::volume(&self.volume),
             uuid: volume_namespace_uuid(&self.volume),
             hosts: Hosts::Any,
-            listen: HostPort::new(self.context.data_ip, port.first())
-                .map_err(|error| Error::internal(self.object(), error.to_string()))?,
+            listen: target.address,
             controller_ids: Some(controller_ids(self.name.as_str())),
             ana: self.context.capabilities.ana,
         };
         let exported = self.context.control.run(move |on| async move { nvmf::export(on, &export).await });
         exported.await.map_err(|error: SpdkError| Error::from(error))?;
-        *target = Some(Target { nqn, port });
-        Ok(())
+        target.exported = true;
+        // A new export is optimized.
+        if target.ana == AnaState::Optimized { Ok(()) } else { self.tell_hosts(target).await }
     }
 
-    /// Takes the target down; clients are disconnected.
-    pub(super) async fn unexport(&self) -> Result<()> {
-        let mut target = self.target.lock().await;
-        let Some(exported) = target.as_ref() else { return Ok(()) };
-        let nqn = exported.nqn.clone();
-        let done = self.context.control.run(move |on| async move { nvmf::unexport(on, &nqn).await });
-        done.await.map_err(|error: SpdkError| Error::from(error))?;
-        *target = None;
-        Ok(())
+    async fn tell_hosts(&self, target: &Target) -> Result<()> {
+        if !self.context.capabilities.ana {
+            return Ok(());
+        }
+        let (nqn, listen, state) = (target.nqn.clone(), target.address, target.ana);
+        let told = self.context.control.run(move |on| async move { nvmf::set_ana(on, &nqn, &listen, state).await });
+        told.await.map_err(|error: SpdkError| Error::from(error))
     }
 
-    /// Where clients connect, when there is a target.
-    pub async fn target_address(&self) -> Option<HostPort> {
-        let target = self.target.lock().await;
-        HostPort::new(self.context.data_ip, target.as_ref()?.port.first()).ok()
+    async fn withdraw_target(&self, target: &mut Target) -> Result<()> {
+        if target.exported {
+            let nqn = target.nqn.clone();
+            let done = self.context.control.run(move |on| async move { nvmf::unexport(on, &nqn).await });
+            done.await.map_err(|error: SpdkError| Error::from(error))?;
+            target.exported = false;
+        }
+        Ok(())
     }
 }
 
@@ -77,7 +183,7 @@ fn controller_ids(engine: &str) -> RangeInclusive<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::controller_ids;
+    use super::{AnaState, controller_ids};
 
     #[test]
     fn the_controller_ids_follow_the_engines_ordinal() {
@@ -90,6 +196,16 @@ mod tests {
             ("vol-e-1023", 1..=64),
         ] {
             assert_eq!(controller_ids(engine), ids, "{engine}");
+        }
+    }
+
+    #[test]
+    fn access_states_read_back_as_they_are_spelled_and_nothing_else_does() {
+        for state in [AnaState::Optimized, AnaState::NonOptimized, AnaState::Inaccessible] {
+            assert_eq!(AnaState::parse("ana_state", state.as_str()).unwrap(), state);
+        }
+        for text in ["", "Optimized", "non_optimized", "persistent-loss"] {
+            assert!(AnaState::parse("ana_state", text).is_err(), "{text}");
         }
     }
 }

@@ -90,6 +90,14 @@ name_type!(
     }
 );
 name_type!(
+    /// An engine frontend: how one host reaches a volume through its engine.
+    FrontendName,
+    |text| {
+        check_object(text)?;
+        check_not_internal(text)
+    }
+);
+name_type!(
     /// A replica: one copy of a volume on one disk.
     ReplicaName,
     |text| {

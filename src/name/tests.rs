@@ -7,6 +7,7 @@ const LONG: usize = 4096;
 fn refused_everywhere(text: &str) {
     assert!(VolumeName::parse(text).is_err(), "volume {text:?}");
     assert!(EngineName::parse(text).is_err(), "engine {text:?}");
+    assert!(FrontendName::parse(text).is_err(), "frontend {text:?}");
     assert!(ReplicaName::parse(text).is_err(), "replica {text:?}");
     assert!(SnapshotName::parse(text).is_err(), "snapshot {text:?}");
     assert!(DiskName::parse(text).is_err(), "disk {text:?}");

@@ -12,13 +12,17 @@ use crate::name::LvolName;
 use crate::{Error, Result};
 
 impl Replicas {
-    /// Adds the replicas of a disk, each stopped.
+    /// Adds the replicas of a disk. Those that ran when the node ended are started again, the others are stopped.
     pub(super) async fn discover(&self, disk: &Disk) -> Result<()> {
         let store = self.store(disk);
         let mut survey = store.survey().await?;
         if finish_reverts(&store, &survey).await? {
             survey = store.survey().await?;
         }
+        let running = self.records().read_all().await.unwrap_or_else(|error| {
+            tracing::error!(disk = %disk.name(), %error, "which replicas ran cannot be read; none is started");
+            Vec::new()
+        });
         for name in replicas_in(&survey) {
             let (changes, events) = (self.changes().clone(), self.telemetry().events.clone());
             let found = Replica::new(name.clone(), disk.clone(), store.clone(), changes, events);
@@ -29,16 +33,18 @@ impl Replicas {
                     turn.fail(&interrupted(&found));
                 }
             }
-            match self.add_found(found.clone()) {
-                true => {
-                    tracing::info!(replica = %name, disk = %disk.name(), "replica found");
-                    self.clear_leftovers(&found);
-                }
-                false => tracing::error!(
+            if !self.add_found(found.clone()) {
+                tracing::error!(
                     replica = %name, disk = %disk.name(),
                     "a replica of this name is on another disk; this copy is left alone"
-                ),
+                );
+                continue;
             }
+            tracing::info!(replica = %name, disk = %disk.name(), "replica found");
+            if let Some(record) = running.iter().find(|record| record.name == name && record.disk == disk.uuid()) {
+                self.start_again(&mut found.turn().await?, record).await;
+            }
+            self.clear_leftovers(&found);
         }
         Ok(())
     }

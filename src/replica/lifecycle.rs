@@ -6,9 +6,11 @@ use super::Replicas;
 use super::attributes::{self, now_text, setting};
 use super::discover::interrupted;
 use super::instance::{Replica, Turn};
+use super::record::ReplicaRecord;
 use super::serving::Serving;
-use super::view::ReplicaState;
+use super::view::{ReplicaPorts, ReplicaState};
 use crate::name::LvolName;
+use crate::ports::PortRangeGuard;
 use crate::{Error, Result};
 
 impl Replicas {
@@ -34,16 +36,16 @@ impl Replicas {
             let problem = format!("its head has {size} bytes, more than the {spec_size} asked for");
             return Err(Error::precondition(turn.replica.object(), format!("{problem}; it is kept as it is")));
         }
-        if let Err(error) = self.bring_up(turn, spec_size, ports).await {
+        if let Err(error) = self.start_new(turn, spec_size, ports).await {
             turn.fail(&error);
         }
         Ok(())
     }
 
-    async fn bring_up(&self, turn: &mut Turn<'_>, spec_size: u64, ports: NonZeroU16) -> Result<()> {
+    async fn start_new(&self, turn: &mut Turn<'_>, spec_size: u64, port_count: NonZeroU16) -> Result<()> {
         let replica = turn.replica;
-        let waits = turn.work.tree.rebuild.is_some();
-        match waits {
+        match turn.work.tree.rebuild.is_some() {
+            // Its head is to be made by a rebuild.
             true => replica.store.grow(&replica.head(), spec_size).await?,
             false => ensure_head(turn, spec_size).await?,
         }
@@ -51,12 +53,44 @@ impl Replicas {
         let serving = match turn.work.serving.take() {
             // A rebuild that failed has kept them.
             Some(kept) => kept,
-            None => {
-                let ports = self.ports().allocate(ports)?;
-                let alias = replica.store.alias(&replica.head());
-                Serving::new(replica.store.control(), &replica.name, &replica.disk, alias, self.data_ip(), ports)?
-            }
+            None => self.serving(replica, self.ports().allocate(port_count)?)?,
         };
+        let ReplicaPorts { first: port, last, .. } = serving.address();
+        self.bring_up(turn, serving).await?;
+        let (name, disk, port_count) =
+            (replica.name.clone(), replica.disk.uuid(), NonZeroU16::MIN.saturating_add(last - port));
+        self.records().write(|| Some(ReplicaRecord { name, disk, port, port_count })).await
+    }
+
+    /// Starts a replica of the last run again, on the ports it had. A failure leaves state error.
+    pub(super) async fn start_again(&self, turn: &mut Turn<'_>, record: &ReplicaRecord) {
+        let replica = turn.replica;
+        if turn.work.tree.head.is_none() {
+            // Its owner has to say what is to become of it.
+            if turn.state() == ReplicaState::Stopped {
+                turn.note(&Error::precondition(replica.object(), "it ran, and its head is lost; create it again"));
+            }
+            return;
+        }
+        let started = async {
+            replica.disk.flush().await?;
+            let serving = self.serving(replica, self.ports().reserve(record.port, record.port_count)?)?;
+            self.bring_up(turn, serving).await
+        };
+        if let Err(error) = started.await {
+            turn.fail(&error);
+        }
+    }
+
+    fn serving(&self, replica: &Replica, ports: PortRangeGuard) -> Result<Serving> {
+        let alias = replica.store.alias(&replica.head());
+        Serving::new(replica.store.control(), &replica.name, &replica.disk, alias, self.data_ip(), ports)
+    }
+
+    /// Exports the head, if there is one yet.
+    async fn bring_up(&self, turn: &mut Turn<'_>, serving: Serving) -> Result<()> {
+        let replica = turn.replica;
+        let waits = turn.work.tree.rebuild.is_some();
         if !waits {
             serving.start().await?;
         }
@@ -83,8 +117,14 @@ impl Replicas {
         Ok(())
     }
 
-    /// Stops the export and gives the ports back; the data stays.
+    /// Stops the export and gives the ports back; the data stays, and nothing starts it again.
     pub(super) async fn stop(&self, turn: &mut Turn<'_>) -> Result<()> {
+        self.halt(turn).await?;
+        self.records().remove(turn.replica.name.as_str()).await
+    }
+
+    /// As [`Self::stop`], until the next start of the node.
+    pub(super) async fn halt(&self, turn: &mut Turn<'_>) -> Result<()> {
         if let Err(error) = self.leave_rebuilds(turn).await {
             turn.fail(&error);
             return Err(error);
@@ -155,6 +195,7 @@ impl Replicas {
             replica.store.delete(&replica.head()).await?;
         }
         replica.disk.flush().await?;
+        self.records().remove(replica.name.as_str()).await?;
         turn.work.gone = true;
         Ok(())
     }

@@ -36,6 +36,11 @@ fn replica_name(text: &str) -> Result<ReplicaName, Error> {
     ReplicaName::parse(text).map_err(|error| Error::name("replica_name", error))
 }
 
+/// Runs a call to its end, also when its caller goes away: nobody would know of a suspension begun half-way.
+async fn whole<T: Send + 'static>(call: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
+    tokio::spawn(call).await.unwrap_or_else(|error| Err(Error::internal("a call", error.to_string())))
+}
+
 #[tonic::async_trait]
 impl CorrienteService for CorrienteServer {
     async fn node_info(&self, _: Request<()>) -> Result<Response<own::NodeInfoResponse>, Status> {
@@ -71,6 +76,22 @@ impl CorrienteService for CorrienteServer {
     async fn events(&self, request: Request<own::EventsRequest>) -> Result<Response<BoxStream<own::Event>>, Status> {
         let events = &self.node.telemetry.events;
         Ok(Response::new(events::start(events, &request.into_inner(), &self.node.stopping)?))
+    }
+
+    async fn engine_suspend(
+        &self,
+        request: Request<own::EngineSuspendRequest>,
+    ) -> Result<Response<own::EngineSuspendResponse>, Status> {
+        let engine = self.engine(&request.into_inner().engine_name)?;
+        let limit = whole(async move { engine.suspend().await }).await?;
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::new(own::EngineSuspendResponse { limit_ms }))
+    }
+
+    async fn engine_resume(&self, request: Request<own::EngineResumeRequest>) -> Result<Response<()>, Status> {
+        let engine = self.engine(&request.into_inner().engine_name)?;
+        whole(async move { engine.resume().await }).await?;
+        Ok(Response::new(()))
     }
 
     async fn replica_xattr_set(&self, request: Request<own::ReplicaXattrSetRequest>) -> Result<Response<()>, Status> {

@@ -9,6 +9,7 @@ use crate::engine::backend::{BackupOrder, Child, Layer};
 use crate::engine::instance::{Engine, Frontend};
 use crate::engine::restore::request::RestoreRequest;
 use crate::engine::state::{ListedReplica, ReplicaMode};
+use crate::engine::target::AnaState;
 use crate::engine::{EngineRequest, Engines, ReplicaAddition};
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
@@ -83,6 +84,15 @@ pub fn expand_precheck(
     Ok(wire::EngineExpandPrecheckResponse { expansion_required: engine.expand_precheck(request.size)? })
 }
 
+/// EngineSetTargetListenerANAState.
+pub async fn set_target_ana_state(
+    engines: &Engines,
+    request: wire::EngineSetTargetListenerAnaStateRequest,
+) -> Result<()> {
+    let engine = find(engines, "name", &request.name)?;
+    engine.set_ana_state(AnaState::parse("ana_state", &request.ana_state)?).await
+}
+
 /// EngineReplicaList: each replica as its node describes it.
 pub async fn replica_list(
     engines: &Engines,
@@ -136,7 +146,7 @@ pub async fn replica_add(engines: &Engines, request: wire::EngineReplicaAddReque
 
 /// EngineReplicaDelete.
 pub async fn replica_delete(engines: &Engines, request: wire::EngineReplicaDeleteRequest) -> Result<()> {
-    let engine = find(engines, "engine_name", &request.engine_name)?;
+    let engine = engine_name("engine_name", &request.engine_name)?;
     let name = match request.replica_name.as_str() {
         "" => None,
         name => Some(ReplicaName::parse(name).map_err(|error| Error::name("replica_name", error))?),
@@ -145,7 +155,7 @@ pub async fn replica_delete(engines: &Engines, request: wire::EngineReplicaDelet
         "" => None,
         address => Some(replica_address("replica_address", address)?),
     };
-    engine.remove_replica(name, address).await
+    engines.remove_replica(&engine, name, address).await
 }
 
 /// EngineSnapshotCreate.
@@ -179,11 +189,10 @@ pub async fn snapshot_purge(engines: &Engines, request: wire::SnapshotRequest) -
 }
 
 /// EngineSnapshotMaxCountSet.
-pub fn snapshot_max_count_set(engines: &Engines, request: wire::EngineSnapshotMaxCountSetRequest) -> Result<()> {
+pub async fn snapshot_max_count_set(engines: &Engines, request: wire::EngineSnapshotMaxCountSetRequest) -> Result<()> {
     let engine = find(engines, "name", &request.name)?;
     let count = u32::try_from(request.count).map_err(|_| Error::invalid("count", "must not be negative"))?;
-    engine.set_snapshot_max_count(count);
-    Ok(())
+    engine.set_snapshot_max_count(count).await
 }
 
 /// EngineBackupCreate.
@@ -282,7 +291,7 @@ pub fn restore_status(engines: &Engines, request: wire::RestoreStatusRequest) ->
 /// An engine on the wire.
 async fn describe(engine: &Engine) -> wire::Engine {
     let published = engine.published();
-    let target = engine.target_address().await;
+    let target = published.target;
     let (failed, failed_at) = published.expansion_failure.clone().unwrap_or_default();
     let endpoint = target.map(|address| format!("nvmf://{address}/{}", crate::name::Nqn::volume(&engine.volume)));
     wire::Engine {

@@ -7,7 +7,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::until_stop::until_stop;
-use super::{disk, engine, hash, log, rebuild, replica};
+use super::{disk, engine, frontend, hash, log, rebuild, replica};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -41,6 +41,11 @@ type Watch = BoxStream<()>;
 
 fn answer<T>(result: Result<T, Error>) -> Answer<T> {
     result.map(Response::new).map_err(Status::from)
+}
+
+/// Runs a call to its end, also when its caller goes away: a half-done change would be seen by the next call.
+async fn whole<T: Send + 'static>(call: impl Future<Output = Result<T, Error>> + Send + 'static) -> Answer<T> {
+    answer(tokio::spawn(call).await.unwrap_or_else(|error| Err(Error::internal("a call", error.to_string()))))
 }
 
 #[tonic::async_trait]
@@ -222,11 +227,13 @@ impl SpdkService for SpdkServer {
     }
 
     async fn engine_create(&self, request: Request<wire::EngineCreateRequest>) -> Answer<wire::Engine> {
-        answer(engine::create(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::create(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_delete(&self, request: Request<wire::EngineDeleteRequest>) -> Answer<()> {
-        answer(engine::delete(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::delete(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_get(&self, request: Request<wire::EngineGetRequest>) -> Answer<wire::Engine> {
@@ -242,7 +249,8 @@ impl SpdkService for SpdkServer {
     }
 
     async fn engine_expand(&self, request: Request<wire::EngineExpandRequest>) -> Answer<()> {
-        answer(engine::expand(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::expand(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_expand_precheck(
@@ -260,27 +268,33 @@ impl SpdkService for SpdkServer {
     }
 
     async fn engine_replica_add(&self, request: Request<wire::EngineReplicaAddRequest>) -> Answer<()> {
-        answer(engine::replica_add(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::replica_add(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_replica_delete(&self, request: Request<wire::EngineReplicaDeleteRequest>) -> Answer<()> {
-        answer(engine::replica_delete(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::replica_delete(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_create(&self, request: Request<wire::SnapshotRequest>) -> Answer<wire::SnapshotResponse> {
-        answer(engine::snapshot_create(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_create(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_delete(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
-        answer(engine::snapshot_delete(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_delete(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_revert(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
-        answer(engine::snapshot_revert(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_revert(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
-        answer(engine::snapshot_purge(&self.node.engines, request.into_inner()).await)
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_purge(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_hash(&self, request: Request<wire::SnapshotHashRequest>) -> Answer<()> {
@@ -309,7 +323,8 @@ impl SpdkService for SpdkServer {
         &self,
         request: Request<wire::EngineSnapshotMaxCountSetRequest>,
     ) -> Answer<()> {
-        answer(engine::snapshot_max_count_set(&self.node.engines, request.into_inner()))
+        let node = self.node.clone();
+        whole(async move { engine::snapshot_max_count_set(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_backup_create(
@@ -354,6 +369,79 @@ impl SpdkService for SpdkServer {
 
     async fn log_get_flags(&self, _: Request<()>) -> Answer<wire::LogGetFlagsResponse> {
         answer(log::get_flags(&self.node.logs).await)
+    }
+
+    async fn engine_set_target_listener_ana_state(
+        &self,
+        request: Request<wire::EngineSetTargetListenerAnaStateRequest>,
+    ) -> Answer<()> {
+        let node = self.node.clone();
+        whole(async move { engine::set_target_ana_state(&node.engines, request.into_inner()).await }).await
+    }
+
+    async fn engine_frontend_create(
+        &self,
+        request: Request<wire::EngineFrontendCreateRequest>,
+    ) -> Answer<wire::EngineFrontend> {
+        answer(frontend::create(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_delete(&self, request: Request<wire::EngineFrontendDeleteRequest>) -> Answer<()> {
+        answer(frontend::delete(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_get(
+        &self,
+        request: Request<wire::EngineFrontendGetRequest>,
+    ) -> Answer<wire::EngineFrontend> {
+        answer(frontend::get(&self.node.frontends, request.into_inner()))
+    }
+
+    async fn engine_frontend_suspend(&self, request: Request<wire::EngineFrontendSuspendRequest>) -> Answer<()> {
+        answer(frontend::suspend(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_resume(&self, request: Request<wire::EngineFrontendResumeRequest>) -> Answer<()> {
+        answer(frontend::resume(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_expand(&self, request: Request<wire::EngineFrontendExpandRequest>) -> Answer<()> {
+        answer(frontend::expand(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_create(
+        &self,
+        request: Request<wire::SnapshotRequest>,
+    ) -> Answer<wire::SnapshotResponse> {
+        answer(frontend::snapshot_create(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_delete(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(frontend::snapshot_delete(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_revert(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(frontend::snapshot_revert(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
+        answer(frontend::snapshot_purge(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_replica_add(&self, request: Request<wire::EngineFrontendReplicaAddRequest>) -> Answer<()> {
+        answer(frontend::replica_add(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_switch_over(&self, request: Request<wire::EngineFrontendSwitchOverRequest>) -> Answer<()> {
+        answer(frontend::switch_over(&self.node.frontends, request.into_inner()).await)
+    }
+
+    async fn engine_frontend_list(&self, _: Request<()>) -> Answer<wire::EngineFrontendListResponse> {
+        Ok(Response::new(frontend::list(&self.node.frontends)))
+    }
+
+    async fn engine_frontend_watch(&self, _: Request<()>) -> Answer<Watch> {
+        Ok(self.watch(self.node.frontends.changes()))
     }
 
     async fn version_detail_get(&self, _: Request<()>) -> Answer<wire::VersionDetailGetReply> {

@@ -88,6 +88,17 @@ pub struct Export {
     pub ana: bool,
 }
 
+/// How a host should think of the path to an export, where the release has asymmetric access (ANA).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnaState {
+    /// The path to take.
+    Optimized,
+    /// A path that works, for when no optimized one does.
+    NonOptimized,
+    /// No I/O is served on this path.
+    Inaccessible,
+}
+
 /// Whether an export serves I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportState {
@@ -217,6 +228,33 @@ pub async fn refuse_host(on: OnControl, nqn: &Nqn, host: &Nqn) -> Result<(), Spd
     while_paused(on, nqn, "refusal of a host", || {
         // SAFETY: on the control thread; the names are read during the call only.
         unsafe { sys::cs_nvmf_refuse_host(c_nqn.as_ptr(), c_host.as_ptr()) }
+    })
+    .await
+}
+
+/// Gives all namespaces of an export a state of access, and tells the hosts. I/O is held back for a moment. Not on 20.07.
+pub async fn set_ana(on: OnControl, nqn: &Nqn, listen: &HostPort, state: AnaState) -> Result<(), SpdkError> {
+    let raw = match state {
+        AnaState::Optimized => sys::CS_NVMF_ANA_OPTIMIZED,
+        AnaState::NonOptimized => sys::CS_NVMF_ANA_NON_OPTIMIZED,
+        AnaState::Inaccessible => sys::CS_NVMF_ANA_INACCESSIBLE,
+    };
+    in_turn(nqn, async || {
+        let active = info(on, nqn)?.state == ExportState::Active;
+        if active {
+            change(on, nqn, sys::CS_NVMF_PAUSE, "pause", CHANGE_LIMIT).await?;
+        }
+        let (c_nqn, listener) = (text::to_c(nqn.as_str()), Listener::of(listen));
+        let listener_raw = listener.raw();
+        let done = completion::done(|cb, arg| {
+            // SAFETY: on the control thread; all strings are copied during the call.
+            unsafe { sys::cs_nvmf_set_ana(c_nqn.as_ptr(), &listener_raw, raw, cb, arg) }
+        });
+        let done = done.await.map_err(|errno| failed("change of access", nqn, errno));
+        if active {
+            change(on, nqn, sys::CS_NVMF_RESUME, "resume", CHANGE_LIMIT).await?;
+        }
+        done
     })
     .await
 }

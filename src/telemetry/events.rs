@@ -20,6 +20,8 @@ pub enum ObjectKind {
     Replica,
     /// An engine of this node.
     Engine,
+    /// A frontend of this node.
+    Frontend,
     /// A replica as a member of the mirror of an engine of this node.
     Member,
     /// A restore into an engine; it has the engine's name.
@@ -29,11 +31,12 @@ pub enum ObjectKind {
 }
 
 /// All kinds.
-const KINDS: [ObjectKind; 7] = [
+const KINDS: [ObjectKind; 8] = [
     ObjectKind::Node,
     ObjectKind::Disk,
     ObjectKind::Replica,
     ObjectKind::Engine,
+    ObjectKind::Frontend,
     ObjectKind::Member,
     ObjectKind::Restore,
     ObjectKind::Backup,
@@ -55,6 +58,7 @@ impl ObjectKind {
             Self::Disk => "disk",
             Self::Replica => "replica",
             Self::Engine => "engine",
+            Self::Frontend => "frontend",
             Self::Member => "member",
             Self::Restore => "restore",
             Self::Backup => "backup",

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::name::{EngineName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{EngineName, FrontendName, HostPort, ReplicaAddress, ReplicaName, SnapshotName, VolumeName};
 use crate::{Error, Result};
 
 /// The largest volume, 64 TiB: what the sizes of cluster maps were thought for.
@@ -16,6 +16,16 @@ const PORT_LIMIT: u16 = 64;
 /// The name of an engine.
 pub fn engine_name(field: &'static str, text: &str) -> Result<EngineName> {
     EngineName::parse(text).map_err(|error| Error::name(field, error))
+}
+
+/// The name of an engine frontend.
+pub fn frontend_name(field: &'static str, text: &str) -> Result<FrontendName> {
+    FrontendName::parse(text).map_err(|error| Error::name(field, error))
+}
+
+/// The name of a volume.
+pub fn volume_name(field: &'static str, text: &str) -> Result<VolumeName> {
+    VolumeName::parse(text).map_err(|error| Error::name(field, error))
 }
 
 /// The name of a replica.

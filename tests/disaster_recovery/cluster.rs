@@ -17,7 +17,7 @@ use crate::support::node::{Node, NodeOptions};
 use crate::support::wait::wait_until;
 
 pub const DISK_BYTES: u64 = 1 << 30;
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     pub nodes: [Node; 2],
@@ -199,7 +199,7 @@ pub async fn ready(node: &Node) {
     .await;
 }
 
-/// Creates (or starts again) a replica and returns its address.
+/// Creates a replica, or starts it again, or finds that its node has started it again; returns its address.
 pub async fn create_replica(node: &Node, name: &str, size: u64) -> String {
     let request = wire::ReplicaCreateRequest {
         name: name.into(),
@@ -208,7 +208,13 @@ pub async fn create_replica(node: &Node, name: &str, size: u64) -> String {
         port_count: 5,
         ..Default::default()
     };
-    let replica = node.spdk().replica_create(request).await.expect("the replica is created").into_inner();
+    let replica = match node.spdk().replica_create(request).await {
+        Err(status) if status.code() == Code::AlreadyExists => {
+            let request = wire::ReplicaGetRequest { name: name.into() };
+            node.spdk().replica_get(request).await.expect("the replica is there").into_inner()
+        }
+        created => created.expect("the replica is created").into_inner(),
+    };
     assert_eq!((replica.state.as_str(), replica.error_msg.as_str()), ("running", ""));
     format!("{}:{}", replica.ip, replica.port_start)
 }

@@ -97,7 +97,7 @@ async fn a_volume_whose_first_restore_was_cut_short_is_not_served_until_it_is_re
         scene.cluster.nodes[0].faults().order(point, kill(0));
         let _ = scene.start_restore(0).await;
         scene.come_back().await;
-        let engine = scene.create("spdk-tcp-nvmf").await;
+        let engine = scene.recreate("spdk-tcp-nvmf").await;
         assert_eq!(engine.state, "error");
         assert!(engine.error_msg.contains("first restore was interrupted"), "{}", engine.error_msg);
         assert!(engine.endpoint.is_empty(), "a mixture is served at {}", engine.endpoint);

@@ -2,7 +2,8 @@
 
 use tonic::Code;
 
-use crate::cluster::{Cluster, create_replica, ready, refused};
+use crate::cluster::{Cluster, LIMIT, ready, refused};
+use crate::support::wait::wait_until;
 
 /// Exactly the requested members with open bdevs, exactly the one snapshot, on the engine and on every replica, at the
 /// first poll that shows the backup as restored.
@@ -109,14 +110,12 @@ async fn a_killed_node_comes_back_with_its_disk_and_what_was_restored() {
     cluster.nodes[0].start_again().await;
     ready(&cluster.nodes[0]).await;
 
-    let mut replicas = std::collections::BTreeMap::new();
-    for (index, node) in cluster.nodes.iter().enumerate() {
-        let replica = format!("kill-r-0000000{index}");
-        let request = corriente::wire::spdkrpc::ReplicaDeleteRequest { name: replica.clone(), cleanup_required: false };
-        node.spdk().replica_delete(request).await.expect("the replica is stopped");
-        replicas.insert(replica.clone(), create_replica(node, &replica, size).await);
-    }
-    cluster.engine("kill", size, "", replicas).await;
+    // Replica and engine come back by themselves.
+    wait_until(LIMIT, "the engine is up again", async || {
+        let engine = cluster.get("kill").await;
+        if engine.state == "running" { Ok(()) } else { Err(format!("{}: {}", engine.state, engine.error_msg)) }
+    })
+    .await;
     let reached = cluster.status("kill").await[0].last_restored.clone();
     assert!([&first.0, &second.0].contains(&&reached), "{reached:?} was never restored");
     if reached == first.0 {

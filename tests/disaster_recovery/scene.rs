@@ -152,7 +152,7 @@ impl Scene {
         self.cluster.try_engine(VOLUME, self.size, frontend, self.replicas.clone()).await
     }
 
-    /// After the engine's node has killed itself: it starts without faults, its replica again, and the engine over both.
+    /// After the engine's node has killed itself: it starts without faults; replica and engine come back by themselves.
     pub async fn come_back(&mut self) {
         let node = &mut self.cluster.nodes[0];
         node.killed().await;

@@ -50,9 +50,14 @@ pub async fn free_bytes(cluster: &Cluster) -> i64 {
     disk.into_inner().free_size
 }
 
-/// Deletes every engine and every replica, whatever state a storm has left them in.
+/// Deletes every frontend, engine and replica, whatever state a storm has left them in.
 pub async fn delete_everything(cluster: &Cluster) {
     let mut spdk = cluster.nodes[0].spdk();
+    let frontends = spdk.engine_frontend_list(()).await.expect("the frontends").into_inner().engine_frontends;
+    for name in frontends.into_keys() {
+        let request = wire::EngineFrontendDeleteRequest { name };
+        spdk.engine_frontend_delete(request).await.expect("the frontend is deleted");
+    }
     for name in spdk.engine_list(()).await.expect("the engines").into_inner().engines.into_keys() {
         let request = wire::EngineDeleteRequest { name };
         spdk.engine_delete(request).await.expect("the engine is deleted");
