@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::changes::Changes;
 use crate::name::DiskName;
 use crate::spdk::Control;
+use crate::task::to_its_end;
 use crate::telemetry::Events;
 use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
@@ -198,8 +199,7 @@ impl Disks {
         let disks = self.clone();
         let (name, uuid) = (name.clone(), uuid);
         // A caller that goes away must not leave the disk half deleted.
-        let deletion = tokio::spawn(async move { disks.delete_now(&name, uuid).await });
-        deletion.await.unwrap_or_else(|error| Err(Error::internal("deletion of a disk", error.to_string())))
+        to_its_end("deletion of a disk", async move { disks.delete_now(&name, uuid).await }).await
     }
 
     async fn delete_now(&self, name: &DiskName, uuid: Option<Uuid>) -> Result<()> {

@@ -241,9 +241,7 @@ impl EngineFrontends {
     }
 }
 
-/// Runs work to its end, also when nobody waits for it any more: a half-done change would be seen by the next.
+/// Runs an operation to its end, also when nobody waits for it any more.
 async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::internal("an operation on an engine frontend", error.to_string())))
+    crate::task::to_its_end("an operation on an engine frontend", work).await
 }

@@ -19,6 +19,7 @@ pub mod record;
 pub mod replica;
 pub mod rpc;
 pub mod spdk;
+pub mod task;
 pub mod telemetry;
 pub mod tls;
 pub mod wire;

@@ -75,7 +75,7 @@ pub struct Node {
 /// Runs a node until it is told to stop by SIGTERM or SIGINT.
 pub fn serve(config: NodeConfig) -> Result<()> {
     let log_control = log::init(&config.log)?;
-    crate::rpc::panics::abort_outside_handlers();
+    crate::task::abort_elsewhere();
     crate::faults::read_environment()?;
     affinity::leave_to_reactors(&config.reactor.cores)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

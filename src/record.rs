@@ -120,7 +120,11 @@ impl<R: Record> Records<R> {
     }
 
     fn replace(&self, path: &Path, text: &[u8]) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.directory)?;
+        if !self.directory.exists() {
+            std::fs::create_dir_all(&self.directory)?;
+            // Else a power failure could take the directory, and with it every record that was durable in it.
+            self.directory.parent().map_or(Ok(()), sync)?;
+        }
         let temporary = path.with_extension("tmp");
         let mut file = File::create(&temporary)?;
         file.write_all(text)?;

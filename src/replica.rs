@@ -444,9 +444,7 @@ impl DiskObserver for Replicas {
     }
 }
 
-/// Runs work to its end, also when nobody waits for it any more: a half-done change would be seen by the next.
+/// Runs an operation to its end, also when nobody waits for it any more.
 async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::internal("an operation on a replica", error.to_string())))
+    crate::task::to_its_end("an operation on a replica", work).await
 }

@@ -123,3 +123,24 @@ async fn a_local_replica_deleted_under_an_idle_volume_is_let_go_and_the_volume_g
     cluster.delete_engine("other").await;
     client.work().await;
 }
+
+/// There is nothing better to go on with: its I/O waits, and no client sees an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_replica_of_a_volume_is_waited_for_beyond_its_deadline() {
+    let (mut cluster, _, _, mut bystander) = lab().await;
+    let only = create_replica(&cluster.nodes[1], "far-r-00000000", SIZE).await;
+    let engine = cluster.engine("far", SIZE, "spdk-tcp-nvmf", [("far-r-00000000".into(), only)].into()).await;
+    let mut client = Client::of(&engine, SIZE).await;
+    client.work().await;
+    cluster.nodes[1].freeze();
+    let (_, ()) = tokio::join!(client.work(), async {
+        tokio::time::sleep(2 * DEADLINE).await;
+        bystander.work().await;
+        cluster.nodes[1].thaw();
+    });
+    client.work().await;
+    client.check(usize::MAX).await;
+    let engine = cluster.get("far").await;
+    assert_eq!(engine.replica_mode_map["far-r-00000000"], wire::ReplicaMode::Rw as i32);
+    assert!(client.slowest > DEADLINE, "the replica was not frozen under an I/O, which took {:?}", client.slowest);
+}

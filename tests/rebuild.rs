@@ -188,3 +188,24 @@ async fn longhorn_10139_a_rebuild_whose_attach_has_no_name_ends_names_the_replic
     let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", [(SECOND.into(), second)].into()).await;
     assert!(cluster.read(&engine).await == client.image(), "the new replica does not hold the volume");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_adds_a_replica_and_waits_until_it_is_in_sync() {
+    let (cluster, mut client) = lab().await;
+    let second = create_replica(&cluster.nodes[1], SECOND, SIZE).await;
+    let server = cluster.nodes[0].grpc_address().to_string();
+    let at = format!("{SECOND}={second}");
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_corriente"));
+    command.args(["engine", "add-replica", "vol-e-0", "--replica", &at, "--wait", "--server", &server]);
+    let output = command.env_clear().kill_on_drop(true).output().await.expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(mode(&cluster).await, Some(wire::ReplicaMode::Rw));
+    client.work().await;
+
+    // Once more: it is there already, and that is said at once.
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_corriente"));
+    command.args(["engine", "add-replica", "vol-e-0", "--replica", &at, "--wait", "--server", &server]);
+    let output = command.env_clear().kill_on_drop(true).output().await.expect("the program starts");
+    assert_eq!(output.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("already exists in it"));
+}

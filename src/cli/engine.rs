@@ -5,17 +5,18 @@ use comfy_table::Table;
 
 use super::Context;
 use super::arguments::{Frontend, ReplicaAt, frontend_text};
-use super::connect::Node;
+use super::connect::{Node, NodeAddress};
 use super::exit::{Exit, Failure};
 use super::output::{fields, size, table};
 use super::replica::list_table as replica_table;
+use super::wait::{self, Step, WaitOptions};
 use crate::config::ByteSize;
 use crate::name::{EngineName, ReplicaName, VolumeName};
 use crate::wire::corriente::v1::{MirrorGetRequest, MirrorGetResponse};
 use crate::wire::json::mode_name;
 use crate::wire::spdkrpc::{
-    Engine, EngineCreateRequest, EngineDeleteRequest, EngineExpandRequest, EngineGetRequest,
-    EngineReplicaDeleteRequest, EngineReplicaListRequest,
+    Engine, EngineCreateRequest, EngineDeleteRequest, EngineExpandRequest, EngineGetRequest, EngineReplicaAddRequest,
+    EngineReplicaDeleteRequest, EngineReplicaListRequest, ReplicaRebuildingDstShallowCopyCheckRequest,
 };
 
 /// Verbs for engines.
@@ -70,6 +71,23 @@ pub enum EngineCommand {
         /// The engine
         name: EngineName,
     },
+    /// Take a new replica into the mirror and copy the volume to it, while hosts go on
+    #[command(
+        after_help = "The replica must exist, have the volume's size and hold nothing that is needed.\n\nExample:\n  \
+                            corriente engine add-replica v1-e-0 --replica v1-r-4e5f6a7b=10.0.0.8:20001 --wait"
+    )]
+    AddReplica {
+        /// The engine
+        engine: EngineName,
+        /// The replica and where it answers
+        #[arg(long, value_name = "NAME=IP:PORT")]
+        replica: ReplicaAt,
+        /// Keep those of its snapshots whose checksums equal the source's
+        #[arg(long)]
+        fast_sync: bool,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
     /// Take a replica out of the mirror; the replica itself stays
     RemoveReplica {
         /// The engine
@@ -118,6 +136,22 @@ pub async fn run(command: EngineCommand, context: &Context) -> Result<(), Failur
             let mirror = node.corriente().mirror_get(request).await?.into_inner();
             printer.show(&mirror, mirror_table)
         }
+        EngineCommand::AddReplica { engine, replica, fast_sync, wait } => {
+            let request = EngineReplicaAddRequest {
+                engine_name: engine.to_string(),
+                replica_name: replica.name.to_string(),
+                replica_address: replica.address.to_string(),
+                fast_sync,
+                ..Default::default()
+            };
+            node.spdk().engine_replica_add(request).await?;
+            if !wait.wait {
+                return printer.done(&format!("replica {} is being rebuilt for engine {engine}", replica.name));
+            }
+            let what = format!("rebuild of {}", replica.name);
+            wait::follow(&what, wait.wait_timeout, || rebuilt(context, &node, &engine, &replica)).await?;
+            printer.done(&format!("replica {} of engine {engine} is in sync", replica.name))
+        }
         EngineCommand::RemoveReplica { engine, replica } => {
             remove_replica(&node, &engine, &replica).await?;
             printer.done(&format!("replica {replica} is out of engine {engine}"))
@@ -149,6 +183,36 @@ pub async fn list(node: &Node) -> Result<Vec<Engine>, Failure> {
 pub async fn delete(node: &Node, name: &str) -> Result<(), Failure> {
     node.spdk().engine_delete(EngineDeleteRequest { name: name.to_owned() }).await?;
     Ok(())
+}
+
+/// How a rebuild stands: by the engine's list of modes, and by the replica's own node while it is copied to.
+async fn rebuilt(
+    context: &Context,
+    node: &Node,
+    engine: &EngineName,
+    replica: &ReplicaAt,
+) -> Result<Step<()>, Failure> {
+    let modes = get(node, engine).await?.replica_mode_map;
+    match modes.get(replica.name.as_str()).map(|mode| mode_name(*mode)).as_deref() {
+        Some("RW") => return Ok(Step::Done(())),
+        Some("WO") => {}
+        mode => {
+            let problem = format!("the rebuild of {} failed: its mode is {}", replica.name, mode.unwrap_or("none"));
+            return Err(Failure::new(Exit::Failed, format!("{problem}; the log of the engine's node says why")));
+        }
+    }
+    let peer = NodeAddress::of(replica.address.ip(), context.server.port());
+    let request = ReplicaRebuildingDstShallowCopyCheckRequest { name: replica.name.to_string() };
+    let percent = match context.node(&peer).await {
+        Ok(peer) => peer
+            .spdk()
+            .replica_rebuilding_dst_shallow_copy_check(request)
+            .await
+            .map(|answer| answer.into_inner().total_progress),
+        // It is only for the bar; the engine notices a node that is gone.
+        Err(_) => Ok(0),
+    };
+    Ok(Step::Percent(u64::from(percent.unwrap_or(100))))
 }
 
 async fn remove_replica(node: &Node, engine: &EngineName, replica: &ReplicaName) -> Result<(), Failure> {

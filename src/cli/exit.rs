@@ -77,8 +77,6 @@ fn exit_of(code: Code) -> Exit {
         Code::NotFound => Exit::NotFound,
         Code::AlreadyExists => Exit::Exists,
         Code::FailedPrecondition => Exit::Precondition,
-        // Nodes never answer Unknown: it is tonic's word for a connection that broke, or that speaks another protocol.
-        Code::Unknown => Exit::Unavailable,
         // A client never cancels its own call here: tonic reports its own timeout as Cancelled.
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Exit::Unavailable,
         Code::DataLoss => Exit::Corrupt,
@@ -90,12 +88,18 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let message = match status.message() {
             "" => format!("the node answered {:?}", status.code()),
-            message if status.code() == Code::Unknown => {
-                format!("the connection broke: {message}; a node with TLS is spoken to with --tls")
-            }
             message => message.to_owned(),
         };
-        Self::new(exit_of(status.code()), message)
+        // What a node has answered has no cause on this side. A call's own limit has one, and a code of its own.
+        match std::error::Error::source(&status) {
+            Some(cause) if !matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => {
+                let cause = crate::error::root_cause(cause);
+                let problem =
+                    format!("no answer, the connection broke: {cause}; a node with TLS is spoken to with --tls");
+                Self::new(Exit::Unavailable, problem)
+            }
+            _ => Self::new(exit_of(status.code()), message),
+        }
     }
 }
 

@@ -447,6 +447,10 @@ impl Driver {
             Notice::LastMemberError(member) => {
                 tracing::error!(%mirror, replica = replica(member), "the last member failed an I/O; the client was told");
             }
+            Notice::LastMemberLate(member) => {
+                tracing::error!(%mirror, replica = replica(member),
+                    "the last member does not answer; client I/O waits for it: look at its disk, its node and the network");
+            }
             Notice::LastMemberLost(member, cause) => {
                 tracing::error!(%mirror, replica = replica(member), ?cause, "the last member cannot be reached");
             }

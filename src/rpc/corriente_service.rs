@@ -13,6 +13,7 @@ use crate::mirror::core::Locality;
 use crate::mirror::core::control::MemberMode;
 use crate::name::{EngineName, ReplicaName};
 use crate::node::Node;
+use crate::task::to_its_end;
 use crate::wire::corriente::v1 as own;
 use crate::wire::corriente::v1::corriente_service_server::CorrienteService;
 
@@ -38,7 +39,7 @@ fn replica_name(text: &str) -> Result<ReplicaName, Error> {
 
 /// Runs a call to its end, also when its caller goes away: nobody would know of a suspension begun half-way.
 async fn whole<T: Send + 'static>(call: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
-    tokio::spawn(call).await.unwrap_or_else(|error| Err(Error::internal("a call", error.to_string())))
+    to_its_end("the call", call).await
 }
 
 #[tonic::async_trait]

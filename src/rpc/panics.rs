@@ -1,8 +1,5 @@
-//! What a panic does to the process. In a handler it ends that call alone, with INTERNAL: a handler holds no I/O, and what
-//! it holds of a volume is given back as its values are dropped. Anywhere else, above all on a reactor, it ends the
-//! process, because state that was left half-changed must not be served.
+//! A panic in a gRPC handler ends that call alone, with INTERNAL; see [`crate::task`].
 
-use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -12,23 +9,7 @@ use tonic::Status;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
-thread_local! {
-    /// Whether this thread runs a handler at this moment.
-    static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Makes every panic outside a handler end the process, after it was reported. Once, at the start of a node.
-pub fn abort_outside_handlers() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        if !IN_HANDLER.get() {
-            std::process::abort();
-        }
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a handler panicked: a bug, please report it; its call is answered INTERNAL");
-    }));
-}
+use crate::task::{BUG, on_behalf};
 
 /// Puts [`CatchPanic`] around a service.
 #[derive(Debug, Clone, Copy)]
@@ -79,25 +60,20 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(call) = self.0.as_mut() else { return Poll::Pending };
         // The call is never polled again after a panic, so nobody sees what it left half-changed of its own.
-        let polled = in_handler(AssertUnwindSafe(|| call.as_mut().poll(context)));
-        let answer =
-            match polled {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(answer)) => answer,
-                Err(_) => Ok(Status::internal("the call hit a bug of this node; its log has the place. Volumes go on")
-                    .into_http()),
-            };
+        let polled = guarded(|| call.as_mut().poll(context));
+        let answer = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(answer)) => answer,
+            Err(_) => Ok(Status::internal(format!("the call: {BUG}")).into_http()),
+        };
         // What a call holds is dropped under the same rule as it ran.
-        let _ = in_handler(AssertUnwindSafe(|| self.0 = None));
+        let _ = guarded(|| self.0 = None);
         Poll::Ready(answer)
     }
 }
 
-fn in_handler<T>(run: impl FnOnce() -> T + std::panic::UnwindSafe) -> std::thread::Result<T> {
-    let before = IN_HANDLER.replace(true);
-    let result = catch_unwind(run);
-    IN_HANDLER.set(before);
-    result
+fn guarded<T>(step: impl FnOnce() -> T) -> std::thread::Result<T> {
+    on_behalf(|| catch_unwind(AssertUnwindSafe(step)))
 }
 
 #[cfg(test)]
@@ -119,6 +95,5 @@ mod tests {
         assert_eq!(status.code(), Code::Internal);
         let fine = service.call(Request::new(true)).await.expect("an answer");
         assert!(Status::from_header_map(fine.headers()).is_none());
-        assert!(!IN_HANDLER.get());
     }
 }

@@ -11,6 +11,7 @@ use super::{disk, engine, frontend, hash, log, rebuild, replica};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
+use crate::task::to_its_end;
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_server::SpdkService;
 
@@ -45,7 +46,7 @@ fn answer<T>(result: Result<T, Error>) -> Answer<T> {
 
 /// Runs a call to its end, also when its caller goes away: a half-done change would be seen by the next call.
 async fn whole<T: Send + 'static>(call: impl Future<Output = Result<T, Error>> + Send + 'static) -> Answer<T> {
-    answer(tokio::spawn(call).await.unwrap_or_else(|error| Err(Error::internal("a call", error.to_string()))))
+    answer(to_its_end("the call", call).await)
 }
 
 #[tonic::async_trait]

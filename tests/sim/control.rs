@@ -77,6 +77,8 @@ impl World {
                     engine.last_member_failed = true;
                 }
             }
+            // It answers when it thaws.
+            Notice::LastMemberLate(_) => {}
             Notice::LastMemberLost(..) => self.tally.lost += 1,
             Notice::LastMemberBack(_) => self.time.after(1_000, Step::RetryFence { life }),
             Notice::Prepared(_) => self.time.after(100, Step::RequestPause { life }),

@@ -10,6 +10,7 @@ use crate::engine::state::{Chain, EngineState, Published, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::name::{BackupName, SnapshotName};
+use crate::task::to_its_end;
 
 /// A parsed request.
 #[derive(Debug, Clone)]
@@ -139,8 +140,7 @@ impl Engine {
         let backup = request.url.require_backup()?.clone();
         let claim = Claim::take(self, &request.url, &backup)?;
         let engine = self.clone();
-        let started = tokio::spawn(async move { engine.begin_restore(request, backup, claim).await });
-        started.await.unwrap_or_else(|error| Err(Error::internal(self.object(), error.to_string())))
+        to_its_end("the start of a restore", async move { engine.begin_restore(request, backup, claim).await }).await
     }
 
     async fn begin_restore(self: &Arc<Self>, request: RestoreRequest, backup: BackupName, claim: Claim) -> Result<()> {

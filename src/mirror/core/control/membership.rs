@@ -71,7 +71,7 @@ impl MirrorCore {
     /// - Any other failure puts the member out, unless it is the last one in sync.
     /// - The last one in sync keeps its place whatever happens: there is nothing better to go on with. Its failed I/O fails
     ///   to the client; if it cannot be reached, all I/O does, until it returns. Write-only members leave in that case:
-    ///   what they hold of the failed write may differ from what the source holds.
+    ///   what they hold of the failed write may differ from what the source holds. One that is only late is waited for.
     pub(super) fn io_error(&mut self, member: MemberIndex, op: MemberOp, cause: FailureCause, out: &mut Actions) {
         let slot = &self.slots[member.get()];
         let (SlotState::In(MemberMode::Rw | MemberMode::Wo), false) = (slot.state, slot.lost) else {
@@ -85,6 +85,10 @@ impl MirrorCore {
         if !last {
             self.drop_member(member, reason_of(cause), out);
             self.raise(out);
+            return;
+        }
+        if cause == FailureCause::Deadline {
+            out.notify(Notice::LastMemberLate(member));
             return;
         }
         let orphans = self.in_mode(MemberMode::Wo);

@@ -189,9 +189,22 @@ fn the_last_member_keeps_its_place_when_it_fails() {
 }
 
 #[test]
+fn the_last_member_is_waited_for_when_it_is_late() {
+    let mut run = Run::started(2);
+    run.fails(1, MemberOp::Write, FailureCause::Deadline);
+    run.update_channels();
+    run.persist_all();
+    let view = run.core.view();
+    run.fails(0, MemberOp::Write, FailureCause::Deadline);
+    assert!(run.noticed(Notice::LastMemberLate(at(0))));
+    assert_eq!(run.core.view(), view);
+    assert_eq!(run.core.status().health, Health::Degraded);
+}
+
+#[test]
 fn the_last_member_out_of_reach_stops_io_until_it_returns() {
     let mut run = Run::started(1);
-    run.fails(0, MemberOp::Read, FailureCause::Deadline);
+    run.fails(0, MemberOp::Read, FailureCause::Gone);
     assert!(run.core.view().rw.is_empty());
     assert_eq!((run.mode(0), run.core.status().health), (Some(MemberMode::Rw), Health::Faulted));
     let returned = Event::MemberReturned { member: at(0) };
