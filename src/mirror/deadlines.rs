@@ -36,6 +36,15 @@ pub(super) struct Tickets {
     bulk: bool,
 }
 
+/// Members that owe an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Late {
+    /// For longer than the limit.
+    pub(super) late: MemberMask,
+    /// Of these, for so long that even the last one in sync is given up.
+    pub(super) overdue: MemberMask,
+}
+
 /// One channel's view of how long each member takes.
 pub(super) struct MemberDeadlines {
     data: [DeadlineWheel; MAX_MEMBERS],
@@ -73,18 +82,21 @@ impl MemberDeadlines {
     }
 
     /// Turns the wheels; the members that owe an answer for too long.
-    pub(super) fn expired(&mut self) -> MemberMask {
+    pub(super) fn expired(&mut self) -> Late {
         let now_ns = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let mut late = MemberMask::EMPTY;
+        let (mut late, mut overdue) = (MemberMask::EMPTY, MemberMask::EMPTY);
         for member in MemberIndex::all() {
             // Both wheels turn, whatever the first one says.
             let data = self.data[member.get()].advance(now_ns);
             let bulk = self.bulk[member.get()].advance(now_ns);
-            if [data, bulk].iter().any(|expiry| matches!(expiry, Expiry::Expired(_))) {
+            if [data, bulk].iter().any(|expiry| *expiry != Expiry::InTime) {
                 late = late.with(member);
             }
+            if [data, bulk].iter().any(|expiry| matches!(expiry, Expiry::Overdue(_))) {
+                overdue = overdue.with(member);
+            }
         }
-        late
+        Late { late, overdue }
     }
 }
 
@@ -106,12 +118,12 @@ mod tests {
         let mut deadlines = MemberDeadlines::new(DeadlineSettings { limit: Duration::from_nanos(9) });
         let both: MemberMask = [member(1), member(6)].into_iter().collect();
         let (write, trim) = (deadlines.submit(both, IoKind::Write), deadlines.submit(both, IoKind::Unmap));
-        while deadlines.expired() != both {}
+        while deadlines.expired().late != both {}
         deadlines.complete(member(6), &write);
         deadlines.complete(member(6), &trim);
-        assert_eq!(deadlines.expired(), MemberMask::of(member(1)));
+        assert_eq!(deadlines.expired().late, MemberMask::of(member(1)));
         deadlines.complete(member(1), &write);
         deadlines.complete(member(1), &trim);
-        assert_eq!(deadlines.expired(), MemberMask::EMPTY);
+        assert_eq!(deadlines.expired(), Late { late: MemberMask::EMPTY, overdue: MemberMask::EMPTY });
     }
 }

@@ -14,7 +14,7 @@ use super::core::{
     ChannelState, FailureCause, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome, ReadPolicy,
     ReadTracker, WriteOutcome, WriteTracker,
 };
-use super::deadlines::{DeadlineSettings, MemberDeadlines, Tickets};
+use super::deadlines::{DeadlineSettings, Late, MemberDeadlines, Tickets};
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::{BlockRange, RangeGate, Turn};
 use crate::spdk::bdev::{IoChannel, IoKind};
@@ -495,11 +495,13 @@ impl MirrorChannel {
         if self.state.borrow().in_flight() > 0 {
             device.set_active();
         }
-        let late = self.deadlines.borrow_mut().expired();
-        let fresh = self.state.borrow_mut().blame(late, FailureCause::Deadline);
-        for member in fresh.iter() {
-            let error = LegError::Refused(Errno::ETIMEDOUT);
-            device.report(Report::MemberError { member, op: MemberOp::Write, cause: FailureCause::Deadline, error });
+        let Late { late, overdue } = self.deadlines.borrow_mut().expired();
+        for (members, cause) in [(late, FailureCause::Deadline), (overdue, FailureCause::Gone)] {
+            let fresh = self.state.borrow_mut().blame(members, cause);
+            for member in fresh.iter() {
+                let error = LegError::Refused(Errno::ETIMEDOUT);
+                device.report(Report::MemberError { member, op: MemberOp::Write, cause, error });
+            }
         }
     }
 

@@ -449,7 +449,7 @@ impl Driver {
             }
             Notice::LastMemberLate(member) => {
                 tracing::error!(%mirror, replica = replica(member),
-                    "the last member does not answer; client I/O waits for it: look at its disk, its node and the network");
+                    "the last member does not answer; client I/O waits for it for a while: look at its disk, its node and the network");
             }
             Notice::LastMemberLost(member, cause) => {
                 tracing::error!(%mirror, replica = replica(member), ?cause, "the last member cannot be reached");

@@ -354,13 +354,17 @@ impl World {
         };
         let mut late = Vec::new();
         for (number, channel) in engine.channels.iter_mut().enumerate() {
-            let expired: MemberMask = MemberIndex::all()
-                .filter(|member| channel.wheels[member.get()].advance(now) != Expiry::InTime)
-                .collect();
-            late.push((number, expired));
+            let found: Vec<_> =
+                MemberIndex::all().map(|member| (member, channel.wheels[member.get()].advance(now))).collect();
+            let having = |test: fn(&Expiry) -> bool| {
+                found.iter().filter(|(_, expiry)| test(expiry)).map(|(member, _)| *member).collect::<MemberMask>()
+            };
+            let overdue = having(|expiry| matches!(expiry, Expiry::Overdue(_)));
+            late.push((number, having(|expiry| *expiry != Expiry::InTime), overdue));
         }
-        for (number, expired) in late {
+        for (number, expired, overdue) in late {
             self.blame(number, expired, MemberOp::Read, FailureCause::Deadline);
+            self.blame(number, overdue, MemberOp::Read, FailureCause::Gone);
         }
         self.time.after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
     }

@@ -218,7 +218,8 @@ impl Node {
     }
 
     fn write_config(&self, memory: Memory) -> PathBuf {
-        let mut config = self.settings.clone();
+        let mut config = patient();
+        merge(&mut config, self.settings.clone());
         let state = self.directory.path().join("state");
         fs::create_dir_all(&state).expect("a state directory");
         let memory_mode = match memory {
@@ -272,6 +273,24 @@ fn remove_leftovers(pid: u32) {
 }
 
 /// Puts `value` at a dotted key.
+/// Limits that a busy machine does not reach: a test of one of them sets it.
+fn patient() -> toml::Table {
+    let mut settings = toml::Table::new();
+    set(&mut settings, "timeouts.member_deadline", "30s".into());
+    set(&mut settings, "timeouts.pause", "30s".into());
+    settings
+}
+
+/// What `settings` says beats what is there.
+fn merge(table: &mut toml::Table, settings: toml::Table) {
+    for (key, value) in settings {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(known)), toml::Value::Table(section)) => merge(known, section),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
 fn set(table: &mut toml::Table, key: &str, value: toml::Value) {
     match key.split_once('.') {
         None => {

@@ -6,6 +6,13 @@
 /// Periods in a wheel.
 const PERIODS: usize = 8;
 
+/// An I/O that is as old as so many deadlines is given up, also where nobody else can answer it. With the default deadline
+/// of 5 s that is after the 30 s for which Linux waits for a command of an NVMe device.
+pub const OVERDUE_DEADLINES: u32 = 6;
+
+/// For so many turns the wheel stands before that; the first deadline has passed when it stops.
+const STANDING_TURNS: u32 = (OVERDUE_DEADLINES - 1) * (PERIODS as u32 - 1);
+
 /// The period an I/O was submitted in; kept in its context until it completes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket(u8);
@@ -17,6 +24,8 @@ pub enum Expiry {
     InTime,
     /// So many I/Os are older than the deadline.
     Expired(u32),
+    /// So many, and one of them is older than [`OVERDUE_DEADLINES`] deadlines.
+    Overdue(u32),
 }
 
 /// Counts a member's outstanding I/Os by age. Ticks are whatever the owner counts (TSC, nanoseconds).
@@ -26,6 +35,8 @@ pub struct DeadlineWheel {
     current: u8,
     period_ticks: u64,
     next_turn: u64,
+    /// Turns for which it has stood with expired I/Os.
+    standing: u32,
 }
 
 impl DeadlineWheel {
@@ -33,7 +44,8 @@ impl DeadlineWheel {
     /// owner calls [`Self::advance`] later).
     pub fn new(deadline_ticks: u64, now_ticks: u64) -> Self {
         let period_ticks = deadline_ticks.div_ceil(PERIODS as u64 - 1).max(1);
-        Self { counts: [0; PERIODS], current: 0, period_ticks, next_turn: now_ticks.saturating_add(period_ticks) }
+        let next_turn = now_ticks.saturating_add(period_ticks);
+        Self { counts: [0; PERIODS], current: 0, period_ticks, next_turn, standing: 0 }
     }
 
     /// An I/O was submitted.
@@ -65,8 +77,11 @@ impl DeadlineWheel {
         let next = (self.current + 1) % PERIODS as u8;
         let left = self.counts[next as usize];
         if left > 0 {
-            return Expiry::Expired(left);
+            self.standing = self.standing.saturating_add(1);
+            let overdue = self.standing > STANDING_TURNS;
+            return if overdue { Expiry::Overdue(left) } else { Expiry::Expired(left) };
         }
+        self.standing = 0;
         self.current = next;
         Expiry::InTime
     }
@@ -89,6 +104,22 @@ mod tests {
             let found = expired_at(&mut wheel, submitted + 1, 5000, 1).expect("expires");
             assert!((submitted + 700..=submitted + 800).contains(&found), "{submitted} → {found}");
         }
+    }
+
+    #[test]
+    fn an_expired_io_is_overdue_six_deadlines_after_its_submission_and_a_late_answer_starts_anew() {
+        let mut wheel = DeadlineWheel::new(700, 0);
+        let ticket = wheel.submit();
+        let overdue = |wheel: &mut DeadlineWheel, from: u64| {
+            (from..from + 10_000).find(|now| matches!(wheel.advance(*now), Expiry::Overdue(1))).expect("overdue")
+        };
+        let found = overdue(&mut wheel, 0);
+        assert!((6 * 700..=6 * 700 + 200).contains(&found), "{found}");
+        wheel.complete(ticket);
+        assert_eq!(wheel.advance(found + 100), Expiry::InTime);
+        wheel.submit();
+        let again = overdue(&mut wheel, found + 101) - found;
+        assert!((6 * 700..=6 * 700 + 400).contains(&again), "{again}");
     }
 
     #[test]

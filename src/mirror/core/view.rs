@@ -44,9 +44,9 @@ impl IoView {
 pub enum FailureCause {
     /// The device answered with an error for this I/O; it may serve others.
     Medium,
-    /// The device is no longer there: hot-removed, disconnected.
+    /// The device is no longer there: hot-removed, disconnected, or silent for several deadlines.
     Gone,
-    /// It did not answer within the deadline.
+    /// It did not answer within the deadline. The last one in sync is waited for until it is [`Self::Gone`].
     Deadline,
 }
 
