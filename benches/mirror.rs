@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corriente::Result;
+use corriente::mirror::core::dirty::FoundDirty;
 use corriente::mirror::core::{
-    Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, ReadPolicy, assemble,
+    Candidate, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, ReadPolicy, assemble,
 };
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
 use corriente::name::{BdevName, HostPort, NonEmpty, ReplicaName};
@@ -28,6 +29,10 @@ struct Host;
 
 impl MirrorHost for Host {
     fn persist(&self, _: &OpenMember, _: GenerationRecord) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn persist_dirty(&self, _: &OpenMember, _: DirtyRecord) -> BoxFuture<'static, Result<()>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -169,9 +174,11 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
         name: BdevName::parse("mirror").expect("a name"),
         assembly,
         opened: NonEmpty::from_vec(opened).expect("two members"),
+        dirty: vec![FoundDirty::Nothing; 2],
         policy: ReadPolicy::LocalFirst,
         host: Arc::new(Host),
         member_deadline: Duration::from_secs(5),
+        quiet: Duration::from_secs(10),
     };
     Mirror::start(control, parts).await.expect("the mirror starts")
 }

@@ -196,6 +196,8 @@ pub struct TimeoutsConfig {
     pub restore_stall: Duration,
     /// A copy of a rebuild that makes no progress for this long has failed.
     pub rebuild_stall: Duration,
+    /// A region of a mirror that nothing was written to for this long is taken off the dirty log.
+    pub dirty_quiet: Duration,
 }
 
 impl Default for NodeConfig {
@@ -264,6 +266,7 @@ impl Default for TimeoutsConfig {
             shutdown: Duration::from_secs(20),
             restore_stall: Duration::from_secs(120),
             rebuild_stall: Duration::from_secs(60),
+            dirty_quiet: Duration::from_secs(10),
         }
     }
 }

@@ -66,6 +66,19 @@ pub enum Point {
     RestoreEarlierDeleted,
     /// Everything is proven, nothing published.
     RestoreProven,
+    /// A generation is about to be stored with a member; passed once for each, those of the node first.
+    GenerationBegins,
+    /// A generation was stored with a member.
+    GenerationStored,
+    /// Dirty regions are about to be stored with a member; passed once for each, those of the node first.
+    DirtyBegins,
+    /// Dirty regions were stored with a member.
+    DirtyStored,
+    /// A piece in which members may differ is about to be compared. Obeys `fail` (it is then tried again) and `kill` only, like
+    /// the next one.
+    EqualizeBegins,
+    /// A piece is the same on all members; nobody has been told.
+    EqualizeDone,
 }
 
 impl Point {
@@ -90,6 +103,12 @@ impl Point {
             Self::RestoreMarkedComplete => "restore-marked-complete",
             Self::RestoreEarlierDeleted => "restore-earlier-deleted",
             Self::RestoreProven => "restore-proven",
+            Self::GenerationBegins => "generation-begins",
+            Self::GenerationStored => "generation-stored",
+            Self::DirtyBegins => "dirty-begins",
+            Self::DirtyStored => "dirty-stored",
+            Self::EqualizeBegins => "equalize-begins",
+            Self::EqualizeDone => "equalize-done",
         }
     }
 
@@ -171,9 +190,15 @@ pub fn are_on() -> bool {
     SWITCH.get().is_some()
 }
 
-/// Whether the operation at this point is to fail. For places that cannot wait.
+/// Whether the operation at this point is to fail. For places that cannot wait; they obey an order to kill the node too.
 pub fn fails(point: Point) -> bool {
-    SWITCH.get().is_some_and(|switch| switch.pass(point) == Some(Action::Fail))
+    match SWITCH.get().and_then(|switch| switch.pass(point)) {
+        Some(Action::Kill) => {
+            let _ = kill(Pid::this(), Signal::SIGKILL);
+            false
+        }
+        action => action == Some(Action::Fail),
+    }
 }
 
 /// Passes a point: goes on, fails, waits or ends the process.

@@ -255,5 +255,6 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         recovery: config.timeouts.recovery,
         restore_stall: config.timeouts.restore_stall,
         rebuild_stall: config.timeouts.rebuild_stall,
+        dirty_quiet: config.timeouts.dirty_quiet,
     }
 }

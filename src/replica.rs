@@ -14,6 +14,7 @@ mod attribute;
 pub mod attributes;
 pub mod backup;
 mod budget;
+mod dirty;
 mod discover;
 mod export;
 mod hash;

@@ -165,4 +165,9 @@ pub static SETTINGS: &[Setting] = &[
         timeouts.rebuild_stall,
         "A copy of a rebuild without progress for this long has failed"
     ),
+    setting!(
+        "timeouts.dirty_quiet",
+        timeouts.dirty_quiet,
+        "A region of a volume that nothing was written to for this long is no more compared after a crash"
+    ),
 ];

@@ -12,14 +12,17 @@ use super::instance::Engine;
 use super::probe::Probes;
 use super::state::{EngineState, ReplicaMode, failure_reason};
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::mirror::core::control::OutReason;
+use crate::mirror::core::dirty::FoundDirty;
 use crate::mirror::core::{
-    Assembly, Candidate, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, RefusedReason, assemble,
-    salvage,
+    Assembly, Candidate, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
+    RefusedReason, assemble, salvage,
 };
 use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
 use crate::name::{BdevName, NonEmpty, ReplicaName};
 use crate::spdk::Control;
+use crate::telemetry::events::ObjectKind;
 
 /// What the start of a mirror may take for granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,8 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, as_asked: Start) -> Result<()
     let Some(opened) = NonEmpty::from_vec(members) else {
         return Err(Error::internal(engine.object(), "an assembly has no opened member"));
     };
-    let mirror = start(engine, assembly, opened).await?;
+    let dirty = assembly.members.iter().map(|(_, open)| probes.dirty(&open.replica)).collect();
+    let mirror = start(engine, assembly, opened, dirty).await?;
     adopt(engine, mirror, &probes).await
 }
 
@@ -138,15 +142,22 @@ fn choose(engine: &Engine, candidates: Vec<Candidate>, as_asked: Start) -> Resul
     assemble(candidates, size, incarnation, missing).map_err(refused)
 }
 
-async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<OpenedMember>) -> Result<Arc<Mirror>> {
+async fn start(
+    engine: &Arc<Engine>,
+    assembly: Assembly,
+    opened: NonEmpty<OpenedMember>,
+    dirty: Vec<FoundDirty>,
+) -> Result<Arc<Mirror>> {
     let name = BdevName::parse(engine.name.as_str()).map_err(|error| Error::name("name", error))?;
     let parts = MirrorParts {
         name,
         assembly,
         opened,
+        dirty,
         policy: engine.context.read_policy,
         host: Arc::new(Host { engine: Arc::downgrade(engine), control: engine.context.control.clone() }),
         member_deadline: engine.context.limits.member_deadline,
+        quiet: engine.context.limits.dirty_quiet,
     };
     Mirror::start(&engine.context.control, parts).await.map(Arc::new)
 }
@@ -176,13 +187,25 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probes: &Probes) -> Re
         published.chain = chain;
         published.restore.last_restored = last_restored;
     });
+    if status.unequal {
+        tell(
+            engine,
+            "equalizing",
+            "its replicas may differ in what was being written when it ended; they are made equal",
+        );
+    }
     follow(engine, &mirror);
     Ok(())
+}
+
+fn tell(engine: &Engine, what: &'static str, message: &str) {
+    engine.context.telemetry.events.tell(ObjectKind::Engine, &engine.name, what, message);
 }
 
 /// Keeps the published modes those of the mirror, as long as it is the engine's.
 fn follow(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
     let mut watch = mirror.watch();
+    let mut unequal = mirror.status().unequal;
     let (engine, mirror) = (Arc::downgrade(engine), Arc::downgrade(mirror));
     tokio::spawn(async move {
         while watch.changed().await.is_ok() {
@@ -190,7 +213,11 @@ fn follow(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
             if !engine.mirror().is_ok_and(|current| Arc::ptr_eq(&current, &mirror)) {
                 return;
             }
-            engine.apply(&mirror.status());
+            let status = mirror.status();
+            if std::mem::replace(&mut unequal, status.unequal) && !status.unequal {
+                tell(&engine, "equal", "its replicas are equal again");
+            }
+            engine.apply(&status);
         }
     });
 }
@@ -226,7 +253,19 @@ impl MirrorHost for Host {
         let path = self.engine.upgrade().map(|engine| engine.path(&member.replica));
         Box::pin(async move {
             let path = path.ok_or_else(|| Error::internal("mirror", "its engine is gone"))??;
-            path.backend.set_attribute(Attribute::Generation, record.encode().into_bytes()).await
+            faults::pass(Point::GenerationBegins).await?;
+            path.backend.set_attribute(Attribute::Generation, record.encode().into_bytes()).await?;
+            faults::pass(Point::GenerationStored).await
+        })
+    }
+
+    fn persist_dirty(&self, member: &OpenMember, record: DirtyRecord) -> BoxFuture<'static, Result<()>> {
+        let path = self.engine.upgrade().map(|engine| engine.path(&member.replica));
+        Box::pin(async move {
+            let path = path.ok_or_else(|| Error::internal("mirror", "its engine is gone"))??;
+            faults::pass(Point::DirtyBegins).await?;
+            path.backend.set_attribute(Attribute::Dirty, record.encode()).await?;
+            faults::pass(Point::DirtyStored).await
         })
     }
 

@@ -99,6 +99,8 @@ pub struct BackupProgress {
 pub enum Attribute {
     /// How recent it is: [`crate::mirror::core::GenerationRecord`].
     Generation,
+    /// Which of its regions may differ from the other replicas': [`crate::mirror::core::DirtyRecord`].
+    Dirty,
     /// What was last restored into it, or is being restored: [`super::restore::marker::RestoreMarker`].
     Restore,
 }
@@ -108,6 +110,7 @@ impl Attribute {
     pub fn key(self) -> &'static str {
         match self {
             Self::Generation => "corriente.generation",
+            Self::Dirty => "corriente.dirty",
             Self::Restore => "corriente.restore",
         }
     }

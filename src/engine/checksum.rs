@@ -94,6 +94,7 @@ impl Checksum {
         let members = if self.members { self.mirror.status().members } else { Vec::new() };
         let in_sync = members.iter().filter(|member| member.mode == MemberMode::Rw).count();
         progress.total_bytes.store(self.mirror.geometry().size() * (1 + in_sync as u64), Ordering::Relaxed);
+        // Reads of the mirror make it equal piece by piece, and that before the members are read.
         let mirror = self.digest(self.mirror.bdev(), progress).await?;
         let mut digests = Vec::new();
         // One after the other, so that the memory for one is enough.

@@ -48,6 +48,8 @@ pub struct EngineLimits {
     pub pause: Duration,
     /// An answer of a replica to an I/O, and storing a generation with it.
     pub member_deadline: Duration,
+    /// How long nothing is written to a region before it is taken off the dirty log.
+    pub dirty_quiet: Duration,
     /// Holding client I/O on request.
     pub suspend: Duration,
     /// Bringing engines up again after a restart of the node.

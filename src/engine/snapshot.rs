@@ -41,6 +41,8 @@ impl Engine {
     pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<Answers> {
         let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let options = SnapshotOptions { user_created, timestamp };
+        // Where replicas differ, their snapshots would, for good.
+        self.mirror()?.equal(self.context.limits.pause).await?;
         let held = self.hold().await?;
         let answers = self.on_all(|path| {
             let options = options.clone();

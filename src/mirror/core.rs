@@ -14,9 +14,10 @@
 //! Around them: [`members`] (names and addresses by index), [`generation`] and [`assembly`] (who may take part after a
 //! restart), [`policy`] (where to read), [`deadline`] (who does not answer).
 //!
-//! What comes with resync has its place ready: a dirty-region log hooks in where a write starts
-//! ([`ChannelState::begin_write`]) and where a view excludes a member ([`MirrorCore`]'s drop); a member returning within
-//! its window joins like a new one, [`MemberMode::Wo`], with fewer regions to copy.
+//! What may differ after a crash: [`dirty`] (what is durable before a write begins), [`unequal`] (made equal again before a
+//! client sees it).
+//!
+//! A member that was out joins like a new one, [`MemberMode::Wo`].
 
 #![forbid(unsafe_code)]
 
@@ -24,11 +25,13 @@ pub mod assembly;
 pub mod channel;
 pub mod control;
 pub mod deadline;
+pub mod dirty;
 pub mod generation;
 pub mod mask;
 pub mod members;
 pub mod policy;
 pub mod read;
+pub mod unequal;
 pub mod view;
 pub mod write;
 
@@ -40,10 +43,12 @@ pub use control::{
     Action, Actions, Event, Health, MemberMode, MirrorCore, Notice, OutReason, PauseId, Refusal, Status,
 };
 pub use deadline::{DeadlineWheel, Expiry, OVERDUE_DEADLINES, Ticket};
+pub use dirty::{DirtyLog, DirtyRecord, HotMap, RegionSet, Regions};
 pub use generation::{Generation, GenerationRecord, Incarnation};
 pub use mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 pub use members::{Locality, Members, MembersError, OpenMember};
 pub use policy::ReadPolicy;
 pub use read::{ReadOutcome, ReadTracker};
+pub use unequal::{Equalizer, UnequalMap};
 pub use view::{Epoch, FailureCause, IoView, MemberOp};
 pub use write::{WriteOutcome, WriteTracker};

@@ -10,18 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::channel::mpsc::UnboundedSender;
 
 use super::core::control::PauseId;
+use super::core::dirty::StoreId;
 use super::core::{
-    ChannelState, FailureCause, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome, ReadPolicy,
-    ReadTracker, WriteOutcome, WriteTracker,
+    ChannelState, FailureCause, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
+    ReadPolicy, ReadTracker, RegionSet, UnequalMap, WriteOutcome, WriteTracker,
 };
 use super::deadlines::{DeadlineSettings, Late, MemberDeadlines, Tickets};
+use super::driver::PieceOutcome;
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::{BlockRange, RangeGate, Turn};
 use crate::spdk::bdev::{IoChannel, IoKind};
 use crate::spdk::vdev::{LegError, Vdev, Vio};
 use crate::spdk::{Errno, OnThread};
 
-/// What a channel tells the driver. Bounded: a member is reported once a view, a pause drains once.
+/// What a channel tells the driver. Bounded: a member is reported once a view, a pause drains once, an I/O waits for one piece
+/// at a time.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Report {
     /// I/O to a member failed.
@@ -32,6 +35,16 @@ pub(super) enum Report {
     Quiesced(PauseId),
     /// No change from before the range was locked is in flight.
     RangeDrained,
+    /// Writes wait for regions ([`MirrorDevice::take_wanted`]).
+    RegionsWanted,
+    /// A member has stored its dirty regions, or has not.
+    DirtyStored { member: MemberIndex, store: StoreId, outcome: Result<(), FailureCause> },
+    /// An I/O waits until the members are equal in this piece.
+    PieceWanted(u64),
+    /// The copy of a piece takes so many deadlines already.
+    PieceLate { piece: u64, times: u32 },
+    /// The copy of a piece has ended.
+    PieceEnded { piece: u64, outcome: PieceOutcome },
 }
 
 /// What a new channel starts from.
@@ -59,6 +72,14 @@ pub(super) struct MirrorDevice {
     read_errors: AtomicU32,
     /// I/O that ended with an error for the client.
     client_errors: AtomicU64,
+    /// Where writes may begin.
+    hot: HotMap,
+    /// The driver was told that regions are wanted, and has not taken them yet.
+    asked: AtomicBool,
+    /// Where members may differ since a crash.
+    unequal: UnequalMap,
+    /// I/O that waits for a piece, over all channels.
+    piece_waits: AtomicU32,
 }
 
 /// Reports of unreadable ranges that wait for the driver at most; more are dropped, a log line each is enough.
@@ -84,6 +105,10 @@ pub(super) struct MirrorChannel {
     gate: RefCell<RangeGate>,
     /// Changes of the locked range; bounded as `held` is.
     range_held: RefCell<VecDeque<Vio<MirrorDevice>>>,
+    /// Writes into regions that are not dirty on every member yet; bounded as `held` is.
+    log_held: RefCell<VecDeque<Vio<MirrorDevice>>>,
+    /// I/O in pieces that are not equal yet; bounded as `held` is.
+    piece_held: RefCell<VecDeque<Vio<MirrorDevice>>>,
 }
 
 /// The state of one client I/O, inside its context.
@@ -101,6 +126,8 @@ impl MirrorDevice {
         view: IoView,
         members: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
         reports: UnboundedSender<Report>,
+        hot: HotMap,
+        unequal: UnequalMap,
     ) -> Self {
         Self {
             policy,
@@ -113,6 +140,10 @@ impl MirrorDevice {
             pause: AtomicU32::new(0),
             read_errors: AtomicU32::new(0),
             client_errors: AtomicU64::new(0),
+            hot,
+            asked: AtomicBool::new(false),
+            unequal,
+            piece_waits: AtomicU32::new(0),
         }
     }
 
@@ -133,6 +164,48 @@ impl MirrorDevice {
     /// Channels that open from now on lack this member.
     pub(super) fn forget_member(&self, member: MemberIndex) {
         self.shared().members[member.get()] = None;
+    }
+
+    /// Where writes may begin.
+    pub(super) fn hot(&self) -> &HotMap {
+        &self.hot
+    }
+
+    /// The regions that writes wait for since the last call.
+    pub(super) fn take_wanted(&self) -> RegionSet {
+        // First, so that what is wanted from here on is told anew.
+        self.asked.store(false, Ordering::SeqCst);
+        self.hot.take_wanted()
+    }
+
+    /// Where members may differ since a crash.
+    pub(super) fn unequal(&self) -> &UnequalMap {
+        &self.unequal
+    }
+
+    /// Whether any I/O waits for a piece.
+    pub(super) fn holds_for_pieces(&self) -> bool {
+        self.piece_waits.load(Ordering::Relaxed) > 0
+    }
+
+    #[cold]
+    fn hold_for_log(&self, channel: &MirrorChannel, io: Vio<Self>) {
+        self.hot.want(io.offset_blocks(), io.block_count());
+        channel.log_held.borrow_mut().push_back(io);
+        if !self.asked.swap(true, Ordering::SeqCst) {
+            self.report(Report::RegionsWanted);
+        }
+    }
+
+    /// Without a member that can be written there is nothing that could make the piece equal, and nothing to wait for.
+    #[cold]
+    fn hold_for_piece(&self, channel: &MirrorChannel, io: Vio<Self>, piece: u64) {
+        if channel.state.borrow().begin_write().is_err() {
+            return self.answer(channel, io, false);
+        }
+        self.piece_waits.fetch_add(1, Ordering::Relaxed);
+        channel.piece_held.borrow_mut().push_back(io);
+        self.report(Report::PieceWanted(piece));
     }
 
     /// Whether there is anything to look at for deadlines; asking begins a new time.
@@ -235,6 +308,9 @@ impl MirrorDevice {
     }
 
     fn read(&self, channel: &MirrorChannel, mut io: Vio<Self>) {
+        if let Some(piece) = self.unequal.first_in(io.offset_blocks(), io.block_count()) {
+            return self.hold_for_piece(channel, io, piece);
+        }
         let tracker = channel.state.borrow_mut().begin_read();
         match tracker {
             Ok(tracker) => {
@@ -272,6 +348,15 @@ impl MirrorDevice {
             return;
         };
         let flush = io.kind() == IoKind::Flush;
+        if !flush {
+            let (first, count) = (io.offset_blocks(), io.block_count());
+            if let Some(piece) = self.unequal.first_in(first, count) {
+                return self.hold_for_piece(channel, io, piece);
+            }
+            if !self.hot.admits(first, count) {
+                return self.hold_for_log(channel, io);
+            }
+        }
         let turn = if flush { None } else { channel.gate.borrow_mut().admit(io.offset_blocks(), io.block_count()) };
         if turn.is_none() && !flush {
             channel.range_held.borrow_mut().push_back(io);
@@ -383,6 +468,8 @@ impl Vdev for MirrorDevice {
             held: RefCell::new(VecDeque::new()),
             gate: RefCell::new(RangeGate::new(shared.locked)),
             range_held: RefCell::new(VecDeque::new()),
+            log_held: RefCell::new(VecDeque::new()),
+            piece_held: RefCell::new(VecDeque::new()),
         })
     }
 
@@ -453,6 +540,26 @@ impl MirrorChannel {
                 _ => unreachable!("only writes are parked"),
             };
             device.write_over(self, io, outcome);
+        }
+        // What can be written to no more has nothing to wait for.
+        self.release_logged(device);
+        self.release_pieces(device);
+    }
+
+    /// Looks again at the writes that wait for dirty regions, in order.
+    pub(super) fn release_logged(&self, device: &MirrorDevice) {
+        let held = self.log_held.take();
+        for io in held {
+            device.write(self, io);
+        }
+    }
+
+    /// Looks again at the I/O that waits for pieces, in order.
+    pub(super) fn release_pieces(&self, device: &MirrorDevice) {
+        let held = self.piece_held.take();
+        for io in held {
+            device.piece_waits.fetch_sub(1, Ordering::Relaxed);
+            if io.kind() == IoKind::Read { device.read(self, io) } else { device.write(self, io) }
         }
     }
 

@@ -9,8 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
+use super::core::dirty::{RegionSet, Regions};
 use super::core::{
-    Assembly, FailureCause, Generation, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberOp, Members, ReadPolicy,
+    Assembly, Equalizer, FailureCause, Generation, GenerationRecord, Incarnation, MAX_MEMBERS, MemberIndex, MemberOp,
+    Members, ReadPolicy, UnequalMap,
 };
 use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
@@ -22,8 +24,18 @@ use crate::name::BdevName;
 use crate::spdk::OnControl;
 use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
+use dirty::Dirty;
+use equalize::PieceCopy;
 
+mod dirty;
+mod equalize;
 mod join;
+
+pub(super) use equalize::PieceOutcome;
+
+/// What is locked or held, and copied, at once: long enough that this is a small part of it, short enough that a client's I/O
+/// there waits for milliseconds.
+pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
 /// Pausing for a new member.
 const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +65,11 @@ pub(super) struct Parts {
     pub(super) host: Arc<dyn MirrorHost>,
     pub(super) tokio: tokio::runtime::Handle,
     pub(super) deadlines: DeadlineSettings,
+    /// Where the members may differ, by what they hold dirty.
+    pub(super) unequal: RegionSet,
+    pub(super) regions: Regions,
+    /// A region without writes for so long is taken off the dirty log, or twice as long.
+    pub(super) quiet: Duration,
 }
 
 /// What a new member is copied from, best first, and where to.
@@ -68,10 +85,25 @@ pub(super) struct LockId(pub(super) u64);
 /// The range that is locked, or was and still has changes from before it in flight.
 struct RangeLock {
     id: LockId,
-    target: MemberIndex,
-    waiting: Option<oneshot::Sender<Result<CopyPaths>>>,
+    purpose: LockPurpose,
     drained: bool,
     released: bool,
+}
+
+/// What a range is locked for.
+enum LockPurpose {
+    /// A copy to the target.
+    Copy { target: MemberIndex, waiting: Option<oneshot::Sender<Result<CopyPaths>>> },
+    /// Only to know that all changes from before have ended: no block is locked.
+    Drain,
+}
+
+/// A range that is to be locked after the one that is.
+struct NextLock {
+    id: LockId,
+    range: BlockRange,
+    target: MemberIndex,
+    reply: oneshot::Sender<Result<CopyPaths>>,
 }
 
 /// A record on its way to a member, and the newest one that came meanwhile.
@@ -104,7 +136,16 @@ pub(super) struct Driver {
     joining: Option<(MemberIndex, oneshot::Sender<Result<MemberIndex>>)>,
     syncing: Option<(MemberIndex, oneshot::Sender<Result<()>>)>,
     range: Option<RangeLock>,
+    next_lock: Option<NextLock>,
     paused_at: Option<Instant>,
+    dirty: Option<Dirty>,
+    equalizer: Equalizer,
+    copies: Vec<PieceCopy>,
+    stopping: bool,
+    incarnation: Incarnation,
+    unequal: RegionSet,
+    regions: Regions,
+    quiet: Duration,
 }
 
 impl Driver {
@@ -139,7 +180,16 @@ impl Driver {
             joining: None,
             syncing: None,
             range: None,
+            next_lock: None,
             paused_at: None,
+            dirty: None,
+            equalizer: Equalizer::default(),
+            copies: Vec::new(),
+            stopping: false,
+            incarnation: parts.assembly.incarnation,
+            unequal: parts.unequal,
+            regions: parts.regions,
+            quiet: parts.quiet,
         }
     }
 
@@ -152,10 +202,12 @@ impl Driver {
             }
         }
         let mut questions = self.ask_for_deadlines();
+        let mut quiet = self.ask_for_quiet_regions(self.quiet);
         loop {
             let stop = tokio::select! {
                 Some(()) = questions.recv() => { self.check_deadlines().await; None }
-                Some(report) = self.reports.1.next() => { self.report(report); None }
+                Some(()) = quiet.recv() => { self.look_for_quiet_regions(); None }
+                Some(report) = self.reports.1.next() => { self.report(report).await; None }
                 Some(event) = self.events.1.next() => { self.event(event); None }
                 command = commands.recv() => match command {
                     Some(command) => self.command(command).await,
@@ -194,7 +246,7 @@ impl Driver {
         }
     }
 
-    fn report(&mut self, report: Report) {
+    async fn report(&mut self, report: Report) {
         match report {
             Report::MemberError { member, op, cause, error } => {
                 let replica = self.members.get(member).map(|open| open.replica.to_string()).unwrap_or_default();
@@ -207,7 +259,12 @@ impl Driver {
             }
             Report::MemberRemoved(member) => self.member_removed(member),
             Report::Quiesced(pause) => self.event(Event::ChannelsQuiesced { pause }),
-            Report::RangeDrained => self.range_drained(),
+            Report::RangeDrained => self.range_drained().await,
+            Report::RegionsWanted => self.regions_wanted(),
+            Report::DirtyStored { member, store, outcome } => self.dirty_stored(member, store, outcome),
+            Report::PieceWanted(piece) => self.piece_wanted(piece),
+            Report::PieceLate { piece, times } => self.piece_late(piece, times),
+            Report::PieceEnded { piece, outcome } => self.piece_ended(piece, outcome).await,
         }
     }
 
@@ -311,12 +368,19 @@ impl Driver {
                 self.act(action).await;
             }
         }
+        self.pump_dirty().await;
+        self.pump_pieces().await;
         self.publish();
     }
 
     async fn act(&mut self, action: Action) {
         match action {
             Action::SetIoView(view) => {
+                // Before any channel can write by it.
+                if let Some(dirty) = &mut self.dirty {
+                    dirty.log.set_view(&view);
+                }
+                self.pump_dirty().await;
                 if let Some(vdev) = &self.vdev {
                     vdev.device().set_view(view);
                     let device = vdev.device().clone();
@@ -495,13 +559,30 @@ impl Driver {
 
     /// The generation is durable: the mirror becomes a bdev.
     fn register(&mut self) {
+        let dirty = Dirty::new(&self.core.view(), self.unequal, self.regions, self.incarnation);
+        let block_bytes = self.geometry.block_size;
+        let size_bytes = self.geometry.size();
+        let block = u64::from(block_bytes);
+        let ranges = self.regions.ranges(&self.unequal, size_bytes);
+        let unequal = UnequalMap::new(
+            ranges.map(|range| range.start / block..range.end.div_ceil(block)),
+            self.geometry.block_count,
+            (PIECE_BYTES / block).trailing_zeros(),
+        );
+        if unequal.left() > 0 {
+            tracing::warn!(mirror = %self.name, pieces = unequal.left(), regions = self.unequal.count(),
+                "members may differ since the end of the last mirror; they are made equal");
+        }
         let device = MirrorDevice::new(
             self.policy,
             self.deadlines,
             self.core.view(),
             self.opened.clone(),
             self.reports.0.clone(),
+            dirty.hot_map(block_bytes),
+            unequal,
         );
+        self.dirty = Some(dirty);
         let uuid = uuid::Uuid::new_v4();
         let made = VdevHandle::create(self.on, &self.name, uuid, self.geometry, Arc::new(device));
         let result = made.map(|vdev| self.vdev = Some(vdev)).map_err(Error::from);
@@ -511,7 +592,7 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let status = MirrorStatus::of(&self.core.status(), &self.members);
+        let status = MirrorStatus::of(&self.core.status(), &self.members, self.is_unequal());
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             if changed {
@@ -525,10 +606,14 @@ impl Driver {
         if let Some(lock) = self.range.as_ref().map(|lock| lock.id) {
             self.unlock_range(lock).await;
         }
+        self.end_copies().await;
         let result = match self.vdev.take() {
             Some(vdev) => vdev.destroy().await.map_err(Error::from),
             None => Ok(()),
         };
+        if result.is_ok() {
+            self.store_last_dirty().await;
+        }
         let closing: Vec<_> = self
             .opened
             .iter_mut()

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::Activity;
 use super::core::control::{Health, MemberMode, OutReason, PauseId, Status};
+use super::core::dirty::{DirtyRecord, FoundDirty, Regions, unequal};
 use super::core::{
     Assembly, Generation, GenerationRecord, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember, ReadPolicy,
 };
@@ -27,6 +28,8 @@ const COMMAND_LIMIT: usize = 32;
 pub trait MirrorHost: Send + Sync + 'static {
     /// Stores the record durably with the member's replica. Limited by the caller.
     fn persist(&self, member: &OpenMember, record: GenerationRecord) -> BoxFuture<'static, Result<()>>;
+    /// Stores the dirty regions durably with the member's replica. Limited by the caller.
+    fn persist_dirty(&self, member: &OpenMember, record: DirtyRecord) -> BoxFuture<'static, Result<()>>;
     /// Lets go of what the attach made. The mirror uses the member no more; I/O of a `failed` one may still hang and is
     /// to be aborted.
     fn close(&self, member: OpenMember, failed: bool) -> BoxFuture<'static, ()>;
@@ -66,10 +69,12 @@ pub struct MirrorStatus {
     pub generation: Generation,
     /// Every member, also those that are out until they are removed.
     pub members: Vec<MemberStatus>,
+    /// Members may differ since a crash, in what clients have not seen since, and are being made equal.
+    pub unequal: bool,
 }
 
 impl MirrorStatus {
-    pub(super) fn of(status: &Status, members: &Members) -> Self {
+    pub(super) fn of(status: &Status, members: &Members, unequal: bool) -> Self {
         let members = members
             .iter()
             .filter_map(|(index, open)| {
@@ -84,7 +89,7 @@ impl MirrorStatus {
                 })
             })
             .collect();
-        Self { health: status.health, generation: status.generation, members }
+        Self { health: status.health, generation: status.generation, members, unequal }
     }
 
     /// A member by its replica.
@@ -101,6 +106,8 @@ pub struct MirrorParts {
     pub assembly: Assembly,
     /// The same members as the assembly's, opened.
     pub opened: NonEmpty<OpenedMember>,
+    /// What was found of dirty regions, with each member of the assembly.
+    pub dirty: Vec<FoundDirty>,
     /// Where reads go.
     pub policy: ReadPolicy,
     /// Storage of generations and detaching.
@@ -108,6 +115,8 @@ pub struct MirrorParts {
     /// A member that has not answered a read or a write for this long is out (other I/O may take six times as long);
     /// also the limit on storing one generation with it.
     pub member_deadline: Duration,
+    /// A region that nothing was written to for this long, or up to twice as long, is taken off the dirty log.
+    pub quiet: Duration,
 }
 
 /// A running mirror. Dropping it stops it in the background; [`Mirror::stop`] waits.
@@ -130,11 +139,20 @@ impl Mirror {
         };
         let opened = place(members, parts.opened)?;
         let (bdev, member_deadline) = (parts.name.clone(), parts.member_deadline);
-        let (status_sender, status) =
-            watch::channel(MirrorStatus { health: Health::Faulted, generation: Generation::NONE, members: Vec::new() });
+        let (status_sender, status) = watch::channel(MirrorStatus {
+            health: Health::Faulted,
+            generation: Generation::NONE,
+            members: Vec::new(),
+            unequal: false,
+        });
         let (commands, receiver) = mpsc::channel(COMMAND_LIMIT);
         let (started_sender, started) = oneshot::channel();
+        let regions = Regions::of_volume(members.size_bytes());
+        let unequal = unequal(&parts.dirty, regions, members.size_bytes());
         let parts = Parts {
+            unequal,
+            regions,
+            quiet: parts.quiet,
             name: parts.name,
             assembly: parts.assembly,
             opened,
@@ -186,6 +204,19 @@ impl Mirror {
     /// Changes of the state; a slow watcher sees the newest only.
     pub fn watch(&self) -> watch::Receiver<MirrorStatus> {
         self.status.clone()
+    }
+
+    /// Waits until no member differs any more from another since a crash.
+    pub async fn equal(&self, limit: Duration) -> Result<()> {
+        let mut status = self.status.clone();
+        match tokio::time::timeout(limit, status.wait_for(|status| !status.unequal)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::precondition(format!("mirror {}", self.bdev), "it is stopped")),
+            Err(_) => Err(Error::precondition(
+                format!("mirror {}", self.bdev),
+                "its members are still being made equal after a crash; repeat later",
+            )),
+        }
     }
 
     /// Stops client I/O. It is let go on by the guard, or by itself after `limit`.

@@ -11,17 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::MemberIndex;
-use super::driver::{Command, CopyPaths, LockId};
+use super::driver::{Command, CopyPaths, LockId, PIECE_BYTES};
 use super::handle::Mirror;
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::BlockRange;
 use crate::error::{Error, Result};
 use crate::spdk::dma::DmaBuffer;
 use crate::spdk::{Control, Errno, OnControl, SpdkError};
-
-/// What is locked and copied at once: long enough that locking is a small part of it, short enough that a client's write
-/// into it waits for milliseconds.
-const PIECE_BYTES: u64 = 1 << 20;
 
 /// How many deadlines of a member a copy may take: one for the source, one for the target, one for waiting in line.
 const COPY_DEADLINES: u32 = 3;

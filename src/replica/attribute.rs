@@ -1,8 +1,8 @@
 //! Values that others keep with a replica's head, durably: how recent it is, what was restored into it.
 
-use super::Replicas;
 use super::attributes::{AttributeKey, REBUILD, key_of};
 use super::instance::Replica;
+use super::{Replicas, dirty};
 use crate::mirror::core::{Generation, GenerationRecord};
 use crate::name::ReplicaName;
 use crate::spdk::xattr::{XattrChange, XattrValue};
@@ -39,6 +39,9 @@ async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -
         let stored = replica.store.attribute(&replica.head(), key.name()).await?;
         check_generation(replica, stored.as_ref(), value.as_ref())?;
     }
+    if key.is_dirty() {
+        dirty::prepare(replica, key, value.as_ref()).await?;
+    }
     let change = XattrChange { name: key.name().clone(), value };
     replica.store.apply(&replica.head(), vec![change]).await?;
     replica.disk.flush().await
@@ -66,6 +69,14 @@ fn check_generation(replica: &Replica, stored: Option<&XattrValue>, next: Option
         )),
         _ => Ok(()),
     }
+}
+
+/// The record that is there.
+pub(super) fn stored_generation(replica: &Replica, stored: Option<&XattrValue>) -> Result<Option<GenerationRecord>> {
+    let corrupt = |problem: String| Error::Corruption { object: replica.object(), problem };
+    let Some(value) = stored else { return Ok(None) };
+    let text = value.as_text().ok_or_else(|| corrupt("a generation record is text".into()))?;
+    GenerationRecord::parse(text).map(Some).map_err(|error| corrupt(error.to_string()))
 }
 
 fn generation(value: &XattrValue) -> std::result::Result<Generation, String> {

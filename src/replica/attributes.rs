@@ -31,6 +31,9 @@ pub(super) const CHECKSUM_FOUND: &str = "corriente.checksum_found";
 /// How recent a replica is: [`crate::mirror::core::GenerationRecord`].
 pub(super) const GENERATION: &str = "corriente.generation";
 
+/// Where a replica may differ from the others of its mirror: [`crate::mirror::core::DirtyRecord`].
+pub(super) const DIRTY: &str = "corriente.dirty";
+
 /// What all our own keys start with.
 const PREFIX: &str = "corriente.";
 /// What a replica writes itself and nobody else may.
@@ -130,6 +133,10 @@ impl AttributeKey {
 
     pub(super) fn is_generation(&self) -> bool {
         self.0.as_str() == GENERATION
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.0.as_str() == DIRTY
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::core::control::{Event, MemberMode};
 use super::super::core::{Locality, MemberIndex};
 use super::super::member::OpenedMember;
 use super::super::range_gate::BlockRange;
-use super::{CopyPaths, Driver, JOIN_PAUSE_LIMIT, LockId, RangeLock};
+use super::{CopyPaths, Driver, JOIN_PAUSE_LIMIT, LockId, LockPurpose, NextLock, RangeLock};
 use crate::error::{Error, Result};
 
 impl Driver {
@@ -25,6 +25,11 @@ impl Driver {
     async fn place_member(&mut self, opened: OpenedMember) -> Result<MemberIndex> {
         if self.joining.is_some() || self.core.status().members.contains(&Some(MemberMode::Wo)) {
             return Err(self.refused("another member is being rebuilt".into()));
+        }
+        if self.is_unequal() {
+            return Err(
+                self.refused("its members are being made equal after a crash; a new one must wait for that".into())
+            );
         }
         let member = self.members.add(opened.open.clone()).map_err(|error| self.refused(error.to_string()))?;
         let local = opened.open.locality == Locality::Local;
@@ -58,9 +63,14 @@ impl Driver {
         if let Some((_, reply)) = self.syncing.take_if(|(syncing, _)| *syncing == member) {
             let _ = reply.send(Err(self.refused(problem.to_owned())));
         }
-        if let Some(waiting) =
-            self.range.as_mut().filter(|lock| lock.target == member).and_then(|lock| lock.waiting.take())
-        {
+        let waiting = match &mut self.range {
+            Some(RangeLock { purpose: LockPurpose::Copy { target, waiting }, .. }) if *target == member => {
+                waiting.take()
+            }
+            _ => None,
+        };
+        let next = self.next_lock.take_if(|next| next.target == member).map(|next| next.reply);
+        for waiting in waiting.into_iter().chain(next) {
             let _ = waiting.send(Err(self.refused(problem.to_owned())));
         }
     }
@@ -74,6 +84,11 @@ impl Driver {
         target: MemberIndex,
         reply: oneshot::Sender<Result<CopyPaths>>,
     ) {
+        let draining = matches!(self.range, Some(RangeLock { purpose: LockPurpose::Drain, .. }));
+        if draining && self.next_lock.is_none() {
+            self.next_lock = Some(NextLock { id, range, target, reply });
+            return;
+        }
         let Some(vdev) = self.vdev.as_ref().filter(|_| self.range.is_none()) else {
             let _ = reply.send(Err(self.refused("another range is being copied; repeat the rebuild later".into())));
             return;
@@ -82,21 +97,30 @@ impl Driver {
         device.begin_lock(range);
         let each = device.clone();
         self.visited(vdev.for_each_channel(move |channel| channel.lock_range(&each, range)).await);
-        self.range = Some(RangeLock { id, target, waiting: Some(reply), drained: false, released: false });
+        let purpose = LockPurpose::Copy { target, waiting: Some(reply) };
+        self.range = Some(RangeLock { id, purpose, drained: false, released: false });
         device.lock_announced();
     }
 
     /// No change from before the lock is in flight: whoever asked may copy.
-    pub(super) fn range_drained(&mut self) {
+    pub(super) async fn range_drained(&mut self) {
         let Some(lock) = &mut self.range else { return };
         lock.drained = true;
         if lock.released {
             self.range = None;
             return;
         }
-        let (target, waiting) = (lock.target, lock.waiting.take());
-        if let Some(reply) = waiting {
-            let _ = reply.send(self.copy_paths(target));
+        match &mut lock.purpose {
+            LockPurpose::Copy { target, waiting } => {
+                let (target, waiting) = (*target, waiting.take());
+                if let Some(reply) = waiting {
+                    let _ = reply.send(self.copy_paths(target));
+                }
+            }
+            LockPurpose::Drain => {
+                self.range = None;
+                self.dirty_drained().await;
+            }
         }
     }
 
@@ -119,6 +143,9 @@ impl Driver {
 
     /// Lets changes of the range go on. Another lock than the one that is on is none of ours.
     pub(super) async fn unlock_range(&mut self, id: LockId) {
+        if self.next_lock.take_if(|next| next.id == id).is_some() {
+            return;
+        }
         let Some(lock) = self.range.as_mut().filter(|lock| lock.id == id) else { return };
         lock.released = true;
         if lock.drained {

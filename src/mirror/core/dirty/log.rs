@@ -1,0 +1,292 @@
+//! What must be stored with whom before a write may begin, and what may be taken off again.
+//!
+//! Three sets of regions, each within the next: the *hot* ones, in which writes may begin; those that every member is
+//! known to hold dirty; and the *image*, which every member is to hold. A region becomes hot when the last member holds
+//! it, and leaves the image only after it was not hot any more and every write that had begun by then has ended.
+//!
+//! Where at most one member counts there is nothing to differ from, and no log is kept.
+
+use super::super::mask::{MAX_MEMBERS, MemberIndex, MemberMask};
+use super::super::view::IoView;
+use super::regions::RegionSet;
+
+/// One store: a late answer about an earlier one is recognised by it, and a late arrival at the replica, as it counts up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoreId(pub u32);
+
+/// What the owner must do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Todo {
+    /// Store these with the member durably, within a limit; then [`DirtyLog::stored`]. One at a time for each member.
+    Store {
+        /// Which member.
+        member: MemberIndex,
+        /// Which store it is.
+        store: StoreId,
+        /// What is to be stored.
+        regions: RegionSet,
+    },
+    /// Let writes begin in these, and those go on that wait for them.
+    Admit(RegionSet),
+    /// Let no write begin anywhere; none is in flight. What is hot comes anew.
+    AdmitNone,
+    /// Let writes begin everywhere: no log is needed.
+    AdmitAll,
+    /// Wait until every write that has begun by now has ended; then [`DirtyLog::drained`].
+    Drain,
+}
+
+/// What is known of one member's record.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lane {
+    /// What the member holds for sure, as the last answer tells; none when nothing is known.
+    stored: Option<RegionSet>,
+    /// On its way: the member holds this or `stored`.
+    sending: Option<(StoreId, RegionSet)>,
+    /// The last store failed: nothing is sent until somebody says so.
+    failed: bool,
+}
+
+impl Lane {
+    /// The regions that are dirty in the member's record, whatever becomes of what is on its way.
+    fn certain(&self) -> RegionSet {
+        match (&self.stored, &self.sending) {
+            (Some(stored), None) => *stored,
+            (Some(stored), Some((_, sending))) => stored.and(sending),
+            (None, _) => RegionSet::EMPTY,
+        }
+    }
+}
+
+/// How far regions that are taken off have come.
+#[derive(Debug, Clone, Copy)]
+struct Clearing {
+    regions: RegionSet,
+    asked: bool,
+}
+
+/// The log of one mirror.
+#[derive(Debug, Clone)]
+pub struct DirtyLog {
+    needed: bool,
+    /// The owner was told of `needed`.
+    told: bool,
+    /// Nothing is hot, and the owner has not heard yet.
+    reset: bool,
+    targets: MemberMask,
+    write_only: MemberMask,
+    image: RegionSet,
+    hot: RegionSet,
+    wanted: RegionSet,
+    /// Members differ there, and not by writes of this mirror: not taken off.
+    unequal: RegionSet,
+    clearing: Option<Clearing>,
+    lanes: [Lane; MAX_MEMBERS],
+    next_store: u32,
+}
+
+impl DirtyLog {
+    /// The log of a mirror that starts with this view. `unequal` are the regions that some member holds dirty from before.
+    pub fn new(view: &IoView, unequal: RegionSet) -> Self {
+        Self {
+            needed: is_needed(view),
+            told: false,
+            reset: false,
+            targets: view.written(),
+            write_only: view.wo,
+            image: unequal,
+            hot: RegionSet::EMPTY,
+            wanted: RegionSet::EMPTY,
+            unequal,
+            clearing: None,
+            lanes: [Lane::default(); MAX_MEMBERS],
+            next_store: 0,
+        }
+    }
+
+    /// Whether a log is kept at the moment.
+    pub fn needed(&self) -> bool {
+        self.needed
+    }
+
+    /// The regions that are, or are to be, dirty in the members' records.
+    pub fn dirty(&self) -> &RegionSet {
+        &self.image
+    }
+
+    /// A new view is about to be published. One with a new write-only member is so in a pause, when no write is in flight.
+    pub fn set_view(&mut self, view: &IoView) {
+        let joined = view.wo.minus(self.write_only);
+        self.write_only = view.wo;
+        if view.written().is_empty() {
+            // Nothing can be written until the last member is back, and then it counts with the same others.
+            return;
+        }
+        self.targets = view.written();
+        for member in joined.iter() {
+            self.lanes[member.get()] = Lane::default();
+        }
+        let needed = is_needed(view);
+        if needed && (!self.needed || !joined.is_empty()) {
+            self.wanted = self.wanted.or(&self.hot);
+            self.hot = RegionSet::EMPTY;
+            self.reset = true;
+            self.clearing = None;
+        }
+        if !needed {
+            self.wanted = RegionSet::EMPTY;
+            self.hot = RegionSet::EMPTY;
+            self.unequal = RegionSet::EMPTY;
+            self.clearing = None;
+            self.reset = false;
+        }
+        self.told &= needed == self.needed;
+        self.needed = needed;
+    }
+
+    /// Writes wait for these.
+    pub fn want(&mut self, regions: &RegionSet) {
+        if !self.needed {
+            return;
+        }
+        self.wanted = self.wanted.or(&regions.minus(&self.hot));
+        self.image = self.image.or(regions);
+        if let Some(clearing) = &mut self.clearing {
+            clearing.regions = clearing.regions.minus(regions);
+        }
+    }
+
+    /// A store has ended; whether it took effect is only known if it did.
+    pub fn stored(&mut self, member: MemberIndex, store: StoreId, done: bool) {
+        let lane = &mut self.lanes[member.get()];
+        let Some((sent, regions)) = lane.sending else { return };
+        if sent != store {
+            return;
+        }
+        if done {
+            lane.stored = Some(regions);
+        } else {
+            // The one or the other; what both have is certain.
+            lane.stored = lane.stored.map(|stored| stored.and(&regions));
+            lane.failed = true;
+        }
+        lane.sending = None;
+    }
+
+    /// A member whose last store failed is to be tried again: it is the last one, or was closed and is open again.
+    pub fn retry(&mut self, member: MemberIndex) {
+        let lane = &mut self.lanes[member.get()];
+        if lane.failed {
+            lane.failed = false;
+            // What is certain is not what the member holds: store the whole of it.
+            lane.stored = None;
+        }
+    }
+
+    /// Members differ only in these any more; the rest is equal and durable.
+    pub fn set_unequal(&mut self, unequal: RegionSet) {
+        self.unequal = unequal;
+    }
+
+    /// Whether regions may be taken off now: no earlier ones are, and every member holds what it should.
+    pub fn may_clear(&self) -> bool {
+        let settled = |member: MemberIndex| {
+            let lane = &self.lanes[member.get()];
+            lane.sending.is_none() && !lane.failed
+        };
+        self.needed
+            && self.clearing.is_none()
+            && self.wanted.is_empty()
+            && self.write_only.is_empty()
+            && !self.image.is_empty()
+            && self.targets.iter().all(settled)
+    }
+
+    /// Takes off the `quiet` ones, in which no write begins any more, and what is dirty without being hot.
+    pub fn clear(&mut self, quiet: &RegionSet) {
+        self.hot = self.hot.minus(quiet);
+        let cold = self.image.minus(&self.hot).minus(&self.wanted).minus(&self.unequal);
+        if !cold.is_empty() {
+            self.clearing = Some(Clearing { regions: cold, asked: false });
+        }
+    }
+
+    /// Every write that had begun when [`Todo::Drain`] was given has ended.
+    pub fn drained(&mut self) {
+        if let Some(clearing) = self.clearing.take() {
+            if clearing.asked {
+                self.image = self.image.minus(&clearing.regions);
+            } else {
+                self.clearing = Some(clearing);
+            }
+        }
+    }
+
+    /// What every member is to hold when the mirror has stopped, after its last write: where they differ still.
+    pub fn at_stop(&self) -> RegionSet {
+        self.unequal
+    }
+
+    /// The store of [`Self::at_stop`] with a member; none when there was never anything to tell it.
+    pub fn last_store(&mut self, member: MemberIndex) -> Option<StoreId> {
+        let lane = &self.lanes[member.get()];
+        let silent = self.image.is_empty() && lane.stored.is_none() && lane.sending.is_none();
+        (!silent).then(|| self.number_store())
+    }
+
+    fn number_store(&mut self) -> StoreId {
+        let store = StoreId(self.next_store);
+        // A store takes a write to a disk: four billion of them outlast any mirror.
+        self.next_store = self.next_store.saturating_add(1);
+        store
+    }
+
+    /// What to do next. Call it after every event, until there is nothing.
+    pub fn next(&mut self) -> Option<Todo> {
+        if !self.needed {
+            let told = std::mem::replace(&mut self.told, true);
+            return (!told).then_some(Todo::AdmitAll);
+        }
+        self.told = true;
+        if std::mem::take(&mut self.reset) {
+            return Some(Todo::AdmitNone);
+        }
+        if let Some(store) = self.next_store() {
+            return Some(store);
+        }
+        let ready =
+            self.targets.iter().fold(self.wanted, |ready, member| ready.and(&self.lanes[member.get()].certain()));
+        if !ready.is_empty() {
+            self.wanted = self.wanted.minus(&ready);
+            self.hot = self.hot.or(&ready);
+            return Some(Todo::Admit(ready));
+        }
+        match &mut self.clearing {
+            Some(clearing) if !clearing.asked => {
+                clearing.asked = true;
+                Some(Todo::Drain)
+            }
+            _ => None,
+        }
+    }
+
+    fn next_store(&mut self) -> Option<Todo> {
+        let image = self.image;
+        let stale = |lane: &Lane| lane.sending.is_none() && !lane.failed && lane.stored != Some(image);
+        // A mirror that has nothing dirty does not tell so to members that it never told anything.
+        let silent = image.is_empty() && self.lanes.iter().all(|lane| lane.stored.is_none());
+        let member = self.targets.iter().find(|member| stale(&self.lanes[member.get()]) && !silent)?;
+        let store = self.number_store();
+        self.lanes[member.get()].sending = Some((store, image));
+        Some(Todo::Store { member, store, regions: image })
+    }
+}
+
+/// All members that a crash could bring together: with one alone there is nothing to differ from. One that is out is among
+/// them until the survivors' generation says so durably.
+fn is_needed(view: &IoView) -> bool {
+    view.written().or(view.unfenced).count() >= 2
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! The driver's part in making members equal after a crash: which piece is copied when, and what its end means.
+//!
+//! A piece is equal when every member that a crash could bring back has it, also one that is out and not durably so. So while
+//! such a member is there, none is begun and none counts.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::{LocalBoxFuture, join_all};
+
+use super::super::core::{FailureCause, MemberIndex, MemberMask, MemberOp, OVERDUE_DEADLINES};
+use super::super::device::Report;
+use super::super::member::OpenedMember;
+use super::{Driver, Event};
+use crate::faults::{self, Point};
+use crate::spdk::dma::DmaBuffer;
+use crate::spdk::{OnControl, SpdkError};
+
+/// The members that a copy waits for, for whoever looks whether they answer in time.
+type Waiting = Rc<Cell<MemberMask>>;
+
+/// A copy that runs.
+pub(super) struct PieceCopy {
+    piece: u64,
+    waiting: Waiting,
+    clock: tokio::task::JoinHandle<()>,
+}
+
+/// How a copy ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct PieceOutcome {
+    /// These have the same.
+    has: MemberMask,
+    /// These could not be written.
+    failed: MemberMask,
+}
+
+impl Driver {
+    /// Whether members may differ still.
+    pub(super) fn is_unequal(&self) -> bool {
+        self.vdev.as_ref().is_some_and(|vdev| vdev.device().unequal().left() > 0)
+    }
+
+    /// A client's I/O waits for this piece.
+    pub(super) fn piece_wanted(&mut self, piece: u64) {
+        if let Some(vdev) = &self.vdev {
+            self.equalizer.demand(piece, vdev.device().unequal());
+        }
+    }
+
+    /// Begins the copies that may run now. With one member left there is nothing to be equal to.
+    pub(super) async fn pump_pieces(&mut self) {
+        let view = self.core.view();
+        if !self.is_unequal() || !view.unfenced.is_empty() || self.stopping {
+            return;
+        }
+        if view.written().count() < 2 {
+            if let Some(vdev) = self.vdev.as_ref().filter(|_| view.written().count() == 1) {
+                self.equalizer.give_up(vdev.device().unequal());
+                tracing::warn!(mirror = %self.name, "one member is left, so no other is to be made equal to it");
+            }
+            return self.pieces_equal().await;
+        }
+        while let Some(piece) = self.vdev.as_ref().and_then(|vdev| self.equalizer.next(vdev.device().unequal())) {
+            self.copy_piece(piece);
+        }
+    }
+
+    fn copy_piece(&mut self, piece: u64) {
+        let Some(vdev) = &self.vdev else { return };
+        let blocks = vdev.device().unequal().blocks(piece);
+        let block = u64::from(self.geometry.block_size);
+        let range = blocks.start * block..blocks.end * block;
+        let written = self.core.view().written();
+        let mut members: Vec<_> =
+            written.iter().filter_map(|place| Some((place, self.opened[place.get()].clone()?))).collect();
+        let local = self.members.local();
+        members.sort_by_key(|(place, _)| !local.contains(*place));
+        let waiting = Waiting::default();
+        let (limit, late) = (self.deadlines.limit, self.reports.0.clone());
+        let clock = self.tokio.spawn(async move {
+            for times in 1.. {
+                tokio::time::sleep(limit).await;
+                let _ = late.unbounded_send(Report::PieceLate { piece, times });
+            }
+        });
+        self.copies.push(PieceCopy { piece, waiting: waiting.clone(), clock });
+        let (on, reports) = (self.on, self.reports.0.clone());
+        on.thread().spawn(async move {
+            let outcome = equalize(on, &members, range, &waiting).await;
+            let _ = reports.unbounded_send(Report::PieceEnded { piece, outcome });
+        });
+    }
+
+    /// A copy takes longer than a member may: those it waits for are late, or given up.
+    pub(super) fn piece_late(&mut self, piece: u64, times: u32) {
+        let Some(copy) = self.copies.iter().find(|copy| copy.piece == piece) else { return };
+        let cause = if times >= OVERDUE_DEADLINES { FailureCause::Gone } else { FailureCause::Deadline };
+        for member in copy.waiting.get().iter() {
+            self.event(Event::MemberIoError { member, op: MemberOp::Write, cause });
+        }
+    }
+
+    /// A copy has ended.
+    pub(super) async fn piece_ended(&mut self, piece: u64, outcome: PieceOutcome) {
+        if let Some(at) = self.copies.iter().position(|copy| copy.piece == piece) {
+            self.copies.swap_remove(at).clock.abort();
+        }
+        let view = self.core.view();
+        let equal = view.written().or(view.unfenced).minus(outcome.has).is_empty();
+        for member in outcome.failed.iter() {
+            self.event(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Medium });
+        }
+        let Some(vdev) = &self.vdev else { return };
+        self.equalizer.ended(piece, equal, vdev.device().unequal());
+        self.pieces_equal().await;
+    }
+
+    /// Begins no copy any more, and waits for those that run; their members are late or gone as ever.
+    pub(super) async fn end_copies(&mut self) {
+        self.stopping = true;
+        while !self.copies.is_empty() {
+            tokio::select! {
+                Some(report) = self.reports.1.next() => self.report(report).await,
+                Some(event) = self.events.1.next() => self.event(event),
+            }
+            self.carry_out().await;
+        }
+    }
+
+    /// Lets those go on who waited for pieces, and tells the log what differs still.
+    async fn pieces_equal(&mut self) {
+        let Some(vdev) = &self.vdev else { return };
+        let device = vdev.device().clone();
+        let left = device.unequal().left();
+        if let Some(dirty) = &mut self.dirty {
+            let regions = dirty.regions;
+            let block = u64::from(self.geometry.block_size);
+            let unequal = device.unequal().pieces().fold(Default::default(), |set: super::RegionSet, piece| {
+                let blocks = device.unequal().blocks(piece);
+                set.or(&regions.touched(blocks.start * block..blocks.end * block))
+            });
+            dirty.log.set_unequal(unequal);
+        }
+        if left == 0 {
+            tracing::info!(mirror = %self.name, "all members are equal again");
+        }
+        if left == 0 || device.holds_for_pieces() {
+            self.visited(vdev.for_each_channel(move |channel| channel.release_pieces(&device)).await);
+        }
+    }
+}
+
+/// Makes a range the same on all members: what the first that can be read has. What is the same already is not written, so that
+/// a thin replica takes no space for it.
+async fn equalize(
+    on: OnControl,
+    members: &[(MemberIndex, Arc<OpenedMember>)],
+    range: Range<u64>,
+    waiting: &Waiting,
+) -> PieceOutcome {
+    if faults::fails(Point::EqualizeBegins) {
+        let has = members.first().map_or(MemberMask::EMPTY, |(place, _)| MemberMask::of(*place));
+        return PieceOutcome { has, failed: MemberMask::EMPTY };
+    }
+    let whole = make_equal(on, members, range.clone(), waiting).await;
+    let outcome = match whole {
+        Some(outcome) => outcome,
+        // No member can read all of it: block by block, from whoever can.
+        None => by_blocks(on, members, range, waiting).await,
+    };
+    faults::fails(Point::EqualizeDone);
+    outcome
+}
+
+fn by_blocks<'a>(
+    on: OnControl,
+    members: &'a [(MemberIndex, Arc<OpenedMember>)],
+    range: Range<u64>,
+    waiting: &'a Waiting,
+) -> LocalBoxFuture<'a, PieceOutcome> {
+    Box::pin(async move {
+        let all: MemberMask = members.iter().map(|(place, _)| *place).collect();
+        let mut sum = PieceOutcome { has: all, failed: MemberMask::EMPTY };
+        let step = members.first().map_or(range.end - range.start, |(_, member)| u64::from(member.open.block_bytes));
+        for start in range.clone().step_by(step.max(1) as usize) {
+            match make_equal(on, members, start..range.end.min(start + step), waiting).await {
+                Some(block) => {
+                    sum.has = sum.has.and(block.has);
+                    sum.failed = sum.failed.or(block.failed);
+                }
+                // Readable nowhere: whoever reads it gets the error, from any of them.
+                None => {
+                    tracing::error!(offset = start, "a block that members may differ in can be read from none of them")
+                }
+            }
+        }
+        sum
+    })
+}
+
+/// None when no member can read the range.
+async fn make_equal(
+    on: OnControl,
+    members: &[(MemberIndex, Arc<OpenedMember>)],
+    range: Range<u64>,
+    waiting: &Waiting,
+) -> Option<PieceOutcome> {
+    let reads = members.iter().map(|(place, member)| watched(*place, waiting, read(on, member, &range)));
+    let contents = join_all(reads).await;
+    let source = contents.iter().position(Result::is_ok)?;
+    let Ok(truth) = &contents[source] else { return None };
+    let writes = members.iter().zip(&contents).map(async |((place, member), content)| {
+        if content.as_ref().is_ok_and(|content| content[..] == truth[..]) {
+            return (*place, Ok(()));
+        }
+        (*place, watched(*place, waiting, write(on, member, range.start, truth)).await)
+    });
+    let mut outcome = PieceOutcome { has: MemberMask::EMPTY, failed: MemberMask::EMPTY };
+    for (place, result) in join_all(writes).await {
+        match result {
+            Ok(()) => outcome.has = outcome.has.with(place),
+            Err(error) => {
+                tracing::warn!(%place, offset = range.start, %error, "a member could not be made equal");
+                outcome.failed = outcome.failed.with(place);
+            }
+        }
+    }
+    Some(outcome)
+}
+
+/// Shows the member among those that are waited for.
+async fn watched<T>(place: MemberIndex, waiting: &Waiting, io: impl Future<Output = T>) -> T {
+    waiting.set(waiting.get().with(place));
+    let result = io.await;
+    waiting.set(waiting.get().without(place));
+    result
+}
+
+async fn read(on: OnControl, member: &OpenedMember, range: &Range<u64>) -> Result<DmaBuffer, SpdkError> {
+    let buffer = DmaBuffer::zeroed((range.end - range.start) as usize)?;
+    member.bdev.channel(on.thread())?.read(range.start, buffer).await
+}
+
+async fn write(on: OnControl, member: &OpenedMember, offset: u64, content: &DmaBuffer) -> Result<(), SpdkError> {
+    let mut buffer = DmaBuffer::zeroed(content.len())?;
+    buffer.copy_from_slice(content);
+    member.bdev.channel(on.thread())?.write(offset, buffer).await.map(drop)
+}
