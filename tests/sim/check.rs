@@ -3,10 +3,14 @@
 /// One invariant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checker {
-    /// A read returns the last acknowledged write, or one that was never acknowledged.
+    /// A read returns the last acknowledged write, or one that was never acknowledged; and when no write came between, the
+    /// same as the read before.
     Data,
-    /// Members in sync are equal when no I/O runs, but for what a crash cut off.
+    /// Members in sync are equal when no I/O runs, but for what a crash has cut off and nobody has seen since.
     Equal,
+    /// Replicas that a crash would bring together differ only where one of them durably knows so: what is dirty is stored before
+    /// the first write that makes a difference, and taken off only when all have it.
+    Dirty,
     /// Status never claims what is not durable.
     Status,
     /// At least one member is always in sync.
@@ -42,6 +46,14 @@ pub enum Bug {
     NoRetry,
     /// A channel says it is quiesced while I/O runs.
     HastyQuiesce,
+    /// A write begins before its region is dirty on every member.
+    AdmitEarly,
+    /// Regions are taken off while writes into them run.
+    HastyDrain,
+    /// A mirror that starts does not look at what its members hold dirty.
+    ForgetDirty,
+    /// Clients are served where members differ.
+    ServeUnequal,
 }
 
 /// The first thing that was wrong in a run.

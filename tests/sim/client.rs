@@ -52,6 +52,39 @@ impl World {
             channel.queue.push_back(id);
             return;
         }
+        self.begin(id);
+    }
+
+    /// Starts an I/O that counts, or has it wait for the log or a piece.
+    pub fn begin(&mut self, id: u64) {
+        let Some(io) = self.engine.as_ref().and_then(|engine| engine.ios.get(&id)) else {
+            return;
+        };
+        let (number, kind) = (io.channel, io.kind);
+        let can_write = self.engine.as_ref().is_some_and(|engine| engine.channels[number].state.begin_write().is_ok());
+        let waits = match kind {
+            Kind::Write { block, .. } => can_write && self.held(id, number, block, true),
+            Kind::Read { block } => can_write && self.held(id, number, block, false),
+            Kind::Flush => false,
+        };
+        if waits {
+            return;
+        }
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let Some(io) = engine.ios.get_mut(&id) else {
+            return;
+        };
+        let channel = &mut engine.channels[io.channel];
+        let unequal = match kind {
+            Kind::Read { block } => engine.dirty.unequal.first_in(block as u64, 1).is_some(),
+            _ => false,
+        };
+        if unequal && self.bug != Some(Bug::ServeUnequal) {
+            // Nothing can make it equal.
+            return self.answer(id, None);
+        }
         let targets = match io.kind {
             Kind::Read { .. } => channel.state.begin_read().map(|read| {
                 io.tracker = Tracker::Read(read);
@@ -90,7 +123,7 @@ impl World {
         self.time.after(delay, Step::Arrive { command, replica, session, life: self.life });
     }
 
-    fn fate(&mut self, replica: usize) -> Fate {
+    pub fn fate(&mut self, replica: usize) -> Fate {
         let lands = self.random.chance(500);
         if !self.random.chance(self.error_per_mille[replica]) {
             Fate::Fine
@@ -129,6 +162,9 @@ impl World {
             Fate::Fails { .. } => Err(FailureCause::Medium),
             Fate::Vanishes { .. } => return,
         };
+        if now % 8 == 0 && matches!(command.kind, Kind::Write { .. }) {
+            self.check_dirty();
+        }
         let delay = self.random.between(5, 80);
         let Command { io, member, .. } = command;
         self.time.after(delay, Step::Return { life, io, member, result });
@@ -310,6 +346,7 @@ impl World {
         for id in owing {
             self.leg_returns(id, member, Err(FailureCause::Gone));
         }
+        self.copies_lose(member);
         self.core(Event::MemberClosed { member });
         let lost = self.engine.as_ref().is_some_and(|engine| engine.core.status().lost.contains(member));
         if lost {

@@ -32,7 +32,13 @@ impl World {
     pub fn act(&mut self, action: Action) {
         let life = self.life;
         match action {
-            Action::SetIoView(view) => self.broadcast(Message::View(view)),
+            Action::SetIoView(view) => {
+                if let Some(engine) = &mut self.engine {
+                    engine.dirty.log.set_view(&view);
+                }
+                self.pump_log();
+                self.broadcast(Message::View(view));
+            }
             Action::PersistGeneration { member, generation, base, in_sync } => {
                 let Some(engine) = &mut self.engine else {
                     return;
@@ -115,13 +121,15 @@ impl World {
                 applied: view.epoch,
                 quiesced: None,
                 pause: None,
+                log_held: VecDeque::new(),
+                piece_held: VecDeque::new(),
                 next_delivery_us: now,
             });
         }
     }
 
     /// Sends to every channel; each receives in order, in its own time.
-    fn broadcast(&mut self, message: Message) {
+    pub fn broadcast(&mut self, message: Message) {
         let (life, now) = (self.life, self.time.now_us());
         let Some(engine) = &mut self.engine else {
             return;
@@ -147,9 +155,13 @@ impl World {
             Message::View(view) => {
                 channel.state.apply(view);
                 self.resolve_parked(number);
+                self.release_held(number, true, true);
                 let delay = self.random.between(1, 60);
                 self.time.after(delay, Step::ViewApplied { life, channel: number, epoch: view.epoch });
             }
+            Message::ReleaseLogged => self.release_held(number, true, false),
+            Message::ReleasePieces => self.release_held(number, false, true),
+            Message::Drain => self.channel_drains(number),
             Message::Pause(pause) => {
                 channel.pause = Some(pause);
                 if channel.state.pause() || self.bug == Some(Bug::HastyQuiesce) {
@@ -163,6 +175,24 @@ impl World {
                     self.submit(id);
                 }
             }
+        }
+    }
+
+    /// Looks again at what waits for the log or for pieces.
+    fn release_held(&mut self, number: usize, logged: bool, pieces: bool) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let channel = &mut engine.channels[number];
+        let mut held = VecDeque::new();
+        if logged {
+            held.append(&mut channel.log_held);
+        }
+        if pieces {
+            held.append(&mut channel.piece_held);
+        }
+        for id in held {
+            self.begin(id);
         }
     }
 
@@ -417,8 +447,9 @@ impl World {
         for request in requests {
             self.core(request);
         }
+        let unequal = self.engine.as_ref().is_some_and(|engine| engine.dirty.unequal.left() > 0);
         for number in 0..self.replicas.len() {
-            if self.replicas[number].reachable(now) {
+            if self.replicas[number].reachable(now) && !unequal {
                 self.add_if_out(number);
             }
         }

@@ -1,11 +1,13 @@
 //! The mirror's core under virtual time with seeded faults: member errors, lost answers, slow, frozen and vanished
 //! members, failed and late persists, pauses, rebuilds, and crashes at any step.
 //!
-//! `CORRIENTE_SIM_SEED=n` runs that one seed, `CORRIENTE_SIM_SEEDS=n` so many; `CORRIENTE_SIM_TRACE=1` prints each step.
+//! `CORRIENTE_SIM_SEED=n` runs that one seed, `CORRIENTE_SIM_SEEDS=n` so many from `CORRIENTE_SIM_FIRST` on;
+//! `CORRIENTE_SIM_TRACE=1` prints each step. Seeds that failed once stand in seeds.txt and are run every time.
 
 mod check;
 mod client;
 mod control;
+mod dirty;
 mod faults;
 mod oracle;
 mod random;
@@ -24,11 +26,29 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
+/// Seeds that failed once, one a line; `#` begins a remark.
+fn once_failed() -> Vec<u64> {
+    let lines = include_str!("seeds.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a seed")).collect()
+}
+
+#[test]
+fn seeds_that_failed_once_pass() {
+    for seed in once_failed() {
+        if let (_, Some(violation)) = run(seed) {
+            panic!("CORRIENTE_SIM_SEED={seed} fails again: {violation:?}");
+        }
+    }
+}
+
 #[test]
 fn the_mirror_keeps_its_promises() {
     let seeds = match number("CORRIENTE_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("CORRIENTE_SIM_SEEDS").unwrap_or(300),
+        None => {
+            let first = number("CORRIENTE_SIM_FIRST").unwrap_or(0);
+            first..first + number("CORRIENTE_SIM_SEEDS").unwrap_or(300)
+        }
     };
     for seed in seeds {
         if let (_, Some(violation)) = run(seed) {
@@ -62,10 +82,15 @@ fn the_runs_visit_what_they_are_for() {
         sum.stuck += tally.stuck;
         sum.retried_reads += tally.retried_reads;
         sum.abandoned += tally.abandoned;
+        sum.dirty_stores += tally.dirty_stores;
+        sum.cleared += tally.cleared;
+        sum.equalized += tally.equalized;
+        sum.waited_for_pieces += tally.waited_for_pieces;
     }
     println!("{sum:?}");
     let Tally { acknowledged, errors, fences, crashes, caught_up, rebuilt, .. } = sum;
     let Tally { pauses, broken_pauses, lost, stuck, retried_reads, abandoned, .. } = sum;
+    let Tally { dirty_stores, cleared, equalized, waited_for_pieces, .. } = sum;
     for (count, least) in [
         (acknowledged, 50_000),
         (errors, 100),
@@ -79,6 +104,10 @@ fn the_runs_visit_what_they_are_for() {
         (stuck, 2),
         (retried_reads, 100),
         (abandoned, 50),
+        (dirty_stores, 2_000),
+        (cleared, 300),
+        (equalized, 200),
+        (waited_for_pieces, 50),
     ] {
         assert!(count >= least, "{sum:?}: {count} should be at least {least}");
     }
@@ -138,4 +167,24 @@ fn out_unused_checker_finds_a_view_confirmed_early() {
 #[test]
 fn pause_checker_finds_a_hasty_quiesce() {
     finds(Bug::HastyQuiesce, Checker::Pause);
+}
+
+#[test]
+fn dirty_checker_finds_a_write_that_begins_too_early() {
+    finds(Bug::AdmitEarly, Checker::Dirty);
+}
+
+#[test]
+fn dirty_checker_finds_a_region_taken_off_too_early() {
+    finds(Bug::HastyDrain, Checker::Dirty);
+}
+
+#[test]
+fn equal_checker_finds_a_start_that_forgets_what_was_dirty() {
+    finds(Bug::ForgetDirty, Checker::Equal);
+}
+
+#[test]
+fn data_checker_finds_a_block_that_is_read_in_two_versions() {
+    finds(Bug::ServeUnequal, Checker::Data);
 }

@@ -9,15 +9,20 @@ struct Block {
     /// Values of later writes that are outstanding, failed, or cut off by a crash: each may or may not be there.
     open: BTreeSet<u64>,
     writing: bool,
-    /// A crash came while a write was outstanding or had failed, and none was acknowledged since: members may differ.
-    torn: bool,
 }
 
 #[derive(Default)]
 pub struct Oracle {
     blocks: Vec<Block>,
     /// Reads in flight, with what each may return.
-    reads: BTreeMap<u64, (usize, BTreeSet<u64>)>,
+    reads: BTreeMap<u64, Read>,
+}
+
+struct Read {
+    block: usize,
+    allowed: BTreeSet<u64>,
+    /// No write of the block was outstanding at any time of the read: what it returns is what the block is.
+    alone: bool,
 }
 
 impl Oracle {
@@ -32,8 +37,9 @@ impl Oracle {
         }
         state.writing = true;
         state.open.insert(value);
-        for (_, allowed) in self.reads.values_mut().filter(|(of, _)| *of == block) {
-            allowed.insert(value);
+        for read in self.reads.values_mut().filter(|read| read.block == block) {
+            read.allowed.insert(value);
+            read.alone = false;
         }
         true
     }
@@ -47,15 +53,20 @@ impl Oracle {
     }
 
     pub fn read_issued(&mut self, read: u64, block: usize) {
-        self.reads.insert(read, (block, self.allowed(block)));
+        let (allowed, alone) = (self.allowed(block), !self.blocks[block].writing);
+        self.reads.insert(read, Read { block, allowed, alone });
     }
 
     /// Whether the value is one that the read may return.
     pub fn read_answered(&mut self, read: u64, value: Option<u64>) -> Result<(), String> {
-        let (block, allowed) = self.reads.remove(&read).ok_or("a read was answered twice")?;
+        let Read { block, allowed, alone } = self.reads.remove(&read).ok_or("a read was answered twice")?;
         match value {
             Some(value) if !allowed.contains(&value) => {
                 Err(format!("block {block} was read as {value}, allowed were {allowed:?}"))
+            }
+            Some(value) if alone => {
+                self.blocks[block] = Block { committed: value, ..Block::default() };
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -66,14 +77,9 @@ impl Oracle {
         state.open.iter().copied().chain([state.committed]).collect()
     }
 
-    pub fn torn(&self, block: usize) -> bool {
-        self.blocks[block].torn
-    }
-
     pub fn crash(&mut self) {
         self.reads.clear();
         for block in &mut self.blocks {
-            block.torn |= !block.open.is_empty();
             block.writing = false;
         }
     }

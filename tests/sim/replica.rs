@@ -1,6 +1,7 @@
 //! A replica: blocks, the durable record, and the link to it.
 
-use corriente::mirror::core::{Found, GenerationRecord, Locality, OpenMember};
+use corriente::mirror::core::dirty::FoundDirty;
+use corriente::mirror::core::{DirtyRecord, Found, Generation, GenerationRecord, Locality, OpenMember};
 use corriente::name::{BdevName, ReplicaAddress, ReplicaName};
 
 pub const BLOCKS: usize = 24;
@@ -11,6 +12,8 @@ pub struct Replica {
     pub name: ReplicaName,
     pub blocks: [u64; BLOCKS],
     pub record: Option<GenerationRecord>,
+    /// The record of dirty regions in its stored form.
+    pub dirty: Option<Vec<u8>>,
     /// Answers errors at once when false.
     pub up: bool,
     /// Answers nothing before this time.
@@ -28,6 +31,7 @@ impl Replica {
             name: ReplicaName::parse(&format!("vol-r-{number}")).expect("a name"),
             blocks: [0; BLOCKS],
             record: None,
+            dirty: None,
             up: true,
             frozen_until_us: 0,
             slow_us: 0,
@@ -56,6 +60,28 @@ impl Replica {
             size_bytes: SIZE_BYTES,
             block_bytes: 4096,
         }
+    }
+
+    pub fn found_dirty(&self) -> FoundDirty {
+        match self.dirty.as_deref().map(DirtyRecord::parse) {
+            None => FoundDirty::Nothing,
+            Some(record) => FoundDirty::Known(record.expect("own form")),
+        }
+    }
+
+    /// The replica's side of a store of dirty regions: only the mirror that serves it, and never backwards.
+    pub fn store_dirty(&mut self, bytes: &[u8]) -> bool {
+        let next = DirtyRecord::parse(bytes).expect("own form");
+        let serving = self.record.as_ref().map(|record| match record.generation {
+            Generation::NONE => record.base.incarnation(),
+            generation => generation.incarnation(),
+        });
+        let stored = self.dirty.as_deref().map(|stored| DirtyRecord::parse(stored).expect("own form"));
+        let allowed = serving.is_some_and(|serving| next.may_replace(stored.as_ref(), serving));
+        if allowed {
+            self.dirty = Some(bytes.to_vec());
+        }
+        allowed
     }
 
     /// The replica's side of a persist: it keeps the rule of generations itself. A void is taken whatever is stored.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use corriente::mirror::core::dirty::StoreId;
 use corriente::mirror::core::{
     Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, Epoch, Event, FailureCause, Found, Generation,
     GenerationRecord, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members, MirrorCore,
@@ -9,6 +10,7 @@ use corriente::mirror::core::{
 };
 
 use crate::check::{Bug, Checker, Violation};
+use crate::dirty::Dirty;
 use crate::oracle::Oracle;
 use crate::random::Random;
 use crate::replica::{BLOCKS, Replica, SIZE_BYTES};
@@ -24,24 +26,135 @@ pub const DEADLINE_US: u64 = 50_000;
 #[derive(Debug, Clone)]
 pub enum Step {
     ClientIssues,
-    Arrive { command: Command, replica: usize, session: u32, life: u32 },
-    Return { life: u32, io: u64, member: MemberIndex, result: Result<u64, FailureCause> },
-    Deliver { life: u32, channel: usize, message: Message },
-    ViewApplied { life: u32, channel: usize, epoch: Epoch },
-    Quiesced { life: u32, channel: usize, pause: PauseId },
-    Report { life: u32, member: MemberIndex, op: MemberOp, cause: FailureCause },
-    PersistArrive { life: u32, persist: Persist, token: u32, replica: usize, session: u32, answered: bool },
-    PersistDone { life: u32, persist: Persist, token: u32, stored: bool },
-    Abandon { life: u32, member: MemberIndex },
-    Closed { life: u32, member: MemberIndex },
-    Reconnect { life: u32, member: MemberIndex },
-    RetryFence { life: u32 },
-    CheckDeadlines { life: u32 },
-    PauseLimit { life: u32, pause: PauseId },
-    PauseEnd { life: u32, pause: PauseId },
-    RequestPause { life: u32 },
+    Arrive {
+        command: Command,
+        replica: usize,
+        session: u32,
+        life: u32,
+    },
+    Return {
+        life: u32,
+        io: u64,
+        member: MemberIndex,
+        result: Result<u64, FailureCause>,
+    },
+    Deliver {
+        life: u32,
+        channel: usize,
+        message: Message,
+    },
+    ViewApplied {
+        life: u32,
+        channel: usize,
+        epoch: Epoch,
+    },
+    Quiesced {
+        life: u32,
+        channel: usize,
+        pause: PauseId,
+    },
+    Report {
+        life: u32,
+        member: MemberIndex,
+        op: MemberOp,
+        cause: FailureCause,
+    },
+    PersistArrive {
+        life: u32,
+        persist: Persist,
+        token: u32,
+        replica: usize,
+        session: u32,
+        answered: bool,
+    },
+    PersistDone {
+        life: u32,
+        persist: Persist,
+        token: u32,
+        stored: bool,
+    },
+    Abandon {
+        life: u32,
+        member: MemberIndex,
+    },
+    Closed {
+        life: u32,
+        member: MemberIndex,
+    },
+    Reconnect {
+        life: u32,
+        member: MemberIndex,
+    },
+    RetryFence {
+        life: u32,
+    },
+    CheckDeadlines {
+        life: u32,
+    },
+    PauseLimit {
+        life: u32,
+        pause: PauseId,
+    },
+    PauseEnd {
+        life: u32,
+        pause: PauseId,
+    },
+    RequestPause {
+        life: u32,
+    },
+    RegionsWanted {
+        life: u32,
+    },
+    PieceWanted {
+        life: u32,
+        piece: u64,
+    },
+    DirtyArrive {
+        life: u32,
+        member: MemberIndex,
+        store: StoreId,
+        record: Vec<u8>,
+        replica: usize,
+        session: u32,
+        answered: bool,
+    },
+    DirtyDone {
+        life: u32,
+        member: MemberIndex,
+        store: StoreId,
+        stored: bool,
+    },
+    Quiet {
+        life: u32,
+    },
+    PieceRead {
+        life: u32,
+        piece: u64,
+    },
+    PieceWrite {
+        life: u32,
+        piece: u64,
+        member: MemberIndex,
+        replica: usize,
+        session: u32,
+        first: usize,
+        values: Vec<u64>,
+        done: bool,
+    },
+    PieceWritten {
+        life: u32,
+        piece: u64,
+        member: MemberIndex,
+        done: bool,
+    },
+    PieceLate {
+        life: u32,
+        piece: u64,
+    },
     Fault,
-    Restore { replica: usize },
+    Restore {
+        replica: usize,
+    },
     Crash,
     Heal,
     Restart,
@@ -79,6 +192,9 @@ pub enum Message {
     View(IoView),
     Pause(PauseId),
     Resume,
+    ReleaseLogged,
+    ReleasePieces,
+    Drain,
 }
 
 #[derive(Debug, Clone)]
@@ -108,6 +224,8 @@ pub struct Channel {
     pub applied: Epoch,
     pub quiesced: Option<PauseId>,
     pub pause: Option<PauseId>,
+    pub log_held: VecDeque<u64>,
+    pub piece_held: VecDeque<u64>,
     pub next_delivery_us: u64,
 }
 
@@ -121,6 +239,7 @@ pub struct Lane {
 /// What a crash takes away.
 pub struct Engine {
     pub core: MirrorCore,
+    pub dirty: Dirty,
     pub members: Members,
     pub replica_of: [usize; MAX_MEMBERS],
     pub closed: MemberMask,
@@ -148,6 +267,10 @@ pub struct Tally {
     pub stuck: u64,
     pub retried_reads: u64,
     pub abandoned: u64,
+    pub dirty_stores: u64,
+    pub cleared: u64,
+    pub equalized: u64,
+    pub waited_for_pieces: u64,
 }
 
 pub struct World {
@@ -229,7 +352,18 @@ impl World {
     }
 
     fn step(&mut self, step: Step) {
+        self.take(step);
+        self.pump();
+    }
+
+    fn take(&mut self, step: Step) {
         match step {
+            Step::DirtyArrive { life, member, store, record, replica, session, answered } => {
+                self.dirty_arrives(life, member, store, record, (replica, session), answered);
+            }
+            Step::PieceWrite { life, piece, member, replica, session, first, values, done } => {
+                self.piece_write(life, piece, member, (replica, session), first, values, done);
+            }
             Step::ClientIssues => self.client_issues(CLIENT_END_US),
             Step::Arrive { command, replica, session, life } => {
                 self.arrive(command, replica, session, life);
@@ -257,6 +391,13 @@ impl World {
             | Step::CheckDeadlines { life }
             | Step::PauseLimit { life, .. }
             | Step::PauseEnd { life, .. }
+            | Step::RegionsWanted { life }
+            | Step::PieceWanted { life, .. }
+            | Step::DirtyDone { life, .. }
+            | Step::Quiet { life }
+            | Step::PieceRead { life, .. }
+            | Step::PieceWritten { life, .. }
+            | Step::PieceLate { life, .. }
             | Step::RequestPause { life } => {
                 if self.alive(life) {
                     self.engine_step(step);
@@ -283,6 +424,13 @@ impl World {
             Step::PauseLimit { pause, .. } => self.core(Event::PauseTimedOut { pause }),
             Step::PauseEnd { pause, .. } => self.pause_ends(pause),
             Step::RequestPause { .. } => self.core(Event::PauseRequested),
+            Step::RegionsWanted { .. } => self.regions_wanted(),
+            Step::PieceWanted { piece, .. } => self.piece_wanted(piece),
+            Step::DirtyDone { member, store, stored, .. } => self.dirty_done(member, store, stored),
+            Step::Quiet { .. } => self.look_for_quiet_regions(),
+            Step::PieceRead { piece, .. } => self.piece_read(piece),
+            Step::PieceWritten { piece, member, done, .. } => self.piece_written(piece, member, done),
+            Step::PieceLate { piece, .. } => self.piece_late(piece),
             _ => {}
         }
     }
@@ -293,6 +441,7 @@ impl World {
             self.tally.crashes += 1;
             self.life += 1;
             self.oracle.crash();
+            self.check_dirty();
             let delay = self.random.between(1_000, 20_000);
             self.time.after(delay, Step::Restart);
         }
@@ -331,8 +480,12 @@ impl World {
             replica_of[member.get()] = self.number(&open.replica);
         }
         self.life += 1;
+        let found: Vec<_> =
+            assembly.members.iter().map(|(_, open)| self.replicas[self.number(&open.replica)].found_dirty()).collect();
+        let dirty = Dirty::of(&assembly, &found, self.bug);
         self.engine = Some(Engine {
             core,
+            dirty,
             members: assembly.members,
             replica_of,
             closed: MemberMask::EMPTY,
@@ -348,6 +501,7 @@ impl World {
             self.act(action);
         }
         self.time.after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
+        self.time.after(10_000, Step::Quiet { life: self.life });
     }
 
     pub fn number(&self, name: &corriente::name::ReplicaName) -> usize {

@@ -66,8 +66,8 @@ impl Driver {
     /// A member has stored its record, or has not.
     pub(super) fn dirty_stored(&mut self, member: MemberIndex, store: StoreId, outcome: Result<(), FailureCause>) {
         let Some(dirty) = &mut self.dirty else { return };
-        dirty.log.stored(member, store, outcome.is_ok());
-        if let Err(cause) = outcome {
+        let counts = dirty.log.stored(member, store, outcome.is_ok());
+        if let (true, Err(cause)) = (counts, outcome) {
             self.event(super::Event::MemberIoError { member, op: MemberOp::Write, cause });
         }
     }

@@ -156,12 +156,12 @@ impl DirtyLog {
         }
     }
 
-    /// A store has ended; whether it took effect is only known if it did.
-    pub fn stored(&mut self, member: MemberIndex, store: StoreId, done: bool) {
+    /// A store has ended; whether it took effect is only known if it did. False when it is not the one that is waited for.
+    pub fn stored(&mut self, member: MemberIndex, store: StoreId, done: bool) -> bool {
         let lane = &mut self.lanes[member.get()];
-        let Some((sent, regions)) = lane.sending else { return };
+        let Some((sent, regions)) = lane.sending else { return false };
         if sent != store {
-            return;
+            return false;
         }
         if done {
             lane.stored = Some(regions);
@@ -171,6 +171,7 @@ impl DirtyLog {
             lane.failed = true;
         }
         lane.sending = None;
+        true
     }
 
     /// A member whose last store failed is to be tried again: it is the last one, or was closed and is open again.
