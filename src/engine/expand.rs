@@ -98,7 +98,7 @@ impl Engine {
     /// All that take part, at the same time. An error only when none of them can.
     async fn grow_members(&self, mirror: &Mirror, size: u64) -> Result<Failed> {
         let members = taking_part(&mirror.status());
-        let grown = members.iter().map(|(replica, bdev)| async {
+        let grown = members.iter().map(|(replica, bdev)| async move {
             let result = tokio::select! {
                 result = self.grow_member(replica, bdev, size) => result,
                 () = has_left(mirror, replica) => {

@@ -55,8 +55,7 @@ async fn an_expansion_that_is_in_progress_is_said_and_its_size_shows_only_when_i
 
     let faults = lab.cluster.nodes[0].faults();
     faults.always(Point::ExpansionSeen, Action::Block);
-    let (mut spdk, request) =
-        (lab.cluster.nodes[0].spdk(), wire::EngineExpandRequest { name: ENGINE.into(), size });
+    let (mut spdk, request) = (lab.cluster.nodes[0].spdk(), wire::EngineExpandRequest { name: ENGINE.into(), size });
     let expanding = tokio::spawn(async move { spdk.engine_expand(request).await });
     faults.blocked(Point::ExpansionSeen).await;
     // Every replica has grown, the volume has not.
