@@ -5,7 +5,7 @@ use corriente::initiator::AsyncEvent;
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
-use crate::cluster::{LIMIT, MIB, NVMF, SIZE, refused, request, target_of};
+use crate::cluster::{Cluster, LIMIT, MIB, NVMF, SIZE, refused, request, target_of};
 use crate::lab::{ENGINE, Lab, Work, works_in};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,4 +81,18 @@ async fn an_expansion_that_is_in_progress_is_said_and_its_size_shows_only_when_i
     let after = lab.get().await;
     assert_eq!((after.spec_size, after.is_expanding, after.last_expansion_error.as_str()), (size, false, ""));
     lab.mirrored(&client, &[0, 1]).await;
+}
+
+/// H8, H13: where there is no target there is no address made of nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn h8_a_frontend_without_a_target_expands_its_volume_and_shows_no_address() {
+    let cluster = Cluster::start(1).await;
+    cluster.volume("v1", "").await;
+    cluster.frontend(0, request("v1", "", "")).await;
+    let expand = wire::EngineFrontendExpandRequest { name: "v1-ef".into(), size: 2 * SIZE };
+    cluster.nodes[0].spdk().engine_frontend_expand(expand).await.expect("the volume grows");
+    let frontend = cluster.frontend_get(0, "v1").await.expect("it is there");
+    assert_eq!((frontend.spec_size, frontend.endpoint.as_str()), (2 * SIZE, ""));
+    assert!(frontend.paths.iter().all(|path| !path.target_ip.contains(':') && path.target_port == 0), "{frontend:?}");
+    assert_eq!(cluster.engine_get(0, ENGINE).await.expect("it is there").spec_size, 2 * SIZE);
 }
