@@ -1,5 +1,6 @@
 //! Runs one mirror's control core on the control thread: reports and commands in, its actions carried out in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -143,6 +144,8 @@ pub(super) struct Driver {
     dirty: Option<Dirty>,
     equalizer: Equalizer,
     copies: Vec<PieceCopy>,
+    /// How often a piece could be read from no member.
+    unreadable: BTreeMap<u64, u32>,
     stopping: bool,
     incarnation: Incarnation,
     unequal: RegionSet,
@@ -188,6 +191,7 @@ impl Driver {
             dirty: None,
             equalizer: Equalizer::default(),
             copies: Vec::new(),
+            unreadable: BTreeMap::new(),
             stopping: false,
             incarnation: parts.assembly.incarnation,
             unequal: parts.unequal,

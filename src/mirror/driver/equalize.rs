@@ -7,17 +7,18 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::{LocalBoxFuture, join_all};
+use futures::future::join_all;
 
 use super::super::core::{FailureCause, MemberIndex, MemberMask, MemberOp, OVERDUE_DEADLINES};
 use super::super::device::Report;
 use super::super::member::OpenedMember;
 use super::{Driver, Event};
 use crate::faults::{self, Point};
+use crate::spdk::OnControl;
 use crate::spdk::dma::DmaBuffer;
-use crate::spdk::{OnControl, SpdkError};
 
 /// The members that a copy waits for, for whoever looks whether they answer in time.
 type Waiting = Rc<Cell<MemberMask>>;
@@ -36,7 +37,22 @@ pub(in super::super) struct PieceOutcome {
     has: MemberMask,
     /// These could not be written.
     failed: MemberMask,
+    /// Some block of it could be read from no member.
+    unreadable: bool,
 }
+
+impl PieceOutcome {
+    const NOTHING: Self = Self { has: MemberMask::EMPTY, failed: MemberMask::EMPTY, unreadable: false };
+}
+
+/// A member and its place.
+type Member = (MemberIndex, Arc<OpenedMember>);
+
+/// How long a piece rests whose copy brought nothing.
+const REST: Duration = Duration::from_millis(200);
+
+/// So often a piece is tried that no member can read: those that are only out of reach have left by then.
+const UNREADABLE_TRIES: u32 = 30;
 
 impl Driver {
     /// Whether members may differ still.
@@ -88,10 +104,18 @@ impl Driver {
             }
         });
         self.copies.push(PieceCopy { piece, waiting: waiting.clone(), clock });
-        let (on, reports) = (self.on, self.reports.0.clone());
+        let (on, reports, tokio) = (self.on, self.reports.0.clone(), self.tokio.clone());
         on.thread().spawn(async move {
             let outcome = equalize(on, &members, range, &waiting).await;
-            let _ = reports.unbounded_send(Report::PieceEnded { piece, outcome });
+            let ended = Report::PieceEnded { piece, outcome };
+            if outcome.unreadable || (outcome.has.is_empty() && outcome.failed.is_empty()) {
+                tokio.spawn(async move {
+                    tokio::time::sleep(REST).await;
+                    let _ = reports.unbounded_send(ended);
+                });
+            } else {
+                let _ = reports.unbounded_send(ended);
+            }
         });
     }
 
@@ -110,7 +134,13 @@ impl Driver {
             self.copies.swap_remove(at).clock.abort();
         }
         let view = self.core.view();
-        let equal = view.written().or(view.unfenced).minus(outcome.has).is_empty();
+        let mut equal = view.written().or(view.unfenced).minus(outcome.has).is_empty();
+        if outcome.unreadable {
+            let tries = self.unreadable.entry(piece).or_insert(0);
+            *tries += 1;
+            // Then whoever reads it gets the error, from any of them.
+            equal &= *tries >= UNREADABLE_TRIES;
+        }
         for member in outcome.failed.iter() {
             self.event(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Medium });
         }
@@ -156,80 +186,78 @@ impl Driver {
 
 /// Makes a range the same on all members: what the first that can be read has. What is the same already is not written, so that
 /// a thin replica takes no space for it.
-async fn equalize(
-    on: OnControl,
-    members: &[(MemberIndex, Arc<OpenedMember>)],
-    range: Range<u64>,
-    waiting: &Waiting,
-) -> PieceOutcome {
+async fn equalize(on: OnControl, members: &[Member], range: Range<u64>, waiting: &Waiting) -> PieceOutcome {
     if faults::fails(Point::EqualizeBegins) {
-        let has = members.first().map_or(MemberMask::EMPTY, |(place, _)| MemberMask::of(*place));
-        return PieceOutcome { has, failed: MemberMask::EMPTY };
+        return PieceOutcome::NOTHING;
     }
-    let whole = make_equal(on, members, range.clone(), waiting).await;
-    let outcome = match whole {
-        Some(outcome) => outcome,
-        // No member can read all of it: block by block, from whoever can.
-        None => by_blocks(on, members, range, waiting).await,
+    let outcome = match make_equal(on, members, range.clone(), waiting).await {
+        outcome if outcome.unreadable => by_blocks(on, members, range, waiting).await,
+        outcome => outcome,
     };
     faults::fails(Point::EqualizeDone);
     outcome
 }
 
-fn by_blocks<'a>(
-    on: OnControl,
-    members: &'a [(MemberIndex, Arc<OpenedMember>)],
-    range: Range<u64>,
-    waiting: &'a Waiting,
-) -> LocalBoxFuture<'a, PieceOutcome> {
-    Box::pin(async move {
-        let all: MemberMask = members.iter().map(|(place, _)| *place).collect();
-        let mut sum = PieceOutcome { has: all, failed: MemberMask::EMPTY };
-        let step = members.first().map_or(range.end - range.start, |(_, member)| u64::from(member.open.block_bytes));
-        for start in range.clone().step_by(step.max(1) as usize) {
-            match make_equal(on, members, start..range.end.min(start + step), waiting).await {
-                Some(block) => {
-                    sum.has = sum.has.and(block.has);
-                    sum.failed = sum.failed.or(block.failed);
-                }
-                // Readable nowhere: whoever reads it gets the error, from any of them.
-                None => {
-                    tracing::error!(offset = start, "a block that members may differ in can be read from none of them")
-                }
-            }
+/// No member can read all of the range: block by block, from whoever can.
+async fn by_blocks(on: OnControl, members: &[Member], range: Range<u64>, waiting: &Waiting) -> PieceOutcome {
+    let all = members.iter().map(|(place, _)| *place).collect();
+    let mut sum = PieceOutcome { has: all, ..PieceOutcome::NOTHING };
+    let step = members.first().map_or(1, |(_, member)| u64::from(member.open.block_bytes).max(1));
+    for start in range.clone().step_by(step as usize) {
+        let block = make_equal(on, members, start..range.end.min(start + step), waiting).await;
+        sum.failed = sum.failed.or(block.failed);
+        match block.unreadable {
+            true => sum.unreadable = true,
+            false => sum.has = sum.has.and(block.has),
         }
-        sum
-    })
+    }
+    sum
 }
 
-/// None when no member can read the range.
-async fn make_equal(
-    on: OnControl,
-    members: &[(MemberIndex, Arc<OpenedMember>)],
-    range: Range<u64>,
-    waiting: &Waiting,
-) -> Option<PieceOutcome> {
-    let reads = members.iter().map(|(place, member)| watched(*place, waiting, read(on, member, &range)));
-    let contents = join_all(reads).await;
-    let source = contents.iter().position(Result::is_ok)?;
-    let Ok(truth) = &contents[source] else { return None };
-    let writes = members.iter().zip(&contents).map(async |((place, member), content)| {
-        if content.as_ref().is_ok_and(|content| content[..] == truth[..]) {
-            return (*place, Ok(()));
+async fn make_equal(on: OnControl, members: &[Member], range: Range<u64>, waiting: &Waiting) -> PieceOutcome {
+    let length = (range.end - range.start) as usize;
+    let buffers = members.iter().map(|_| DmaBuffer::zeroed(length)).collect::<Result<Vec<_>, _>>();
+    let buffers = match buffers {
+        Ok(buffers) => buffers,
+        Err(error) => {
+            tracing::warn!(%error, "members cannot be compared now");
+            return PieceOutcome::NOTHING;
         }
-        (*place, watched(*place, waiting, write(on, member, range.start, truth)).await)
+    };
+    let reads = members.iter().zip(buffers).map(async |((place, member), buffer)| {
+        watched(*place, waiting, async { member.bdev.channel(on.thread())?.read(range.start, buffer).await }).await
     });
-    let mut outcome = PieceOutcome { has: MemberMask::EMPTY, failed: MemberMask::EMPTY };
-    for (place, result) in join_all(writes).await {
-        match result {
-            Ok(()) => outcome.has = outcome.has.with(place),
+    let mut contents: Vec<_> = join_all(reads).await.into_iter().map(Result::ok).collect();
+    let Some(source) = contents.iter().position(Option::is_some) else {
+        return PieceOutcome { unreadable: true, ..PieceOutcome::NOTHING };
+    };
+    let differs: Vec<bool> = contents.iter().map(|content| content.as_deref() != contents[source].as_deref()).collect();
+    let mut truth = contents[source].take();
+    let mut outcome = PieceOutcome::NOTHING;
+    // One after the other, as a buffer belongs to the I/O it is used by.
+    for ((place, member), differs) in members.iter().zip(differs) {
+        let written = match truth.take() {
+            Some(content) if differs => {
+                let writing = async { member.bdev.channel(on.thread())?.write(range.start, content).await };
+                watched(*place, waiting, writing).await
+            }
+            Some(content) => Ok(content),
+            // The write before failed and took the buffer along: the rest is for another time.
+            None => return outcome,
+        };
+        match written {
+            Ok(content) => {
+                outcome.has = outcome.has.with(*place);
+                truth = Some(content);
+            }
             Err(error) => {
-                tracing::warn!(%place, offset = range.start, %error, "a member could not be made equal");
-                outcome.failed = outcome.failed.with(place);
+                let replica = &member.open.replica;
+                tracing::warn!(%replica, offset = range.start, %error, "a member could not be made equal");
+                outcome.failed = outcome.failed.with(*place);
             }
         }
     }
-    Some(outcome)
+    outcome
 }
 
 /// Shows the member among those that are waited for.
@@ -238,15 +266,4 @@ async fn watched<T>(place: MemberIndex, waiting: &Waiting, io: impl Future<Outpu
     let result = io.await;
     waiting.set(waiting.get().without(place));
     result
-}
-
-async fn read(on: OnControl, member: &OpenedMember, range: &Range<u64>) -> Result<DmaBuffer, SpdkError> {
-    let buffer = DmaBuffer::zeroed((range.end - range.start) as usize)?;
-    member.bdev.channel(on.thread())?.read(range.start, buffer).await
-}
-
-async fn write(on: OnControl, member: &OpenedMember, offset: u64, content: &DmaBuffer) -> Result<(), SpdkError> {
-    let mut buffer = DmaBuffer::zeroed(content.len())?;
-    buffer.copy_from_slice(content);
-    member.bdev.channel(on.thread())?.write(offset, buffer).await.map(drop)
 }
