@@ -1,8 +1,9 @@
 //! The wire: gRPC services that parse requests into types, call the domain, and map its errors to codes in one place.
 //!
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
-//! - [`panics`]: what a bug in a handler costs. [`gate`]: what is answered before the node is ready and when it stops. `health`: the standard service of that name.
-//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`hash`],
+//! - [`panics`]: what a bug in a handler costs. [`gate`]: what is answered before the node is ready and when it stops.
+//!   `not_offered`: calls that say why they do nothing. `health`: the standard service of that name.
+//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`restore`], [`hash`],
 //!   [`engine`], [`frontend`], [`log`]: the calls, from parsed fields to answers. [`convert`]: answers as messages.
 //!   `checksum`, `events`, `until_stop`: those that stream.
 //!
@@ -20,9 +21,11 @@ pub mod gate;
 pub mod hash;
 mod health;
 pub mod log;
+mod not_offered;
 pub mod panics;
 pub mod rebuild;
 pub mod replica;
+pub mod restore;
 pub mod server;
 pub mod spdk_service;
 mod until_stop;

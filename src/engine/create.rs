@@ -17,6 +17,9 @@ impl Engines {
     /// `error`, as callers expect (`engine-behaviour` §1.4).
     pub async fn create(&self, request: EngineRequest) -> Result<Arc<Engine>> {
         let _busy = self.occupy_in_turn(&request.name, Worker::Owner).await?;
+        for replica in request.replicas.keys() {
+            self.require_no_restore_into(replica)?;
+        }
         let known = self.get(&request.name).ok();
         match &known {
             Some(known) => {
