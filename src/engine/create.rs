@@ -141,5 +141,7 @@ pub(super) async fn start(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
         engine.clear_marker().await?;
         engine.publish(|published| published.restore = Default::default());
     }
-    engine.export().await
+    engine.export().await?;
+    assemble::is_up(engine);
+    Ok(())
 }
