@@ -1,19 +1,24 @@
-//! Disks of this node: a file, a block device or an NVMe controller, with an lvstore of the same name on it.
+//! Disks of this node: a file, a block device, an NVMe controller or a virtio disk, with an lvstore of the same name on it.
 //!
 //! - [`request`]: what a disk is asked to be, as types. [`info`]: a disk as it is shown. [`handle`]: a ready disk.
 //! - [`device`], [`pci`], [`signature`]: a path before SPDK opens it: is it free, large enough, whose data is on it.
-//! - [`bring_up`]: from a path to an lvstore. [`record`]: what brings a disk back after a restart.
+//! - [`bring_up`]: from a path to an lvstore; `user_space` where SPDK drives the device itself, `moved` when the kernel
+//!   has given it another name. [`record`]: what brings a disk back after a restart.
+//! - [`health`]: what an NVMe disk says of itself.
 //! - [`flush`]: making written data durable, many callers by one flush.
 
 mod bring_up;
 mod device;
 mod flush;
 mod handle;
+pub mod health;
 pub mod info;
+mod moved;
 mod pci;
 mod record;
 pub mod request;
 mod signature;
+mod user_space;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -59,6 +64,15 @@ struct Shared {
     entries: Mutex<BTreeMap<DiskName, Entry>>,
     /// Bring-ups and take-downs go one at a time.
     one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+/// Who wants a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A caller, who says where it is.
+    Caller,
+    /// The record of an earlier run, when the device may have had another name.
+    EarlierRun,
 }
 
 #[derive(Clone)]
@@ -114,7 +128,7 @@ impl Disks {
                 return None;
             }
             entries.insert(request.name.clone(), Entry::Creating(request.clone()));
-            Some(self.clone().bring_up(request))
+            Some(self.clone().bring_up(request, Origin::EarlierRun))
         });
         futures::future::join_all(bring_ups.collect::<Vec<_>>()).await;
         Ok(())
@@ -143,7 +157,7 @@ impl Disks {
             return self.repeated(entry, &request).await;
         }
         self.0.changes.announce();
-        tokio::spawn(self.clone().bring_up(request.clone()));
+        tokio::spawn(self.clone().bring_up(request.clone(), Origin::Caller));
         Ok(DiskInfo::creating(&request))
     }
 
@@ -273,10 +287,14 @@ impl Disks {
         Ok(())
     }
 
-    async fn bring_up(self, request: DiskRequest) {
+    async fn bring_up(self, request: DiskRequest, origin: Origin) {
         let _one_at_a_time = self.0.one_at_a_time.lock().await;
         let others: Vec<_> = self.entries().values().filter_map(identity).collect();
-        let outcome = match self.0.bring_up.run(&request, &others).await {
+        let brought_up = match origin {
+            Origin::Caller => self.0.bring_up.run(&request, &others).await,
+            Origin::EarlierRun => self.0.bring_up.find_again(&request, &others).await,
+        };
+        let outcome = match brought_up {
             Ok(disk) => self.publish(disk).await,
             Err(error) => Err(error),
         };
@@ -296,7 +314,10 @@ impl Disks {
     /// Makes the disk durable knowledge of the node, and its content known.
     async fn publish(&self, disk: Disk) -> Result<Disk> {
         let (records, recorded) = (self.0.records.clone(), disk.clone());
-        if let Err(error) = blocking(move || records.write(&recorded.inner().request, recorded.uuid())).await {
+        if let Err(error) = blocking(move || {
+            let inner = recorded.inner();
+            records.write(&inner.request, inner.driver, recorded.uuid())
+        }).await {
             bring_up::unload(&disk).await?;
             bring_up::let_go(&disk).await?;
             return Err(error);
