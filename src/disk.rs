@@ -163,7 +163,9 @@ impl Disks {
 
     async fn repeated(&self, entry: Entry, request: &DiskRequest) -> Result<DiskInfo> {
         let known = entry.request();
-        if known.path != request.path {
+        // A disk that was found by its lvstore may be asked for by either of its paths.
+        let is_meant = matches!(&entry, Entry::Ready(disk) if request.uuid == Some(disk.uuid()));
+        if known.path != request.path && !is_meant {
             return Err(Error::AlreadyExists {
                 kind: "disk",
                 name: request.name.to_string(),

@@ -119,6 +119,7 @@ impl DefaultZeroed for sys::cs_capabilities {
             set_parent: false,
             ana: false,
             tls: false,
+            virtio: false,
             no_huge_option: false,
         }
     }
