@@ -319,7 +319,9 @@ impl Disks {
         if let Err(error) = blocking(move || {
             let inner = recorded.inner();
             records.write(&inner.request, inner.driver, recorded.uuid())
-        }).await {
+        })
+        .await
+        {
             bring_up::unload(&disk).await?;
             bring_up::let_go(&disk).await?;
             return Err(error);

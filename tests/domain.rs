@@ -490,7 +490,8 @@ fn runtime_monitoring_verify_stale_cache_removal() {
         let (folder, path) = file(64);
         let node = Node::start(folder.path(), "21180-21199");
         node.ready_disk("stale", &path).await;
-        let [gone, kept, running] = ["gone", "kept", "runs"].map(|name| replica_name(&format!("vol-{name}-r-00000001")));
+        let [gone, kept, running] =
+            ["gone", "kept", "runs"].map(|name| replica_name(&format!("vol-{name}-r-00000001")));
         for name in [&gone, &kept, &running] {
             node.create_replica(name.as_str(), "stale", 8).await;
         }
@@ -503,7 +504,11 @@ fn runtime_monitoring_verify_stale_cache_removal() {
         tokio::time::sleep(Duration::from_millis(1100)).await;
         assert!(matches!(node.replicas.get(&gone).await, Err(Error::NotFound { .. })), "nothing of it is left");
         let listed: Vec<_> = node.replicas.list().await.unwrap().iter().map(|view| view.name.clone()).collect();
-        assert_eq!(listed, [kept.clone(), running.clone()], "one with a snapshot is there, one that runs is not touched");
+        assert_eq!(
+            listed,
+            [kept.clone(), running.clone()],
+            "one with a snapshot is there, one that runs is not touched"
+        );
         assert_eq!(node.replicas.get(&kept).await.unwrap().head, None);
         node.create_replica(gone.as_str(), "stale", 8).await;
         for name in [&gone, &kept, &running] {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use corriente::name::{BdevName, HostPort, LvolAlias, LvolName, LvsName, Nguid, Nqn, ReplicaName};
 use corriente::disk::health::HealthLog;
+use corriente::name::{BdevName, HostPort, LvolAlias, LvolName, LvsName, Nguid, Nqn, ReplicaName};
 use corriente::spdk::bdev::{AdminRead, BdevEvent, Geometry, IoChannel, OpenBdev};
 use corriente::spdk::lvol::{self, Provision};
 use corriente::spdk::lvstore::{self, ClearMethod};

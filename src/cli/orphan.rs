@@ -49,8 +49,7 @@ pub enum OrphanCommand {
 pub async fn run(command: OrphanCommand, node: &Node, context: &Context) -> Result<(), Failure> {
     match command {
         OrphanCommand::List { disk } => {
-            let request =
-                OrphanListRequest { disk_name: disk.map(|disk| disk.to_string()).unwrap_or_default() };
+            let request = OrphanListRequest { disk_name: disk.map(|disk| disk.to_string()).unwrap_or_default() };
             let orphans = node.corriente().orphan_list(request).await?.into_inner().orphans;
             context.printer.show(&orphans, |orphans| list_table(orphans))
         }

@@ -232,7 +232,10 @@ mod tests {
         identity[24..33].copy_from_slice(b"QEMU NVMe");
         identity[64..67].copy_from_slice(b"1.0");
         let health = DiskHealth::parse(&identity, &[], "0000:00:04.0".into());
-        assert_eq!((health.serial.as_str(), health.model.as_str(), health.firmware.as_str()), ("S1234", "QEMU NVMe", "1.0"));
+        assert_eq!(
+            (health.serial.as_str(), health.model.as_str(), health.firmware.as_str()),
+            ("S1234", "QEMU NVMe", "1.0")
+        );
         assert_eq!(health.log, HealthLog::default());
         assert_eq!(DiskHealth::parse(&[], &[], String::new()).model, "");
     }

@@ -17,7 +17,11 @@ const SIGNATURE: &[u8] = b"SPDKBLOB";
 pub(super) async fn candidates(host_prefix: Option<PathBuf>, old: PathBuf) -> Result<Vec<PathBuf>> {
     blocking(move || {
         let has_store = |path: &PathBuf| *path != old && starts_as_store(&host_path(host_prefix.as_ref(), path));
-        Ok(names(Path::new(BLOCK_DEVICES)).into_iter().map(|name| Path::new("/dev").join(name)).filter(has_store).collect())
+        Ok(names(Path::new(BLOCK_DEVICES))
+            .into_iter()
+            .map(|name| Path::new("/dev").join(name))
+            .filter(has_store)
+            .collect())
     })
     .await
 }

@@ -90,7 +90,8 @@ impl PciFunction {
             (VIRTIO_VENDOR, device) if VIRTIO_BLK.contains(&device) => DiskDriver::VirtioBlk,
             (VIRTIO_VENDOR, device) if VIRTIO_SCSI.contains(&device) => DiskDriver::VirtioScsi,
             _ => {
-                let problem = format!("{vendor:04x}:{device:04x} is neither a virtio block device nor a virtio SCSI adapter");
+                let problem =
+                    format!("{vendor:04x}:{device:04x} is neither a virtio block device nor a virtio SCSI adapter");
                 return Err(Error::precondition(self.object(), problem));
             }
         };

@@ -55,12 +55,7 @@ pub(super) async fn attach(control: &Control, request: &DiskRequest, address: &s
 
 /// Lets go of the device and gives it back to the kernel. Each step that is done already is passed, so that one that
 /// failed can be repeated.
-pub(super) async fn detach(
-    control: &Control,
-    request: &DiskRequest,
-    driver: DiskDriver,
-    address: &str,
-) -> Result<()> {
+pub(super) async fn detach(control: &Control, request: &DiskRequest, driver: DiskDriver, address: &str) -> Result<()> {
     let device = request.bdev_name()?;
     let detached = control.run(move |on| async move {
         match kind(driver) {

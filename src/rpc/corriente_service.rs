@@ -65,10 +65,7 @@ impl CorrienteService for CorrienteServer {
         Ok(Response::new(()))
     }
 
-    async fn orphan_adopt(
-        &self,
-        request: Request<own::OrphanAdoptRequest>,
-    ) -> Result<Response<wire::Replica>, Status> {
+    async fn orphan_adopt(&self, request: Request<own::OrphanAdoptRequest>) -> Result<Response<wire::Replica>, Status> {
         Ok(Response::new(super::orphan::adopt(&self.node.replicas, request.into_inner()).await?))
     }
 

@@ -480,17 +480,7 @@ impl IoChannel {
         // SAFETY: descriptor and channel are open and of this thread; the box owns the buffer and keeps the channel until
         // `admin_done` takes it back.
         let rc = unsafe {
-            sys::cs_bdev_nvme_admin_read(
-                desc,
-                ch,
-                opcode,
-                namespace,
-                dword_10,
-                pointer,
-                length,
-                Some(admin_done),
-                raw,
-            )
+            sys::cs_bdev_nvme_admin_read(desc, ch, opcode, namespace, dword_10, pointer, length, Some(admin_done), raw)
         };
         if let Err(errno) = Errno::check(rc) {
             // SAFETY: SPDK refused the command and will not call back.

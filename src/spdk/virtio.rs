@@ -89,7 +89,8 @@ pub async fn only(
         Ok(name) => Ok(name),
         Err(names) => {
             give_up(on, device, kind).await;
-            let problem = format!("it has {} targets, and a disk is one; give each an adapter of its own", names.count());
+            let problem =
+                format!("it has {} targets, and a disk is one; give each an adapter of its own", names.count());
             Err(SpdkError::refused(object(device), problem))
         }
     }

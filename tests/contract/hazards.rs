@@ -95,7 +95,10 @@ async fn h6_a_replica_is_placed_by_the_disks_uuid_alone() {
         ..Default::default()
     };
     let replica = node.spdk().replica_create(request.clone()).await.expect("created").into_inner();
-    assert_eq!((replica.state.as_str(), replica.lvs_name.as_str(), &replica.lvs_uuid), ("running", "disk", &store.uuid));
+    assert_eq!(
+        (replica.state.as_str(), replica.lvs_name.as_str(), &replica.lvs_uuid),
+        ("running", "disk", &store.uuid)
+    );
     connect_replica(&replica).await.disconnect().await.expect("it is exported under its name");
     delete_replica(node, FIRST, true).await;
     request.lvs_uuid = "00000000-0000-4000-8000-000000000000".into();
@@ -124,7 +127,10 @@ async fn h7_a_replica_that_never_connected_is_taken_off_the_list() {
     };
     cluster.nodes[0].spdk().engine_replica_delete(request).await.expect("it is taken off the list");
     let left = cluster.engine_get(0, "vol-e-0").await.expect("the engine");
-    assert_eq!((left.state.as_str(), left.replica_mode_map.keys().collect::<Vec<_>>()), ("running", vec![FIRST]));
+    assert_eq!(
+        (left.state.as_str(), left.replica_mode_map.keys().collect::<Vec<_>>()),
+        ("running", vec![&FIRST.to_owned()])
+    );
     client.write(&left, &[2]).await;
     client.check(&left, "without it").await;
 }
@@ -181,7 +187,11 @@ async fn o1_an_engine_that_is_refused_is_not_there() {
     }
     let engine = create_engine(node, &[(FIRST, &address)], |_| {}).await.expect("an answer");
     assert_eq!((engine.state.as_str(), engine.error_msg.as_str()), ("running", ""));
-    refused(create_engine(node, &[(FIRST, &address)], |request| request.spec_size *= 2).await, Code::AlreadyExists, "vol-e-0");
+    refused(
+        create_engine(node, &[(FIRST, &address)], |request| request.spec_size *= 2).await,
+        Code::AlreadyExists,
+        "vol-e-0",
+    );
     let still = cluster.engine_get(0, "vol-e-0").await.expect("it is there");
     assert_eq!((still.state.as_str(), still.spec_size, still.port), ("running", SIZE, engine.port));
 }

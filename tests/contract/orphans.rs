@@ -39,8 +39,7 @@ async fn list(node: &Node) -> Vec<own::Orphan> {
 }
 
 async fn delete(node: &Node, lvol: &str, uuid: &str) -> Result<(), Status> {
-    let request =
-        own::OrphanDeleteRequest { disk_name: "disk".into(), lvol_name: lvol.into(), lvol_uuid: uuid.into() };
+    let request = own::OrphanDeleteRequest { disk_name: "disk".into(), lvol_name: lvol.into(), lvol_uuid: uuid.into() };
     node.corriente().orphan_delete(request).await.map(drop)
 }
 

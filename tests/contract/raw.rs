@@ -8,7 +8,7 @@ use corriente::spdk::bdev::OpenBdev;
 use corriente::spdk::lvol::{self, Provision};
 use corriente::spdk::lvstore::{self, ClearMethod};
 use corriente::spdk::reactor::PollMode;
-use corriente::spdk::xattr::{XattrChange, XattrName, XattrValue};
+use corriente::spdk::xattr::{XattrName, XattrValue};
 use corriente::spdk::{DmaBuffer, Environment, EnvironmentConfig, Memory, OnControl, SpdkError, base};
 use uuid::Uuid;
 
@@ -87,14 +87,6 @@ impl Raw {
             text("snapshot_timestamp", format!("2026-01-01T00:00:{second:02}Z")),
         ];
         self.run(async move |on| lvol::snapshot(on, &alias, &name, &marks).await.map(drop)).await;
-    }
-
-    /// Marks an lvol as ours does.
-    pub async fn mark(&self, name: &str, key: &str, value: &str) {
-        let alias = self.alias(name);
-        let value = XattrValue::new(format!("{value}\0").as_bytes()).expect("a value");
-        let change = XattrChange::set(XattrName::parse(key).expect("a key"), value);
-        self.run(async move |on| lvol::apply_xattrs(on, &alias, &[change]).await).await;
     }
 
     /// Deletes an lvol.

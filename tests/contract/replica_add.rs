@@ -99,7 +99,8 @@ async fn engine_frontend_replica_add() {
     lab.client.write(&engine, &[4]).await;
     lab.in_sync(SECOND).await;
     lab.client.write(&engine, &[5]).await;
-    let (one, two) = (get_replica(&lab.cluster.nodes[0], FIRST).await, get_replica(&lab.cluster.nodes[1], SECOND).await);
+    let (one, two) =
+        (get_replica(&lab.cluster.nodes[0], FIRST).await, get_replica(&lab.cluster.nodes[1], SECOND).await);
     let names = |replica: Result<wire::Replica, Status>| {
         replica.expect("the replica").snapshots.into_keys().collect::<Vec<_>>()
     };
@@ -119,9 +120,11 @@ async fn engine_frontend_replica_add_error_handling() {
     refused(lab.through_frontend(SECOND, &address).await, Code::NotFound, "vol-ef");
     let engine = lab.engine().await;
     lab.cluster.frontend(0, request("vol", NVMF, &target_of(&engine))).await;
-    for (replica, address, words) in
-        [("", address.as_str(), "replica_name"), (SECOND, "", "replica_address"), (SECOND, "nowhere", "replica_address")]
-    {
+    for (replica, address, words) in [
+        ("", address.as_str(), "replica_name"),
+        (SECOND, "", "replica_address"),
+        (SECOND, "nowhere", "replica_address"),
+    ] {
         refused(lab.through_frontend(replica, address).await, Code::InvalidArgument, words);
     }
     refused(lab.through_frontend(FIRST, &lab.replicas[FIRST]).await, Code::FailedPrecondition, "already exists");
@@ -139,7 +142,11 @@ async fn engine_frontend_replica_add_error_handling() {
     let slowly = wire::ReplicaRebuildingDstSetQosLimitRequest { name: SECOND.into(), qos_limit_mbps: 1 };
     lab.cluster.nodes[1].spdk().replica_rebuilding_dst_set_qos_limit(slowly).await.expect("a limit");
     lab.through_frontend(SECOND, &address).await.expect("the rebuild starts");
-    refused(lab.through_frontend(SECOND, &address).await, Code::FailedPrecondition, "replica add is already in progress");
+    refused(
+        lab.through_frontend(SECOND, &address).await,
+        Code::FailedPrecondition,
+        "replica add is already in progress",
+    );
     refused(lab.through_frontend(THIRD, &lab.replicas[THIRD]).await, Code::FailedPrecondition, "must wait for it");
 
     // The destination dies: the addition fails, is shown as failed, and the volume goes on.

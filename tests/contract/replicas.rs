@@ -13,7 +13,10 @@ async fn replica_create_with_state_checks() {
     let node = &cluster.nodes[0];
     let created = create_replica(node, REPLICA).await;
     assert_eq!((created.state.as_str(), created.error_msg.as_str()), ("running", ""));
-    assert_eq!((created.port_end - created.port_start, created.head.as_ref().map(|head| head.name.as_str())), (4, Some("volume-head")));
+    assert_eq!(
+        (created.port_end - created.port_start, created.head.as_ref().map(|head| head.name.as_str())),
+        (4, Some("volume-head"))
+    );
     let data = vec![0x5C; MIB as usize];
     let host = connect_replica(&created).await;
     host.write(MIB, &data).await.expect("written");

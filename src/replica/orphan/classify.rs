@@ -153,7 +153,11 @@ mod tests {
             ("loose", Some("loose")),
             ("no name!", None),
         ] {
-            assert_eq!(LvolName::parse(name).ok().and_then(|_| of(&lvol(name, None, false))).as_deref(), expected, "{name}");
+            assert_eq!(
+                LvolName::parse(name).ok().and_then(|_| of(&lvol(name, None, false))).as_deref(),
+                expected,
+                "{name}"
+            );
         }
     }
 }
