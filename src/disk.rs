@@ -66,15 +66,6 @@ struct Shared {
     one_at_a_time: tokio::sync::Mutex<()>,
 }
 
-/// Who wants a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// A caller, who says where it is.
-    Caller,
-    /// The record of an earlier run, when the device may have had another name.
-    EarlierRun,
-}
-
 #[derive(Clone)]
 enum Entry {
     Creating(DiskRequest),
@@ -118,8 +109,9 @@ impl Disks {
         &self.0.changes
     }
 
-    /// Brings back the disks of the last run; returns when each is ready or in state error.
+    /// Brings back the disks of the last run, all at the same time; returns when each is ready or in state error.
     pub async fn load_all(&self) -> Result<()> {
+        let _one_at_a_time = self.0.one_at_a_time.lock().await;
         let records = self.0.records.clone();
         let requests = blocking(move || records.read_all()).await?;
         let bring_ups = requests.into_iter().filter_map(|request| {
@@ -128,10 +120,33 @@ impl Disks {
                 return None;
             }
             entries.insert(request.name.clone(), Entry::Creating(request.clone()));
-            Some(self.clone().bring_up(request, Origin::EarlierRun))
+            // A device that two records name is locked by the first to open it.
+            Some(self.bring_up_in_turn(request))
         });
         futures::future::join_all(bring_ups.collect::<Vec<_>>()).await;
+        self.find_moved().await;
         Ok(())
+    }
+
+    /// Looks for those whose device has another name than in the last run; one after the other, when all that are where
+    /// they were have theirs.
+    async fn find_moved(&self) {
+        let failed = |entry: &Entry| match entry {
+            Entry::Failed(request, _) => Some(request.clone()),
+            _ => None,
+        };
+        let missing: Vec<_> = self.entries().values().filter_map(failed).collect();
+        for request in missing {
+            let others: Vec<_> = self.entries().values().filter_map(identity).collect();
+            match self.0.bring_up.search(&request, &others).await {
+                Ok(Some(disk)) => {
+                    let found = self.publish(disk).await;
+                    self.settle(&request, found);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(disk = %request.name, %error, "a disk could not be looked for"),
+            }
+        }
     }
 
     /// Begins to create a disk and returns at once. The same request again is answered with the disk as it is.
@@ -157,7 +172,7 @@ impl Disks {
             return self.repeated(entry, &request).await;
         }
         self.0.changes.announce();
-        tokio::spawn(self.clone().bring_up(request.clone(), Origin::Caller));
+        tokio::spawn(self.clone().bring_up(request.clone()));
         Ok(DiskInfo::creating(&request))
     }
 
@@ -289,17 +304,23 @@ impl Disks {
         Ok(())
     }
 
-    async fn bring_up(self, request: DiskRequest, origin: Origin) {
+    async fn bring_up(self, request: DiskRequest) {
         let _one_at_a_time = self.0.one_at_a_time.lock().await;
+        self.bring_up_in_turn(request).await;
+    }
+
+    /// As [`Self::bring_up`], by who has the turn.
+    async fn bring_up_in_turn(&self, request: DiskRequest) {
         let others: Vec<_> = self.entries().values().filter_map(identity).collect();
-        let brought_up = match origin {
-            Origin::Caller => self.0.bring_up.run(&request, &others).await,
-            Origin::EarlierRun => self.0.bring_up.find_again(&request, &others).await,
-        };
-        let outcome = match brought_up {
+        let outcome = match self.0.bring_up.run(&request, &others).await {
             Ok(disk) => self.publish(disk).await,
             Err(error) => Err(error),
         };
+        self.settle(&request, outcome);
+    }
+
+    /// Takes over how a bring-up ended.
+    fn settle(&self, request: &DiskRequest, outcome: Result<Disk>) {
         let entry = match outcome {
             Ok(disk) => {
                 tracing::info!(disk = %request.name, path = %request.path, uuid = %disk.uuid(), "disk is ready");

@@ -76,14 +76,10 @@ impl BringUp {
         self.finish_or_undo(request, base).await
     }
 
-    /// As [`Self::run`] for a disk of an earlier run of the node. The kernel may have given its device another name since:
-    /// when it is not where it was, all block devices are asked for its lvstore.
-    pub(super) async fn find_again(&self, request: &DiskRequest, others: &Others) -> Result<Disk> {
-        let error = match self.run(request, others).await {
-            Err(error) if request.uuid.is_some() && matches!(request.path, DiskPath::File(_)) => error,
-            known => return known,
-        };
-        let DiskPath::File(old) = &request.path else { return Err(error) };
+    /// Asks all block devices for the lvstore of a disk of an earlier run that is not where it was: the kernel may have
+    /// given its device another name since.
+    pub(super) async fn search(&self, request: &DiskRequest, others: &Others) -> Result<Option<Disk>> {
+        let (DiskPath::File(old), Some(_)) = (&request.path, request.uuid) else { return Ok(None) };
         for path in moved::candidates(self.host_prefix.clone(), old.clone()).await? {
             let at = host_path(self.host_prefix.as_ref(), &path);
             let found = match self.kernel_device(request, at, others).await {
@@ -96,12 +92,12 @@ impl BringUp {
                         disk = %request.name, old = %old.display(), path = %path.display(), uuid = %disk.uuid(),
                         "a disk was found by its lvstore under another path than before"
                     );
-                    return Ok(disk);
+                    return Ok(Some(disk));
                 }
                 Err(error) => tracing::debug!(disk = %request.name, path = %path.display(), %error, "not this disk"),
             }
         }
-        Err(error)
+        Ok(None)
     }
 
     async fn finish_or_undo(&self, request: &DiskRequest, base: Base) -> Result<Disk> {
