@@ -197,7 +197,8 @@ mod tests {
         // Sixteen equal bytes are more than a counter holds.
         assert_eq!(counters, [u64::MAX; 10]);
         let one = |at: usize| HealthLog::parse(&page(&[(at, &[7])]));
-        let counters: [(usize, fn(&HealthLog) -> u64); 10] = [
+        type Counter = (usize, fn(&HealthLog) -> u64);
+        let counters: [Counter; 10] = [
             (32, |log| log.data_units_read),
             (48, |log| log.data_units_written),
             (64, |log| log.host_reads),
