@@ -87,28 +87,4 @@ async fn engine_create_with_salvage_requested() {
     let engine = lab.engine(0, &[FIRST, SECOND], true).await;
     assert_eq!((engine.state.as_str(), in_sync(&engine)), ("running", vec![FIRST]), "{}", engine.error_msg);
     lab.reads(&engine, 0x22).await;
-    lab.delete(0).await;
-
-    // It knows of the first one, so it does not start without that, unless it is told to.
-    let refused = lab.engine(1, &[SECOND], false).await;
-    assert_eq!(refused.state, "error");
-    assert!(refused.error_msg.contains(FIRST), "{}", refused.error_msg);
-    lab.delete(1).await;
-    let alone = lab.engine(1, &[SECOND], true).await;
-    assert_eq!((alone.state.as_str(), in_sync(&alone)), ("running", vec![SECOND]), "{}", alone.error_msg);
-    lab.reads(&alone, 0x11).await;
-    lab.write(&alone, 0x33).await;
-    lab.delete(1).await;
-
-    // Now each has what the other lacks. One of them survives, as it is: nothing is mixed.
-    let diverged = lab.engine(0, &[FIRST, SECOND], false).await;
-    assert_eq!((diverged.state.as_str(), in_sync(&diverged)), ("error", vec![]), "{}", diverged.error_msg);
-    lab.delete(0).await;
-    let salvaged = lab.engine(0, &[FIRST, SECOND], true).await;
-    assert_eq!(salvaged.state, "running", "{}", salvaged.error_msg);
-    match in_sync(&salvaged)[..] {
-        [FIRST] => lab.reads(&salvaged, 0x22).await,
-        [SECOND] => lab.reads(&salvaged, 0x33).await,
-        ref others => panic!("{others:?} are not of one history"),
-    }
 }
