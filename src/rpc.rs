@@ -4,7 +4,7 @@
 //! - [`panics`]: what a bug in a handler costs. [`gate`]: what is answered before the node is ready and when it stops.
 //!   `not_offered`: calls that say why they do nothing. `health`: the standard service of that name.
 //! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`restore`], [`hash`],
-//!   [`engine`], [`frontend`], [`log`]: the calls, from parsed fields to answers. [`convert`]: answers as messages.
+//!   [`engine`], [`frontend`], [`log`], [`orphan`]: the calls, from parsed fields to answers. [`convert`]: answers as messages.
 //!   `checksum`, `events`, `until_stop`: those that stream.
 //!
 //! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
@@ -22,6 +22,7 @@ pub mod hash;
 mod health;
 pub mod log;
 mod not_offered;
+pub mod orphan;
 pub mod panics;
 pub mod rebuild;
 pub mod replica;
