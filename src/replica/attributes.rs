@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::base::Base;
+use crate::backing_image::ImageRecord;
 use crate::name::{LvolAlias, ReplicaName, SnapshotName};
 use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrChange, XattrName, XattrValue};
 use crate::spdk::{OnControl, SpdkError, lvol};
@@ -13,7 +15,7 @@ pub(super) const USER_CREATED: &str = "user_created";
 /// Longhorn's time of a snapshot, the same on all replicas.
 pub(super) const SNAPSHOT_TIMESTAMP: &str = "snapshot_timestamp";
 /// The full name of the replica that an lvol of ours belongs to.
-pub(super) const REPLICA: &str = "corriente.replica";
+pub(super) const REPLICA: &str = crate::backing_image::REPLICA;
 /// The full name of a snapshot of ours; its lvol's name may be a shortened one.
 pub(super) const SNAPSHOT: &str = "corriente.snapshot";
 /// When the lvol was made. SPDK 20.07 does not keep that.
@@ -31,10 +33,13 @@ pub(super) const CHECKSUM_FOUND: &str = "corriente.checksum_found";
 /// How recent a replica is: [`crate::mirror::core::GenerationRecord`].
 pub(super) const GENERATION: &str = "corriente.generation";
 
+/// What the replica's chain stands on: [`super::base::Base`].
+pub(super) const BASE: &str = "corriente.base";
+
 /// What all our own keys start with.
 const PREFIX: &str = "corriente.";
 /// What a replica writes itself and nobody else may.
-const INTERNAL: [&str; 8] = [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND];
+const INTERNAL: [&str; 9] = [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND, BASE];
 
 /// Attributes of one lvol, parsed. What does not parse is taken as absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +54,9 @@ pub(super) struct Attributes {
     pub(super) rebuilt: Option<Uuid>,
     pub(super) checksum: Option<u64>,
     pub(super) checksum_found: Option<u64>,
+    pub(super) base: Option<Base>,
+    /// The lvol is a backing image, or becomes one.
+    pub(super) image: Option<ImageRecord>,
 }
 
 impl Attributes {
@@ -69,6 +77,8 @@ impl Attributes {
             rebuilt: text(REBUILT)?.and_then(|uuid| uuid.parse().ok()),
             checksum: text(CHECKSUM)?.and_then(|number| number.parse().ok()),
             checksum_found: text(CHECKSUM_FOUND)?.and_then(|number| number.parse().ok()),
+            base: text(BASE)?.and_then(|text| Base::decode(&text)),
+            image: ImageRecord::read(on, alias)?,
         })
     }
 }
@@ -135,7 +145,7 @@ impl AttributeKey {
 
 /// Whether a head that takes another's place must carry this one on.
 pub(super) fn is_carried(name: &str) -> bool {
-    name == REPLICA || (name.starts_with(PREFIX) && !INTERNAL.contains(&name))
+    name == REPLICA || name == BASE || (name.starts_with(PREFIX) && !INTERNAL.contains(&name))
 }
 
 #[cfg(test)]
@@ -148,7 +158,7 @@ mod tests {
         assert!(AttributeKey::parse(GENERATION).unwrap().is_generation());
         let long = format!("corriente.{}", "a".repeat(XATTR_NAME_LIMIT));
         for refused in
-            ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA, REBUILD]
+            ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA, REBUILD, BASE]
         {
             assert!(
                 matches!(AttributeKey::parse(refused), Err(Error::InvalidArgument { .. })),
@@ -159,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_new_head_carries_what_is_the_replicas() {
-        assert!(is_carried(GENERATION) && is_carried(REPLICA) && is_carried("corriente.restore"));
+        assert!(is_carried(GENERATION) && is_carried(REPLICA) && is_carried(BASE) && is_carried("corriente.restore"));
         for own in [SNAPSHOT, USER_CREATED, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM] {
             assert!(!is_carried(own), "{own}");
         }

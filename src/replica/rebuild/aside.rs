@@ -5,8 +5,9 @@
 //! place, in the steps of a revert, which a node that starts finishes or undoes (see [`crate::replica::discover`]).
 
 use crate::name::LvolName;
-use crate::replica::attributes::{self, now_text, removal, setting};
+use crate::replica::attributes::{self, removal, setting};
 use crate::replica::instance::{Replica, Turn};
+use crate::replica::lifecycle::marks;
 use crate::replica::snapshot::next_head_name;
 use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
@@ -53,11 +54,8 @@ impl Turn<'_> {
         }
         let next = next_head_name()?;
         replica.store.create(&next, replica.view().spec_size).await?;
-        let marks = vec![
-            setting(attributes::REPLICA, replica.name.as_str())?,
-            setting(attributes::CREATED, &now_text())?,
-            setting(attributes::REBUILD, record)?,
-        ];
+        let mut marks = marks(replica, &self.work.tree.base)?;
+        marks.push(setting(attributes::REBUILD, record)?);
         replica.store.apply(&next, marks).await?;
         replica.disk.flush().await?;
         let head = replica.head();
@@ -84,9 +82,7 @@ impl Turn<'_> {
         let next = next_head_name()?;
         replica.store.clone_of(newest, &next).await?;
         let prepared = async {
-            let marks =
-                vec![setting(attributes::REPLICA, replica.name.as_str())?, setting(attributes::CREATED, &now_text())?];
-            replica.store.apply(&next, marks).await?;
+            replica.store.apply(&next, marks(replica, &self.work.tree.base)?).await?;
             replica.store.grow(&next, replica.view().spec_size).await?;
             replica.disk.flush().await
         };
