@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::base::Base;
 use crate::backing_image::ImageRecord;
 use crate::name::{LvolAlias, ReplicaName, SnapshotName};
 use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrChange, XattrName, XattrValue};
@@ -33,13 +32,10 @@ pub(super) const CHECKSUM_FOUND: &str = "corriente.checksum_found";
 /// How recent a replica is: [`crate::mirror::core::GenerationRecord`].
 pub(super) const GENERATION: &str = "corriente.generation";
 
-/// What the replica's chain stands on: [`super::base::Base`].
-pub(super) const BASE: &str = "corriente.base";
-
 /// What all our own keys start with.
 const PREFIX: &str = "corriente.";
 /// What a replica writes itself and nobody else may.
-const INTERNAL: [&str; 9] = [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND, BASE];
+const INTERNAL: [&str; 8] = [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND];
 
 /// Attributes of one lvol, parsed. What does not parse is taken as absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,7 +50,6 @@ pub(super) struct Attributes {
     pub(super) rebuilt: Option<Uuid>,
     pub(super) checksum: Option<u64>,
     pub(super) checksum_found: Option<u64>,
-    pub(super) base: Option<Base>,
     /// The lvol is a backing image, or becomes one.
     pub(super) image: Option<ImageRecord>,
 }
@@ -77,7 +72,6 @@ impl Attributes {
             rebuilt: text(REBUILT)?.and_then(|uuid| uuid.parse().ok()),
             checksum: text(CHECKSUM)?.and_then(|number| number.parse().ok()),
             checksum_found: text(CHECKSUM_FOUND)?.and_then(|number| number.parse().ok()),
-            base: text(BASE)?.and_then(|text| Base::decode(&text)),
             image: ImageRecord::read(on, alias)?,
         })
     }
@@ -145,7 +139,7 @@ impl AttributeKey {
 
 /// Whether a head that takes another's place must carry this one on.
 pub(super) fn is_carried(name: &str) -> bool {
-    name == REPLICA || name == BASE || (name.starts_with(PREFIX) && !INTERNAL.contains(&name))
+    name == REPLICA || (name.starts_with(PREFIX) && !INTERNAL.contains(&name))
 }
 
 #[cfg(test)]
@@ -158,7 +152,7 @@ mod tests {
         assert!(AttributeKey::parse(GENERATION).unwrap().is_generation());
         let long = format!("corriente.{}", "a".repeat(XATTR_NAME_LIMIT));
         for refused in
-            ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA, REBUILD, BASE]
+            ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA, REBUILD]
         {
             assert!(
                 matches!(AttributeKey::parse(refused), Err(Error::InvalidArgument { .. })),
@@ -169,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_new_head_carries_what_is_the_replicas() {
-        assert!(is_carried(GENERATION) && is_carried(REPLICA) && is_carried(BASE) && is_carried("corriente.restore"));
+        assert!(is_carried(GENERATION) && is_carried(REPLICA) && is_carried("corriente.restore"));
         for own in [SNAPSHOT, USER_CREATED, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM] {
             assert!(!is_carried(own), "{own}");
         }

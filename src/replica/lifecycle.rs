@@ -14,7 +14,6 @@ use super::{ReplicaRequest, Replicas};
 use crate::backing_image::Outcome;
 use crate::name::{BackingImageName, LvolName};
 use crate::ports::PortRangeGuard;
-use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
 
 impl Replicas {
@@ -255,12 +254,12 @@ async fn ensure_head(turn: &mut Turn<'_>, spec_size: u64, base: &Base) -> Result
             let (newest, size) = (newest.lvol.clone(), newest.view.spec_size);
             tracing::warn!(replica = %replica.name, snapshot = %newest, "a lost head is made anew from a snapshot");
             replica.store.clone_of(&newest, &head).await?;
-            mark(replica, &head, base).await?;
+            mark(replica, &head).await?;
             size
         }
         (None, None) => {
             replica.store.create_on(base, &head, spec_size).await?;
-            mark(replica, &head, base).await?;
+            mark(replica, &head).await?;
             spec_size
         }
     };
@@ -270,17 +269,9 @@ async fn ensure_head(turn: &mut Turn<'_>, spec_size: u64, base: &Base) -> Result
     Ok(())
 }
 
-/// Notes on a new head whose it is, since when, and what it stands on.
-pub(super) async fn mark(replica: &Replica, lvol: &LvolName, base: &Base) -> Result<()> {
-    replica.store.apply(lvol, marks(replica, base)?).await
-}
-
-/// What every lvol in a head's place carries.
-pub(super) fn marks(replica: &Replica, base: &Base) -> Result<Vec<XattrChange>> {
-    let mut marks =
+/// Notes on a new head whose it is, and since when.
+pub(super) async fn mark(replica: &Replica, lvol: &LvolName) -> Result<()> {
+    let changes =
         vec![setting(attributes::REPLICA, replica.name.as_str())?, setting(attributes::CREATED, &now_text())?];
-    if *base != Base::Nothing {
-        marks.push(setting(attributes::BASE, &base.encode())?);
-    }
-    Ok(marks)
+    replica.store.apply(lvol, changes).await
 }

@@ -4,9 +4,9 @@ use uuid::Uuid;
 
 use super::attributes::{self, key_of, now_text, text_value};
 use super::instance::Turn;
-use super::lifecycle::marks;
 use super::serving::Serving;
 use crate::name::{LvolName, SnapshotName};
+use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
 
 /// What a new snapshot carries.
@@ -128,7 +128,8 @@ impl Turn<'_> {
                 Some(_) => replica.store.carried_attributes(&head).await?,
                 None => Vec::new(),
             };
-            attributes.extend(marks(replica, &self.work.tree.base)?);
+            attributes.push(XattrChange::set(key_of(attributes::REPLICA), text_value(replica.name.as_str())?));
+            attributes.push(XattrChange::set(key_of(attributes::CREATED), text_value(&now_text())?));
             replica.store.apply(&next, attributes).await?;
             if let Some(found) = &self.work.tree.head {
                 replica.store.grow(&next, found.spec_size).await?;

@@ -172,13 +172,12 @@ impl<'a> Finder<'a> {
         ancestors
     }
 
-    /// What the oldest lvols are based on; as the lvol in the head's place remembers it when there is none.
+    /// What the oldest lvols, or the one in the head's place, are based on.
     fn base(&self, in_place: Option<&LvolFacts>, names: &BTreeMap<&LvolName, SnapshotName>) -> Base {
         let own = in_place.into_iter().chain(names.keys().filter_map(|lvol| self.by_name.get(*lvol).copied()));
         let parents = own.filter_map(|facts| facts.parent.as_ref()).filter(|parent| !names.contains_key(parent));
-        let found = parents.filter_map(|parent| self.by_name.get(parent)).find_map(|facts| as_base(facts));
-        let placeholder = in_place.filter(|facts| facts.attributes.rebuild.is_some());
-        found.or_else(|| placeholder?.attributes.base.clone()).unwrap_or_default()
+        let mut found = parents.filter_map(|parent| self.by_name.get(parent)).filter_map(|facts| as_base(facts));
+        found.next().unwrap_or_default()
     }
 
     fn name_of(&self, facts: &LvolFacts, prefix: &str) -> Option<SnapshotName> {

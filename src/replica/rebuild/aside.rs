@@ -5,9 +5,8 @@
 //! place, in the steps of a revert, which a node that starts finishes or undoes (see [`crate::replica::discover`]).
 
 use crate::name::LvolName;
-use crate::replica::attributes::{self, removal, setting};
+use crate::replica::attributes::{self, now_text, removal, setting};
 use crate::replica::instance::{Replica, Turn};
-use crate::replica::lifecycle::marks;
 use crate::replica::snapshot::next_head_name;
 use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
@@ -17,7 +16,8 @@ const TRIES: u32 = 5;
 const TRY_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Turn<'_> {
-    /// Takes the head out of service and sets all that the replica has aside. `record` is kept in the head's place.
+    /// Takes the head out of service and sets all that the replica has aside. `record` is kept in the head's place, on an
+    /// lvol that stands on what the chain stood on, as the new one will.
     pub(super) async fn set_aside(&mut self, record: &str) -> Result<()> {
         let replica = self.replica;
         match &self.work.tree.rebuild {
@@ -53,9 +53,12 @@ impl Turn<'_> {
             serving.stop().await?;
         }
         let next = next_head_name()?;
-        replica.store.create(&next, replica.view().spec_size).await?;
-        let mut marks = marks(replica, &self.work.tree.base)?;
-        marks.push(setting(attributes::REBUILD, record)?);
+        replica.store.create_on(&self.work.tree.base, &next, replica.view().spec_size).await?;
+        let marks = vec![
+            setting(attributes::REPLICA, replica.name.as_str())?,
+            setting(attributes::CREATED, &now_text())?,
+            setting(attributes::REBUILD, record)?,
+        ];
         replica.store.apply(&next, marks).await?;
         replica.disk.flush().await?;
         let head = replica.head();
@@ -82,7 +85,9 @@ impl Turn<'_> {
         let next = next_head_name()?;
         replica.store.clone_of(newest, &next).await?;
         let prepared = async {
-            replica.store.apply(&next, marks(replica, &self.work.tree.base)?).await?;
+            let marks =
+                vec![setting(attributes::REPLICA, replica.name.as_str())?, setting(attributes::CREATED, &now_text())?];
+            replica.store.apply(&next, marks).await?;
             replica.store.grow(&next, replica.view().spec_size).await?;
             replica.disk.flush().await
         };
