@@ -209,7 +209,12 @@ impl BackingImages {
         drop(turn);
         self.forget(image);
         tracing::info!(image = %image.view().name, disk = %image.disk.name(), "a backing image is deleted");
-        self.0.events.tell(ObjectKind::BackingImage, &image.view().name, "deleted", format!("on disk {}", image.disk.name()));
+        self.0.events.tell(
+            ObjectKind::BackingImage,
+            &image.view().name,
+            "deleted",
+            format!("on disk {}", image.disk.name()),
+        );
         Ok(())
     }
 

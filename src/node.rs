@@ -199,7 +199,19 @@ impl Node {
             events: telemetry.events.clone(),
         };
         let frontends = EngineFrontends::new(frontends, &config.state_dir);
-        Ok(Self { config, disks, backing_images, replicas, engines, frontends, telemetry, logs, stopping, environment, started })
+        Ok(Self {
+            config,
+            disks,
+            backing_images,
+            replicas,
+            engines,
+            frontends,
+            telemetry,
+            logs,
+            stopping,
+            environment,
+            started,
+        })
     }
 
     /// Takes everything down in order; what cannot be is logged and left to the end of the process.

@@ -45,7 +45,8 @@ impl BackingImages {
         }
         let hold = image.disk.hold(format!("backing image {} is exposed", image.view().name))?;
         let port = self.ports().allocate(NonZeroU16::MIN)?;
-        let address = HostPort::new(self.data_ip(), port.first()).map_err(|error| Error::name("data address", error))?;
+        let address =
+            HostPort::new(self.data_ip(), port.first()).map_err(|error| Error::name("data address", error))?;
         let alias = image.store.image();
         let (nqn, nguid) = (Nqn::lvol(&alias.lvol), Nguid::lvol(&alias.lvol));
         let export = Export {

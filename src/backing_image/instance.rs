@@ -208,7 +208,10 @@ impl Image {
         making.cancel.cancel();
         if tokio::time::timeout(END_LIMIT, &mut making.task).await.is_err() {
             *self.making() = Some(making);
-            return Err(Error::Timeout { what: format!("the end of the making of {}", self.object()), limit: END_LIMIT });
+            return Err(Error::Timeout {
+                what: format!("the end of the making of {}", self.object()),
+                limit: END_LIMIT,
+            });
         }
         Ok(())
     }

@@ -74,8 +74,12 @@ impl BackingImages {
             }
         };
         match &error {
-            None => tracing::info!(image = %request.name, disk = %image.disk.name(), size = request.size, "a backing image is ready"),
-            Some(error) => tracing::error!(image = %request.name, disk = %image.disk.name(), %error, "a backing image failed"),
+            None => {
+                tracing::info!(image = %request.name, disk = %image.disk.name(), size = request.size, "a backing image is ready")
+            }
+            Some(error) => {
+                tracing::error!(image = %request.name, disk = %image.disk.name(), %error, "a backing image failed")
+            }
         }
         image.show(|view| {
             view.lvol = lvol.as_ref().map(super::store::shown);

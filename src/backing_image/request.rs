@@ -114,10 +114,7 @@ mod tests {
     #[test]
     fn a_node_goes_with_its_lvstore_and_a_file_with_its_path() {
         let node = HostPort::parse("10.0.0.1:8504").unwrap();
-        assert_eq!(
-            ImageSource::parse("10.0.0.1:8504", Some(LVS)).unwrap(),
-            ImageSource::Peer { node, lvs_uuid: LVS }
-        );
+        assert_eq!(ImageSource::parse("10.0.0.1:8504", Some(LVS)).unwrap(), ImageSource::Peer { node, lvs_uuid: LVS });
         assert_eq!(ImageSource::parse("file:///a%20b", None).unwrap(), ImageSource::File("/a b".into()));
         let field = |text: &str| match ImageSource::parse(text, None) {
             Err(Error::InvalidArgument { field, .. }) => field,

@@ -46,7 +46,8 @@ impl BackingImages {
             return Err(Error::precondition(image.object(), "what it should be is not known: its checksum is lost"));
         };
         let _hold = image.disk.hold(format!("backing image {name} is being verified"))?;
-        let _turn = self.limits().at_once.acquire().await.map_err(|_| Error::internal(image.object(), "no turn comes"))?;
+        let _turn =
+            self.limits().at_once.acquire().await.map_err(|_| Error::internal(image.object(), "no turn comes"))?;
         let device = BdevClient::open(self.control(), image.store.image().bdev(), false).await?;
         let digest = digest_device(&device, view.size, &SHA512, |bytes| {
             progress.done_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -101,7 +101,9 @@ pub async fn run(command: BackingImageCommand, context: &Context) -> Result<(), 
         BackingImageCommand::Expose(options) => {
             let request = request(&node, &options).await?;
             let exposed = node.spdk().backing_image_expose(request).await?.into_inner();
-            context.printer.show(&exposed, |exposed| fields([("address", exposed.exposed_snapshot_lvol_address.clone())]))
+            context
+                .printer
+                .show(&exposed, |exposed| fields([("address", exposed.exposed_snapshot_lvol_address.clone())]))
         }
         BackingImageCommand::Unexpose(options) => {
             let request = request(&node, &options).await?;
@@ -144,7 +146,8 @@ async fn create(node: &Node, options: &CreateOptions) -> Result<BackingImage, Fa
 /// Follows the reading; nothing can be shown before it ends but how far it is, so a bar is enough.
 async fn verify(node: &Node, options: &ImageOptions) -> Result<String, Failure> {
     let BackingImageGetRequest { name, lvs_uuid } = request(node, options).await?;
-    let mut steps = node.corriente().backing_image_verify(BackingImageVerifyRequest { name, lvs_uuid }).await?.into_inner();
+    let mut steps =
+        node.corriente().backing_image_verify(BackingImageVerifyRequest { name, lvs_uuid }).await?.into_inner();
     let mut bar = None;
     while let Some(step) = steps.message().await? {
         if !step.checksum.is_empty() {

@@ -124,7 +124,11 @@ pub static SETTINGS: &[Setting] = &[
         "Pieces of at most 256 KiB that one such copy has under way at once"
     ),
     setting!("limits.hashes", limits.hashes, "Snapshots that are hashed at once; more wait"),
-    setting!("limits.backing_images", limits.backing_images, "Backing images that are made or verified at once; more wait"),
+    setting!(
+        "limits.backing_images",
+        limits.backing_images,
+        "Backing images that are made or verified at once; more wait"
+    ),
     setting!(
         "limits.watch_queue_depth",
         limits.watch_queue_depth,

@@ -1,7 +1,7 @@
 //! Digests of a volume: of what its mirror serves, and of each replica on its own. All is read in this process.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::SHA256;
 use tokio::sync::OwnedSemaphorePermit;

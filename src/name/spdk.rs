@@ -134,7 +134,13 @@ impl LvolName {
 
     /// What a backing image is written to before it is one. The end of the name tells, also of a shortened one.
     pub fn backing_image_temp_head(image: &BackingImageName, lvs: Uuid) -> Self {
-        Self(format!("{}{TEMP_HEAD}", Self::shorten_to(LVOL_NAME_LIMIT - TEMP_HEAD.len(), &backing_image_key(image, lvs))).into())
+        Self(
+            format!(
+                "{}{TEMP_HEAD}",
+                Self::shorten_to(LVOL_NAME_LIMIT - TEMP_HEAD.len(), &backing_image_key(image, lvs))
+            )
+            .into(),
+        )
     }
 
     /// Whether it has the name of something that a backing image is written to.

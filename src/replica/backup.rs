@@ -351,7 +351,10 @@ mod tests {
         for named in ["", "parrot"] {
             let mut request = request(named);
             name_base(&mut request, base()).unwrap();
-            assert_eq!((request.backing_image_name.as_str(), request.backing_image_checksum.as_str()), ("parrot", "sum"));
+            assert_eq!(
+                (request.backing_image_name.as_str(), request.backing_image_checksum.as_str()),
+                ("parrot", "sum")
+            );
         }
         for (named, base) in [("other", base()), ("parrot", None)] {
             let refused = name_base(&mut request(named), base);

@@ -47,13 +47,7 @@ impl Replicas {
         Ok(())
     }
 
-    async fn start_new(
-        &self,
-        turn: &mut Turn<'_>,
-        spec_size: u64,
-        port_count: NonZeroU16,
-        base: &Base,
-    ) -> Result<()> {
+    async fn start_new(&self, turn: &mut Turn<'_>, spec_size: u64, port_count: NonZeroU16, base: &Base) -> Result<()> {
         let replica = turn.replica;
         match turn.work.tree.rebuild.is_some() {
             // Its head is to be made by a rebuild.

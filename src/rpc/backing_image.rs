@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::backing_image::{
-    BackingImageView, BackingImages, ImageChecksum, ImageLvol, ImageRequest, ImageSource,
-};
+use crate::backing_image::{BackingImageView, BackingImages, ImageChecksum, ImageLvol, ImageRequest, ImageSource};
 use crate::name::BackingImageId;
 use crate::name::spdk::backing_image_key;
 use crate::wire::field::{backing_image_name, size, uuid};
@@ -43,7 +41,8 @@ pub async fn get(images: &BackingImages, request: wire::BackingImageGetRequest) 
 /// BackingImageList.
 pub async fn list(images: &BackingImages) -> Result<wire::BackingImageListResponse> {
     let views = images.list().await?;
-    let backing_images = views.iter().map(|view| (backing_image_key(&view.name, view.lvs_uuid), message(view))).collect();
+    let backing_images =
+        views.iter().map(|view| (backing_image_key(&view.name, view.lvs_uuid), message(view))).collect();
     Ok(wire::BackingImageListResponse { backing_images })
 }
 

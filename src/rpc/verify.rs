@@ -30,7 +30,8 @@ pub(super) async fn start(
     stopping: &Stopping,
 ) -> Result<BoxStream<own::BackingImageVerifyResponse>> {
     let name = backing_image_name("name", &request.name)?;
-    let lvs_uuid = uuid("lvs_uuid", &request.lvs_uuid)?.ok_or_else(|| Error::invalid("lvs_uuid", "must not be empty"))?;
+    let lvs_uuid =
+        uuid("lvs_uuid", &request.lvs_uuid)?.ok_or_else(|| Error::invalid("lvs_uuid", "must not be empty"))?;
     let total_bytes = images.get(&name, lvs_uuid).await?.size;
     let (messages, receiver) = mpsc::channel(MESSAGES);
     tokio::spawn(follow(images.clone(), (name, lvs_uuid), total_bytes, messages));

@@ -5,7 +5,9 @@ use std::num::NonZeroU16;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::name::{BackingImageName, EngineName, FrontendName, HostPort, ReplicaAddress, ReplicaName, SnapshotName, VolumeName};
+use crate::name::{
+    BackingImageName, EngineName, FrontendName, HostPort, ReplicaAddress, ReplicaName, SnapshotName, VolumeName,
+};
 use crate::{Error, Result};
 
 /// The largest volume, 64 TiB: what the sizes of cluster maps were thought for.

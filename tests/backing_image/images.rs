@@ -27,7 +27,10 @@ async fn an_image_by_http_is_what_the_server_has_and_its_zeroes_take_no_space() 
     assert_eq!((made.state.as_str(), made.error_msg.as_str(), made.progress), ("ready", "", 100));
     assert_eq!((&made.current_checksum, made.backing_image_uuid.as_str()), (&sha512(&image), ID));
     let lvol = made.snapshot.expect("its lvol");
-    assert_eq!((lvol.name, lvol.spec_size, lvol.actual_size), (format!("bi-{NAME}-disk-{lvs}"), SIZE, IMAGE_CLUSTERS * MIB));
+    assert_eq!(
+        (lvol.name, lvol.spec_size, lvol.actual_size),
+        (format!("bi-{NAME}-disk-{lvs}"), SIZE, IMAGE_CLUSTERS * MIB)
+    );
     assert_eq!(server.asked()[0], "/redirect?a=b&forV2Creation=true");
 
     let listed = node.spdk().backing_image_list(()).await.expect("a list").into_inner().backing_images;
@@ -294,8 +297,20 @@ async fn the_command_line_makes_an_image_and_a_replica_on_it() {
         command.args(arguments).args(["--server", &node.grpc_address().to_string(), "--output", "json"]);
         command.env_clear().kill_on_drop(true).output().await.expect("the program starts")
     };
-    let create =
-        ["backing-image", "create", NAME, "--disk", "disk", "--size", "8MiB", "--checksum", &sum, "--from", &url, "--wait"];
+    let create = [
+        "backing-image",
+        "create",
+        NAME,
+        "--disk",
+        "disk",
+        "--size",
+        "8MiB",
+        "--checksum",
+        &sum,
+        "--from",
+        &url,
+        "--wait",
+    ];
     let made = run(&create).await;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let shown: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");

@@ -14,12 +14,7 @@ async fn snapshot(node: &Node, name: &str) {
 }
 
 fn snapshot_request(name: &str) -> wire::SnapshotRequest {
-    wire::SnapshotRequest {
-        name: REPLICA.into(),
-        snapshot_name: name.into(),
-        user_created: true,
-        ..Default::default()
-    }
+    wire::SnapshotRequest { name: REPLICA.into(), snapshot_name: name.into(), user_created: true, ..Default::default() }
 }
 
 /// The replica reads as it must.

@@ -159,7 +159,8 @@ pub fn replica_order(name: &str, size: u64) -> wire::ReplicaCreateRequest {
 
 /// Creates it; its address.
 pub async fn create_replica(node: &Node, name: &str, size: u64) -> String {
-    let replica = node.spdk().replica_create(replica_order(name, size)).await.expect("the replica is created").into_inner();
+    let replica =
+        node.spdk().replica_create(replica_order(name, size)).await.expect("the replica is created").into_inner();
     assert_eq!((replica.state.as_str(), replica.error_msg.as_str()), ("running", ""));
     assert_eq!(replica.backing_image_name, NAME);
     format!("{}:{}", replica.ip, replica.port_start)

@@ -166,7 +166,8 @@ impl Job {
             workers: self.workers,
             ..RestoreSettings::default()
         };
-        let sink = MirrorSink::open(&self.engine.context.control, mirror.bdev(), settings.blocks_in_flight, below).await?;
+        let sink =
+            MirrorSink::open(&self.engine.context.control, mirror.bdev(), settings.blocks_in_flight, below).await?;
         let restore = crate::backup::restore(&self.lock, plan, Arc::new(sink), &settings, &self.progress, &self.cancel);
         let mut restore = std::pin::pin!(restore);
         let stalled = tokio::select! {
