@@ -341,7 +341,7 @@ mod tests {
             backup: BackupName::parse("b1").unwrap(),
             snapshot: SnapshotName::parse("s").unwrap(),
             snapshot_created_at: jiff::Timestamp::UNIX_EPOCH,
-            labels: crate::backup::BackupLabels::parse(&[]).unwrap(),
+            labels: crate::backup::BackupLabels::parse::<&str>(&[]).unwrap(),
             method: crate::backup::CompressionMethod::Lz4,
             backing_image_name: name.into(),
             backing_image_checksum: String::new(),
