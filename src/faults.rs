@@ -80,6 +80,16 @@ pub enum Point {
     RestoreEarlierDeleted,
     /// Everything is proven, nothing published.
     RestoreProven,
+    /// A backing image has what it is to be written to; nothing was copied.
+    ImageBegun,
+    /// All bytes of a backing image are copied and flushed, none was read back.
+    ImageCopied,
+    /// A backing image is what its checksum says; nothing tells so.
+    ImageVerified,
+    /// How the making of a backing image ended is stored with what it was written to.
+    ImageRecorded,
+    /// A backing image is there; what it was written to is so too.
+    ImageTaken,
 }
 
 impl Point {
@@ -111,6 +121,11 @@ impl Point {
             Self::RestoreMarkedComplete => "restore-marked-complete",
             Self::RestoreEarlierDeleted => "restore-earlier-deleted",
             Self::RestoreProven => "restore-proven",
+            Self::ImageBegun => "image-begun",
+            Self::ImageCopied => "image-copied",
+            Self::ImageVerified => "image-verified",
+            Self::ImageRecorded => "image-recorded",
+            Self::ImageTaken => "image-taken",
         }
     }
 

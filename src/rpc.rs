@@ -3,12 +3,13 @@
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
 //! - [`panics`]: what a bug in a handler costs. [`gate`]: what is answered before the node is ready and when it stops.
 //!   `not_offered`: calls that say why they do nothing. `health`: the standard service of that name.
-//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`restore`], [`hash`],
-//!   [`engine`], [`frontend`], [`log`], [`orphan`]: the calls, from parsed fields to answers. [`convert`]: answers as messages.
-//!   `checksum`, `events`, `until_stop`: those that stream.
+//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`backing_image`], [`replica`], [`rebuild`],
+//!   [`restore`], [`hash`], [`engine`], [`frontend`], [`log`], [`orphan`]: the calls, from parsed fields to answers.
+//!   [`convert`]: answers as messages. `checksum`, `verify`, `events`, `until_stop`: those that stream.
 //!
 //! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
 
+pub mod backing_image;
 pub mod call_log;
 mod checksum;
 pub mod convert;
@@ -30,3 +31,4 @@ pub mod restore;
 pub mod server;
 pub mod spdk_service;
 mod until_stop;
+mod verify;

@@ -11,6 +11,7 @@
 //! published together, after every proof.
 
 mod account;
+mod base;
 pub mod job;
 pub mod marker;
 mod point;

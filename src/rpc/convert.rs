@@ -88,6 +88,7 @@ pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
         state: view.state.as_str().into(),
         error_msg: view.error.clone(),
         uuid: view.head.as_ref().map(|head| head.uuid.to_string()).unwrap_or_default(),
+        backing_image_name: view.backing_image.as_ref().map(ToString::to_string).unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -130,7 +131,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::name::{LvsName, ReplicaName, SnapshotName};
+    use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotName};
     use crate::replica::ReplicaState;
 
     #[test]
@@ -159,10 +160,11 @@ mod tests {
             ports: None,
             head: Some(layer(Some(&snapshot), &[])),
             snapshots: BTreeMap::from([(snapshot, layer(None, &[Child::Head]))]),
+            backing_image: Some(BackingImageName::parse("parrot").unwrap()),
         });
         let replica = replica(&view);
         assert_eq!((replica.ip.as_str(), replica.port_start, replica.state.as_str()), ("", 0, "stopped"));
-        assert_eq!(replica.actual_size, 2 << 20);
+        assert_eq!((replica.actual_size, replica.backing_image_name.as_str()), (2 << 20, "parrot"));
         let head = replica.head.unwrap();
         assert_eq!((head.name.as_str(), head.parent.as_str()), ("volume-head", "s1"));
         assert_eq!(replica.snapshots["s1"].name, "s1");
