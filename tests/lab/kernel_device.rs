@@ -1,12 +1,15 @@
 //! A volume as a block device of a real kernel: `spdk-tcp-blockdev` over its nvme-tcp.
 
+use std::collections::BTreeMap;
+
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
 use crate::node::GuestNode;
+use crate::support::wait::wait_until;
 use crate::vm::{Vm, VmOptions};
 use crate::volume::{
-    Load, MIB, delete_frontend, device, disk, disk_request, engine, frontend_get, frontend_request, replica,
+    LIMIT, Load, MIB, delete_frontend, device, disk, engine, engine_with, frontend_get, frontend_request, replica,
 };
 
 const NODE: GuestNode = GuestNode(0);
@@ -25,8 +28,8 @@ async fn machine() -> Vm {
 async fn a_kernel_uses_a_volume_as_a_disk() {
     let vm = machine().await;
     let mut spdk = NODE.spdk(&vm);
-    let replicas = [replica(&vm, NODE, "v1", "disk", SIZE).await].into();
-    engine(&vm, NODE, ("v1", 0), SIZE, replicas).await;
+    let replicas = BTreeMap::from([replica(&vm, NODE, "v1", "disk", SIZE).await]);
+    engine(&vm, NODE, ("v1", 0), SIZE, replicas.clone()).await;
 
     // Without the module it says what to do, and with it the same request succeeds.
     let without = spdk.engine_frontend_create(frontend_request("v1", SIZE)).await.expect_err("no nvme-tcp yet");
@@ -50,14 +53,18 @@ async fn a_kernel_uses_a_volume_as_a_disk() {
     spdk.engine_frontend_snapshot_create(snapshot.clone()).await.expect("a snapshot of a mounted file system");
     vm.run("dd if=/dev/urandom of=/mnt/data bs=1M count=16 conv=fsync; echo later >/mnt/later; sync").await;
 
-    // A volume in use is not let go of.
     vm.run("umount /mnt && e2fsck -fn /dev/longhorn/v1 && echo 3 >/proc/sys/vm/drop_caches").await;
     vm.run("mount /dev/longhorn/v1 /mnt && grep later /mnt/later && umount /mnt").await;
     delete_frontend(&vm, NODE, "v1").await;
 
     // The snapshot has what the file system had written when it was taken.
+    let delete = wire::EngineDeleteRequest { name: "v1-e-0".into() };
+    spdk.engine_delete(delete.clone()).await.expect("the engine is deleted");
+    engine_with(&vm, NODE, ("v1", 0), SIZE, "", replicas.clone()).await;
     let revert = wire::SnapshotRequest { name: "v1-e-0".into(), snapshot_name: "s1".into(), ..Default::default() };
     spdk.engine_snapshot_revert(revert).await.expect("reverted");
+    spdk.engine_delete(delete).await.expect("the engine is deleted");
+    engine(&vm, NODE, ("v1", 0), SIZE, replicas).await;
     spdk.engine_frontend_create(frontend_request("v1", SIZE)).await.expect("the frontend is back");
     vm.run("mount /dev/longhorn/v1 /mnt").await;
     assert_eq!(vm.run("sha256sum /mnt/data").await, hash);
@@ -99,11 +106,9 @@ async fn a_mounted_volume_goes_through_suspension_and_expansion() {
 /// Waits until the kernel's device has so many bytes.
 async fn wait_for_size(vm: &Vm, size: u64) -> wire::EngineFrontend {
     let script = "blockdev --getsize64 /dev/longhorn/v1";
-    crate::support::wait::wait_until(crate::volume::LIMIT, "the kernel sees the new size", async || {
-        match vm.run(script).await {
-            found if found == size.to_string() => Ok(()),
-            found => Err(found),
-        }
+    wait_until(LIMIT, "the kernel sees the new size", async || match vm.run(script).await {
+        found if found == size.to_string() => Ok(()),
+        found => Err(found),
     })
     .await;
     frontend_get(vm, NODE, "v1").await.expect("it is there")
@@ -121,11 +126,9 @@ async fn a_mounted_volume_outlives_the_node() {
 
     NODE.kill9(&vm).await;
     NODE.start(&vm, "").await;
-    crate::support::wait::wait_until(crate::volume::LIMIT, "the frontend is back", async || {
-        match frontend_get(&vm, NODE, "v1").await {
-            Ok(found) if found.state == "running" && found.endpoint == "/dev/longhorn/v1" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    wait_until(LIMIT, "the frontend is back", async || match frontend_get(&vm, NODE, "v1").await {
+        Ok(found) if found.state == "running" && found.endpoint == "/dev/longhorn/v1" => Ok(()),
+        other => Err(format!("{other:?}")),
     })
     .await;
     vm.run("sleep 1").await;
@@ -143,7 +146,7 @@ async fn a_connected_volume_stays_with_its_engine_where_spdk_has_no_ana() {
     let options = VmOptions::named("two-nodes").memory_mib(1536).hugepages(528).nvme("DISKA", 256 * MIB);
     let vm = Vm::start(options.nvme("DISKB", 256 * MIB)).await;
     let nodes = [GuestNode(0), GuestNode(1)];
-    let mut replicas = std::collections::BTreeMap::new();
+    let mut replicas = BTreeMap::new();
     for (node, path) in nodes.into_iter().zip(["/dev/nvme0n1", "/dev/nvme1n1"]) {
         node.start(&vm, "").await;
         disk(&vm, node, "disk", path, "aio").await;
@@ -177,13 +180,4 @@ async fn a_connected_volume_stays_with_its_engine_where_spdk_has_no_ana() {
     assert!(loaded.writes > 10, "{loaded:?}");
     vm.run("umount /mnt && e2fsck -fn /dev/longhorn/v1").await;
     delete_frontend(&vm, nodes[0], "v1").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a VM; ./scripts/lab"]
-async fn a_disk_that_the_kernel_uses_is_refused() {
-    let vm = machine().await;
-    let pci = vm.pci_address("DISKA").await;
-    let taken = NODE.spdk(&vm).disk_create(disk_request("other", &pci, "")).await.expect("it is taken up");
-    println!("{taken:?}");
 }

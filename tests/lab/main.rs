@@ -17,4 +17,5 @@ mod vm;
 mod volume;
 
 mod kernel_device;
+mod pci_disk;
 mod smoke;

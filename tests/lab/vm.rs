@@ -31,29 +31,22 @@ const CONSOLE_TAIL: usize = 60;
 pub struct VmOptions {
     name: String,
     memory_mib: u32,
-    cores: u32,
     hugepages: u32,
     /// NVMe controllers by their serial number, one namespace each.
     nvme: Vec<(String, u64)>,
     /// Virtio disks: `/dev/vda`, ...
     virtio: Vec<PathBuf>,
-    extra: Vec<String>,
 }
 
 impl VmOptions {
     /// `name` is for messages.
     pub fn named(name: &str) -> Self {
-        let (memory_mib, cores, hugepages) = (256, 1, 0);
-        Self { name: name.into(), memory_mib, cores, hugepages, nvme: vec![], virtio: vec![], extra: vec![] }
+        let (memory_mib, hugepages) = (256, 0);
+        Self { name: name.into(), memory_mib, hugepages, nvme: vec![], virtio: vec![] }
     }
 
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
-        self
-    }
-
-    pub fn cores(mut self, cores: u32) -> Self {
-        self.cores = cores;
         self
     }
 
@@ -72,12 +65,6 @@ impl VmOptions {
     /// A virtio disk on a file.
     pub fn virtio(mut self, file: &Path) -> Self {
         self.virtio.push(file.to_owned());
-        self
-    }
-
-    /// More arguments for QEMU.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.extra.push(argument.into());
         self
     }
 }
@@ -201,7 +188,6 @@ impl Vm {
             add("L", directory.display().to_string());
         }
         add("m", options.memory_mib.to_string());
-        add("smp", options.cores.to_string());
         add("kernel", cache.kernel().display().to_string());
         add("initrd", image.display().to_string());
         add("append", format!("{KERNEL_ARGUMENTS} hugepages={}", options.hugepages));
@@ -230,7 +216,6 @@ impl Vm {
             add("drive", format!("if=none,id=virtio{index},file={},format=raw,cache=writeback", file.display()));
             add("device", format!("virtio-blk-pci,drive=virtio{index}"));
         }
-        arguments.extend(options.extra.iter().cloned());
         arguments
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use corriente::name::{Nqn, VolumeName};
 use corriente::wire::spdkrpc as wire;
 use tonic::Status;
 
@@ -60,8 +61,20 @@ pub async fn replica(vm: &Vm, node: GuestNode, volume: &str, disk: &str, size: u
 pub async fn engine(
     vm: &Vm,
     node: GuestNode,
+    name: (&str, u32),
+    size: u64,
+    replicas: BTreeMap<String, String>,
+) -> wire::Engine {
+    engine_with(vm, node, name, size, NVMF, replicas).await
+}
+
+/// The engine `<volume>-e-<ordinal>` with a frontend of its own.
+pub async fn engine_with(
+    vm: &Vm,
+    node: GuestNode,
     (volume, ordinal): (&str, u32),
     size: u64,
+    frontend: &str,
     replicas: BTreeMap<String, String>,
 ) -> wire::Engine {
     let request = wire::EngineCreateRequest {
@@ -69,7 +82,7 @@ pub async fn engine(
         volume_name: volume.into(),
         spec_size: size,
         replica_address_map: replicas,
-        frontend: NVMF.into(),
+        frontend: frontend.into(),
         ..Default::default()
     };
     let engine = node.spdk(vm).engine_create(request).await.expect("the engine is created").into_inner();
@@ -111,9 +124,11 @@ pub async fn delete_frontend(vm: &Vm, node: GuestNode, volume: &str) {
     let request = wire::EngineFrontendDeleteRequest { name: format!("{volume}-ef") };
     node.spdk(vm).engine_frontend_delete(request).await.expect("the frontend is deleted");
     vm.run(&format!("! [ -e /dev/longhorn/{volume} ]")).await;
-    let left = "cat /sys/class/nvme-fabrics/ctl/nvme*/subsysnqn /sys/class/nvme-subsystem/*/subsysnqn 2>/dev/null";
-    let left = vm.run(&format!("{left}; true")).await;
-    assert!(!left.contains(&format!("volume-{volume}")) && !left.contains(volume), "the kernel still shows {left}");
+    let nqn = Nqn::volume(&VolumeName::parse(volume).expect("a name"));
+    let left = vm.run(&format!("grep -l {nqn} /sys/class/nvme/*/subsysnqn; true")).await;
+    assert_eq!(left, "", "the kernel still has a connection");
+    let controllers = vm.run("ls /sys/class/nvme-fabrics/ctl | grep '^nvme'; ls /dev | grep 'nvme[1-9]n'; true").await;
+    assert_eq!(controllers, "", "nothing is left of the device");
 }
 
 /// A load on a file or device of the guest, in a background of its own, until [`Load::end`].
