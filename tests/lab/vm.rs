@@ -63,14 +63,14 @@ impl VmOptions {
 
 /// A running machine; it ends, and its disks go, when it is dropped.
 pub struct Vm {
+    // First: QEMU ends, and prints its log if the test has failed, before the directory goes.
+    running: Option<Parts>,
     options: VmOptions,
     directory: TempDir,
     grpc_ports: [u16; 2],
-    running: Option<Parts>,
 }
 
 struct Parts {
-    // First, so that what it prints when it is dropped comes before the directory goes.
     _process: Process,
     agent: Agent,
     qmp: Qmp,
