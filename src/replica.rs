@@ -8,7 +8,7 @@
 //! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
 //!   replica has. [`pace`]: how fast a rebuild is written.
 //! - [`rebuild`]: a replica made anew as a copy of another. [`head_map`]: what its engine then copies of the head.
-//! - [`hash`]: checksums of snapshots.
+//! - [`hash`]: checksums of snapshots. [`orphan`]: lvols that belong to nothing.
 //! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
 
 mod attribute;
@@ -25,6 +25,7 @@ mod instance;
 mod layers;
 mod lifecycle;
 mod operation;
+pub mod orphan;
 mod pace;
 pub mod rebuild;
 mod record;
@@ -58,15 +59,17 @@ use crate::{Error, Result};
 
 use backup::Backups;
 use hash::HashLimits;
-use instance::Replica;
+use instance::{Replica, Turn};
 use operation::Operation;
 use rebuild::CopyLimits;
 use record::ReplicaRecord;
-use store::Store;
+use store::{Store, Survey};
+use tree::Tree;
 
 pub use attributes::AttributeKey;
 pub use backup::{BackupOrder, BackupPhase, BackupStatus, StartedBackup};
 pub use hash::{HashPhase, HashStatus};
+pub use orphan::{Orphan, OrphanChoice, OrphanKind};
 pub use snapshot::SnapshotOptions;
 pub use view::{Child, LvolView, ReplicaPorts, ReplicaState, ReplicaView};
 
@@ -234,12 +237,36 @@ impl Replicas {
         // An operation that is running shows its outcome itself, and is not waited for.
         if let Some(mut turn) = replica.try_turn() {
             match replica.store.recent_survey().await {
+                Ok(survey) if self.has_vanished(&mut turn, &survey) => {
+                    tracing::warn!(replica = %name, disk = %replica.disk.name(), "a replica has no lvol any more");
+                    turn.work.gone = true;
+                    self.forget(&replica);
+                    return Err(Error::not_found("replica", name));
+                }
                 Ok(survey) => turn.take(&survey),
                 // What cannot be read is not shown as it once was.
                 Err(error) => turn.fail(&error),
             }
         }
         Ok(replica.view())
+    }
+
+    /// Whether a stopped replica has none of its lvols left, which only somebody else can have deleted
+    /// (`engine-behaviour` §1.2). A running one that has lost its head is in state error: its export is still there.
+    fn has_vanished(&self, turn: &mut Turn<'_>, survey: &Survey) -> bool {
+        if survey.iter().any(|facts| facts.lvol == turn.replica.head()) {
+            return false;
+        }
+        let tree = Tree::build(&turn.replica.name, survey);
+        let is_empty = tree.snapshots.is_empty() && tree.rebuilding.is_none() && tree.expired.is_empty();
+        match turn.state() {
+            ReplicaState::Stopped => is_empty,
+            ReplicaState::Running => {
+                turn.fail(&Error::precondition(turn.replica.object(), "its head was deleted by somebody else"));
+                false
+            }
+            ReplicaState::Pending | ReplicaState::Error | ReplicaState::Terminating => false,
+        }
     }
 
     /// All replicas by name, as [`Self::get`] tells them.
@@ -376,6 +403,10 @@ impl Replicas {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || Store::new(self.0.control.clone(), disk.lvs().clone(), disk.clear_method());
         stores.entry(disk.uuid()).or_insert_with(make).clone()
+    }
+
+    fn disks(&self) -> &Disks {
+        &self.0.disks
     }
 
     fn telemetry(&self) -> &Telemetry {
