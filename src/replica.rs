@@ -139,7 +139,7 @@ impl Replicas {
         telemetry: Telemetry,
     ) -> Self {
         let (limits, timeouts) = (&config.limits, &config.timeouts);
-        let replicas = Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             control,
             disks: disks.clone(),
             ports,
@@ -159,8 +159,7 @@ impl Replicas {
             hashes: HashLimits::new(limits.hashes.get()),
             stopping: AtomicBool::new(false),
             records: Records::new(&config.state_dir),
-        }));
-        replicas
+        }))
     }
 
     /// Announces every change of a replica.
