@@ -3,11 +3,13 @@
 
 use tonic::Status;
 
-/// What is not offered, by the beginning of the call's name.
-const ERASURE_CODING: (&str, &str) = (
-    "Shard",
-    "erasure-coded volumes (shards and shard groups) are not offered; create replicas and an engine with the replicated layout",
-);
+const NO_SHARDS: &str =
+    "erasure-coded volumes (shards and shard groups) are not offered; create an engine with the replicated layout";
+const NO_CLONES: &str = "clones are not offered; back the snapshot up and restore it into another volume";
+
+/// What is not offered, by the beginning of the calls' names.
+const FAMILIES: [(&str, &str); 3] =
+    [("Shard", NO_SHARDS), ("EngineSnapshotClone", NO_CLONES), ("ReplicaSnapshotClone", NO_CLONES)];
 
 /// The calls that Longhorn's own engine leaves out as well (`engine-behaviour` §0).
 const LEFT_OUT: [(&str, &str); 4] = [
@@ -20,9 +22,8 @@ const LEFT_OUT: [(&str, &str); 4] = [
 /// The answer to a call, by its path, that is not offered.
 pub(super) fn refusal(path: &str) -> Option<Status> {
     let call = path.strip_prefix("/spdkrpc.SPDKService/")?;
-    let (shards, why_no_shards) = ERASURE_CODING;
-    let left_out = LEFT_OUT.iter().find(|(name, _)| *name == call).map(|(_, why)| *why);
-    let why = left_out.or_else(|| call.starts_with(shards).then_some(why_no_shards))?;
+    let left_out = LEFT_OUT.iter().find(|(name, _)| *name == call);
+    let (_, why) = left_out.or_else(|| FAMILIES.iter().find(|(beginning, _)| call.starts_with(beginning)))?;
     Some(Status::unimplemented(format!("{call}: {why}")))
 }
 
@@ -32,7 +33,7 @@ mod tests {
 
     #[test]
     fn what_is_not_offered_says_so_and_nothing_else_is_refused() {
-        for call in ["ShardCreate", "ShardGroupSnapshotPurge", "EngineSuspend", "EngineBackupRestoreFinish"] {
+        for call in ["ShardCreate", "ShardGroupSnapshotPurge", "EngineSuspend", "ReplicaSnapshotCloneDstStart"] {
             let status = refusal(&format!("/spdkrpc.SPDKService/{call}")).expect("it is refused");
             assert!(status.message().starts_with(&format!("{call}: ")), "{status:?}");
         }
