@@ -1,6 +1,8 @@
 //! A restore into one replica by itself (`ReplicaBackupRestore`): in full and incrementally, with what it refuses, and what
 //! it makes of the replica for engines.
 
+use std::time::Duration;
+
 use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 use tonic::{Code, Status};
@@ -92,6 +94,8 @@ async fn a_restore_into_one_replica_is_refused_twice_cancelled_by_a_deletion_and
         let mut spdk = scene.cluster.nodes[0].spdk();
         async move { spdk.replica_delete(request).await }
     });
+    // Nothing outside shows that the cancellation has arrived; the restore must not be let go on before.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     faults.lift(Point::RestoreStepBegins);
     refused(deletion.await.expect("an answer"), Code::FailedPrecondition, "was cancelled");
     assert_eq!(ended(&scene).await.state, "canceled");
