@@ -7,7 +7,7 @@ use crate::spdk::bdev::IoKind;
 
 /// What moves no data to the member may take longer there: a trim of a whole volume is zeroed range by range, a flush waits
 /// for all that was written before.
-const BULK_FACTOR: u32 = 6;
+pub(super) const BULK_FACTOR: u32 = 6;
 
 /// The deadlines of a mirror's members.
 #[derive(Debug, Clone, Copy)]

@@ -39,6 +39,8 @@ pub(super) enum Report {
     RegionsWanted,
     /// A member has stored its dirty regions, or has not.
     DirtyStored { member: MemberIndex, store: StoreId, outcome: Result<(), FailureCause> },
+    /// The members' disks are flushed, or not all of them.
+    DirtyFlushed { done: bool },
     /// An I/O waits until the members are equal in this piece.
     PieceWanted(u64),
     /// The copy of a piece takes so many deadlines already.
@@ -107,8 +109,8 @@ pub(super) struct MirrorChannel {
     range_held: RefCell<VecDeque<Vio<MirrorDevice>>>,
     /// Writes into regions that are not dirty on every member yet; bounded as `held` is.
     log_held: RefCell<VecDeque<Vio<MirrorDevice>>>,
-    /// I/O in pieces that are not equal yet; bounded as `held` is.
-    piece_held: RefCell<VecDeque<Vio<MirrorDevice>>>,
+    /// I/O, and the piece that it waits for, as it is not equal yet; bounded as `held` is.
+    piece_held: RefCell<VecDeque<(u64, Vio<MirrorDevice>)>>,
 }
 
 /// The state of one client I/O, inside its context.
@@ -185,7 +187,7 @@ impl MirrorDevice {
 
     /// Whether any I/O waits for a piece.
     pub(super) fn holds_for_pieces(&self) -> bool {
-        self.piece_waits.load(Ordering::Relaxed) > 0
+        self.piece_waits.load(Ordering::SeqCst) > 0
     }
 
     #[cold]
@@ -203,8 +205,8 @@ impl MirrorDevice {
         if channel.state.borrow().begin_write().is_err() {
             return self.answer(channel, io, false);
         }
-        self.piece_waits.fetch_add(1, Ordering::Relaxed);
-        channel.piece_held.borrow_mut().push_back(io);
+        self.piece_waits.fetch_add(1, Ordering::SeqCst);
+        channel.piece_held.borrow_mut().push_back((piece, io));
         self.report(Report::PieceWanted(piece));
     }
 
@@ -557,8 +559,13 @@ impl MirrorChannel {
     /// Looks again at the I/O that waits for pieces, in order.
     pub(super) fn release_pieces(&self, device: &MirrorDevice) {
         let held = self.piece_held.take();
-        for io in held {
-            device.piece_waits.fetch_sub(1, Ordering::Relaxed);
+        let can_wait = self.state.borrow().begin_write().is_ok();
+        for (piece, io) in held {
+            if can_wait && device.unequal.is_left(piece) {
+                self.piece_held.borrow_mut().push_back((piece, io));
+                continue;
+            }
+            device.piece_waits.fetch_sub(1, Ordering::SeqCst);
             if io.kind() == IoKind::Read { device.read(self, io) } else { device.write(self, io) }
         }
     }

@@ -269,7 +269,8 @@ impl Driver {
             Report::RangeDrained => self.range_drained().await,
             Report::RegionsWanted => self.regions_wanted(),
             Report::DirtyStored { member, store, outcome } => self.dirty_stored(member, store, outcome),
-            Report::PieceWanted(piece) => self.piece_wanted(piece),
+            Report::DirtyFlushed { done } => self.dirty_flushed(done),
+            Report::PieceWanted(piece) => self.piece_wanted(piece).await,
             Report::PieceLate { piece, times } => self.piece_late(piece, times),
             Report::PieceEnded { piece, outcome } => self.piece_ended(piece, outcome).await,
         }

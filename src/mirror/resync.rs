@@ -169,21 +169,24 @@ async fn copy(control: &Control, paths: CopyPaths, piece: Range<u64>) -> Result<
 async fn flush(control: &Control, target: Arc<OpenedMember>) -> Result<()> {
     let replica = target.open.replica.clone();
     control
-        .run::<(), SpdkError, _, _>(move |on| async move {
-            match &target.flush {
-                MemberFlush::Bdev => target.bdev.channel(on.thread())?.flush().await,
-                MemberFlush::Disk(disk) => {
-                    let (done, answer) = oneshot::channel();
-                    disk.flush(on.thread().expect(move |flushed: Option<bool>| {
-                        let _ = done.send(flushed == Some(true));
-                    }));
-                    let failed = || SpdkError::failed("flush", format!("bdev {}", target.open.bdev), Errno::EIO);
-                    answer.await.unwrap_or(false).then_some(()).ok_or_else(failed)
-                }
-            }
-        })
+        .run::<(), SpdkError, _, _>(move |on| async move { flush_member(on, &target).await })
         .await
         .map_err(|error: SpdkError| Error::medium(format!("replica {replica}"), format!("its flush: {error}")))
+}
+
+/// Makes what a member was sent durable on its own disk.
+pub(super) async fn flush_member(on: OnControl, member: &OpenedMember) -> std::result::Result<(), SpdkError> {
+    match &member.flush {
+        MemberFlush::Bdev => member.bdev.channel(on.thread())?.flush().await,
+        MemberFlush::Disk(disk) => {
+            let (done, answer) = oneshot::channel();
+            disk.flush(on.thread().expect(move |flushed: Option<bool>| {
+                let _ = done.send(flushed == Some(true));
+            }));
+            let failed = || SpdkError::failed("flush", format!("bdev {}", member.open.bdev), Errno::EIO);
+            answer.await.unwrap_or(false).then_some(()).ok_or_else(failed)
+        }
+    }
 }
 
 async fn read(

@@ -52,6 +52,8 @@ pub enum Bug {
     HastyDrain,
     /// A mirror that starts does not look at what its members hold dirty.
     ForgetDirty,
+    /// A stop in order tells that nothing is dirty while members differ.
+    ForgetAtStop,
     /// Clients are served where members differ.
     ServeUnequal,
 }

@@ -248,6 +248,9 @@ impl World {
         } else {
             self.check_equal();
             self.copy_to_new_members();
+            if self.faulty && self.random.chance(10) {
+                return self.stop_in_order();
+            }
         }
         let hold = if self.random.chance(30) { 2 * PAUSE_LIMIT_US } else { self.random.between(0, 3_000) };
         self.time.after(hold, Step::PauseEnd { life: self.life, pause });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use corriente::mirror::core::dirty::{DirtyRecord, FoundDirty, Regions, StoreId, Todo, unequal};
 use corriente::mirror::core::{
     Assembly, DirtyLog, Equalizer, Event, FailureCause, HotMap, Incarnation, IoView, MemberIndex, MemberMask, MemberOp,
-    UnequalMap, complete,
+    RegionSet, UnequalMap, complete,
 };
 
 use crate::check::{Bug, Checker};
@@ -107,9 +107,11 @@ impl World {
     }
 
     pub fn piece_wanted(&mut self, piece: u64) {
-        if let Some(engine) = &mut self.engine {
-            let dirty = &mut engine.dirty;
-            dirty.equalizer.demand(piece, &dirty.unequal);
+        let Some(engine) = &mut self.engine else { return };
+        let dirty = &mut engine.dirty;
+        match dirty.unequal.is_left(piece) {
+            true => dirty.equalizer.demand(piece, &dirty.unequal),
+            false => self.broadcast(Message::ReleasePieces),
         }
     }
 
@@ -190,7 +192,7 @@ impl World {
         }
     }
 
-    fn store_dirty(&mut self, member: MemberIndex, store: StoreId, dirty: corriente::mirror::core::RegionSet) {
+    fn store_dirty(&mut self, member: MemberIndex, store: StoreId, dirty: RegionSet) {
         let life = self.life;
         let Some(engine) = &self.engine else { return };
         let record =
@@ -261,7 +263,7 @@ impl World {
             return;
         }
         if view.written().count() < 2 {
-            if view.written().count() == 1 {
+            if view.written().count() == 1 && dirty.copies.is_empty() {
                 dirty.equalizer.give_up(&dirty.unequal);
                 self.pieces_equal();
             }
@@ -392,11 +394,11 @@ impl World {
         let Some(engine) = &mut self.engine else { return };
         let dirty = &mut engine.dirty;
         let differs =
-            dirty.unequal.pieces().fold(Default::default(), |set: corriente::mirror::core::RegionSet, piece| {
+            dirty.unequal.pieces().fold(RegionSet::EMPTY, |set, piece| {
                 let blocks = dirty.unequal.blocks(piece);
                 set.or(&regions().touched(blocks.start * 4096..blocks.end * 4096))
             });
-        dirty.log.set_unequal(differs);
+        dirty.log.set_equal(&RegionSet::ALL.minus(&differs));
         self.broadcast(Message::ReleasePieces);
     }
 
@@ -409,6 +411,37 @@ impl World {
         for member in late {
             self.core(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Deadline });
         }
+    }
+
+    /// The engine stops in order while no client's I/O runs: what is dirty still is where members differ from before.
+    pub fn stop_in_order(&mut self) {
+        let now = self.time.now_us();
+        let Some(engine) = &mut self.engine else { return };
+        let view = engine.core.view();
+        if view.unfenced.is_empty() && view.writable {
+            let left = match self.bug {
+                Some(Bug::ForgetAtStop) => RegionSet::EMPTY,
+                _ => engine.dirty.log.at_stop(),
+            };
+            let incarnation = engine.dirty.incarnation;
+            let mut stores = Vec::new();
+            for member in view.rw.iter() {
+                let number = engine.replica_of[member.get()];
+                stores.extend(engine.dirty.log.last_store(member).map(|store| (number, store)));
+            }
+            for (number, store) in stores {
+                let record = DirtyRecord { regions: regions(), incarnation, sequence: store.0, dirty: left };
+                let lands = match self.fate(number) {
+                    Fate::Fine => true,
+                    Fate::Fails { lands } | Fate::Vanishes { lands } => lands,
+                };
+                if lands && self.replicas[number].reachable(now) {
+                    self.replicas[number].store_dirty(&record.encode());
+                }
+            }
+            self.tally.stops += 1;
+        }
+        self.crash();
     }
 
     /// A closed member's part in copies ends.

@@ -86,11 +86,12 @@ fn the_runs_visit_what_they_are_for() {
         sum.cleared += tally.cleared;
         sum.equalized += tally.equalized;
         sum.waited_for_pieces += tally.waited_for_pieces;
+        sum.stops += tally.stops;
     }
     println!("{sum:?}");
     let Tally { acknowledged, errors, fences, crashes, caught_up, rebuilt, .. } = sum;
     let Tally { pauses, broken_pauses, lost, stuck, retried_reads, abandoned, .. } = sum;
-    let Tally { dirty_stores, cleared, equalized, waited_for_pieces, .. } = sum;
+    let Tally { dirty_stores, cleared, equalized, waited_for_pieces, stops, .. } = sum;
     for (count, least) in [
         (acknowledged, 50_000),
         (errors, 100),
@@ -108,6 +109,7 @@ fn the_runs_visit_what_they_are_for() {
         (cleared, 300),
         (equalized, 200),
         (waited_for_pieces, 50),
+        (stops, 20),
     ] {
         assert!(count >= least, "{sum:?}: {count} should be at least {least}");
     }
@@ -182,6 +184,11 @@ fn dirty_checker_finds_a_region_taken_off_too_early() {
 #[test]
 fn equal_checker_finds_a_start_that_forgets_what_was_dirty() {
     finds(Bug::ForgetDirty, Checker::Equal);
+}
+
+#[test]
+fn dirty_checker_finds_a_stop_that_forgets_what_differs() {
+    finds(Bug::ForgetAtStop, Checker::Dirty);
 }
 
 #[test]

@@ -271,6 +271,7 @@ pub struct Tally {
     pub cleared: u64,
     pub equalized: u64,
     pub waited_for_pieces: u64,
+    pub stops: u64,
 }
 
 pub struct World {

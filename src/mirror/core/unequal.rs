@@ -82,7 +82,8 @@ impl UnequalMap {
         piece << self.shift..self.blocks.min((piece + 1) << self.shift)
     }
 
-    fn is_left(&self, piece: u64) -> bool {
+    /// Whether a piece is not equal yet.
+    pub fn is_left(&self, piece: u64) -> bool {
         self.words.get(piece as usize / 64).is_some_and(|word| word.load(Ordering::Acquire) & (1 << (piece % 64)) != 0)
     }
 
@@ -141,7 +142,7 @@ impl Equalizer {
         None
     }
 
-    /// The copy of a piece has ended; `equal` when every member that is still one has it.
+    /// The copy of a piece has ended; `equal` when every member that is still one has it. Else it is tried again.
     pub fn ended(&mut self, piece: u64, equal: bool, map: &UnequalMap) {
         self.running.retain(|running| *running != piece);
         if equal {
@@ -149,8 +150,10 @@ impl Equalizer {
         }
     }
 
-    /// Only one member is left: there is nothing to be equal to.
+    /// Only one member is left: there is nothing to be equal to. No copy may run, as its end would undo what clients write
+    /// from here on.
     pub fn give_up(&mut self, map: &UnequalMap) {
+        assert!(self.running.is_empty(), "copies have ended before clients are let in");
         self.demanded.clear();
         for word in &map.words {
             word.store(0, Ordering::Release);
@@ -209,8 +212,8 @@ mod tests {
     fn with_one_member_left_everything_is_equal() {
         let (map, mut equalizer) = (map(), Equalizer::default());
         let running = equalizer.next(&map).expect("some");
+        equalizer.ended(running, false, &map);
         equalizer.give_up(&map);
-        equalizer.ended(running, true, &map);
         assert_eq!((map.left(), map.next_from(0), equalizer.running()), (0, None, 0));
     }
 }

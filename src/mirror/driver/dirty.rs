@@ -1,16 +1,21 @@
 //! The driver's part in the log of dirty regions: records are stored with the members, writes that waited go on, and what is
 //! quiet is taken off.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::{Either, join_all, select};
 use tokio::sync::mpsc;
 
 use super::super::core::dirty::{DirtyLog, DirtyRecord, RegionSet, Regions, StoreId, Todo};
-use super::super::core::{FailureCause, HotMap, Incarnation, IoView, MemberIndex, MemberOp};
+use super::super::core::{FailureCause, HotMap, Incarnation, IoView, MemberIndex, MemberOp, OpenMember};
+use super::super::deadlines::BULK_FACTOR;
 use super::super::device::Report;
+use super::super::handle::MirrorHost;
 use super::super::range_gate::BlockRange;
+use super::super::resync::flush_member;
 use super::{Driver, LockId, LockPurpose, RangeLock};
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// The log as the driver has it.
 pub(super) struct Dirty {
@@ -18,6 +23,8 @@ pub(super) struct Dirty {
     pub(super) regions: Regions,
     /// As whom the mirror raises generations.
     pub(super) incarnation: Incarnation,
+    /// Disks are being flushed for regions that are to be taken off.
+    pub(super) flushing: bool,
 }
 
 /// No block: locking it waits for the changes that run, and holds no new one.
@@ -28,7 +35,7 @@ const DRAIN: LockId = LockId(u64::MAX);
 
 impl Dirty {
     pub(super) fn new(view: &IoView, unequal: RegionSet, regions: Regions, incarnation: Incarnation) -> Self {
-        Self { log: DirtyLog::new(view, unequal), regions, incarnation }
+        Self { log: DirtyLog::new(view, unequal), regions, incarnation, flushing: false }
     }
 
     /// The map that the I/O path asks.
@@ -64,7 +71,7 @@ impl Driver {
     }
 
     /// A member has stored its record, or has not.
-    pub(super) fn dirty_stored(&mut self, member: MemberIndex, store: StoreId, outcome: Result<(), FailureCause>) {
+    pub(super) fn dirty_stored(&mut self, member: MemberIndex, store: StoreId, outcome: std::result::Result<(), FailureCause>) {
         let Some(dirty) = &mut self.dirty else { return };
         let counts = dirty.log.stored(member, store, outcome.is_ok());
         if let (true, Err(cause)) = (counts, outcome) {
@@ -79,7 +86,7 @@ impl Driver {
         for member in self.core.view().written().iter() {
             dirty.log.retry(member);
         }
-        if dirty.log.may_clear() && self.range.is_none() {
+        if dirty.log.may_clear() && self.range.is_none() && !dirty.flushing {
             dirty.log.clear(&vdev.device().hot().age());
         }
     }
@@ -111,15 +118,16 @@ impl Driver {
 
     fn store_dirty(&self, member: MemberIndex, store: StoreId, regions: RegionSet) {
         let (Some(dirty), Some(open)) = (&self.dirty, self.members.get(member)) else { return };
-        let storing = self.host.persist_dirty(open, dirty.record(store, regions));
+        let record = dirty.record(store, regions);
         let (limit, reports) = (self.deadlines.limit, self.reports.0.clone());
-        let (mirror, replica) = (self.name.clone(), open.replica.clone());
+        let (mirror, host, open) = (self.name.clone(), self.host.clone(), open.clone());
         self.tokio.spawn(async move {
-            let outcome = match tokio::time::timeout(limit, storing).await {
+            let replica = open.replica.clone();
+            let outcome = match tokio::time::timeout(limit, persist(&*host, &open, record)).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "the dirty regions could not be stored");
-                    Err(if matches!(error, Error::Peer { .. }) { FailureCause::Gone } else { FailureCause::Medium })
+                    Err(FailureCause::Medium)
                 }
                 Err(_) => {
                     tracing::warn!(%mirror, %replica, ?limit, "the dirty regions were not stored in time");
@@ -145,16 +153,50 @@ impl Driver {
 
     /// The changes that ran when regions were taken off have ended.
     pub(super) async fn dirty_drained(&mut self) {
-        if let Some(dirty) = &mut self.dirty {
-            dirty.log.drained();
-        }
         if let Some(vdev) = &self.vdev {
             let device = vdev.device().clone();
             device.end_lock();
             self.visited(vdev.for_each_channel(move |channel| channel.unlock_range(&device)).await);
         }
+        self.flush_members();
         if let Some(next) = self.next_lock.take() {
             self.lock_range(next.id, next.range, next.target, next.reply).await;
+        }
+    }
+
+    /// Flushes the members' disks before regions are taken off. Their nodes do so themselves with the record; when it was done
+    /// before, without a hurry, that takes no time, and no write waits for it.
+    fn flush_members(&mut self) {
+        let Some(dirty) = &mut self.dirty else { return };
+        dirty.flushing = true;
+        let members: Vec<_> =
+            self.core.view().written().iter().filter_map(|place| self.opened[place.get()].clone()).collect();
+        let (on, reports) = (self.on, self.reports.0.clone());
+        let (clock, late) = (self.tokio.clone(), BULK_FACTOR * self.deadlines.limit);
+        on.thread().spawn(async move {
+            let flushed = join_all(members.iter().map(|member| flush_member(on, member)));
+            let limit = async {
+                // A runtime that is shutting down ends it at once, which is as good.
+                let _ = clock.spawn(tokio::time::sleep(late)).await;
+            };
+            let done = match select(pin!(flushed), pin!(limit)).await {
+                Either::Left((results, _)) => results.iter().all(Result::is_ok),
+                Either::Right(_) => false,
+            };
+            let _ = reports.unbounded_send(Report::DirtyFlushed { done });
+        });
+    }
+
+    /// The members' disks were flushed; where that failed it is for clients' I/O to tell who is to blame.
+    pub(super) fn dirty_flushed(&mut self, done: bool) {
+        let Some(dirty) = &mut self.dirty else { return };
+        dirty.flushing = false;
+        match done {
+            true => dirty.log.drained(),
+            false => {
+                tracing::warn!(mirror = %self.name, "not all disks could be flushed; what is dirty stays so for now");
+                dirty.log.keep();
+            }
         }
     }
 
@@ -162,7 +204,7 @@ impl Driver {
     /// member is out and that is not durable, the others keep what is dirty, as they differ from that one.
     pub(super) async fn store_last_dirty(&mut self) {
         let view = self.core.view();
-        if !view.unfenced.is_empty() {
+        if !view.unfenced.is_empty() || !view.writable {
             return;
         }
         let Some(dirty) = &mut self.dirty else { return };
@@ -183,7 +225,21 @@ impl Driver {
                 }
             })
         });
-        let stored = self.tokio.spawn(futures::future::join_all(storing.collect::<Vec<_>>()));
+        let stored = self.tokio.spawn(join_all(storing.collect::<Vec<_>>()));
         let _ = stored.await;
+    }
+}
+
+/// Between two attempts to reach a node that did not take the call.
+const CALL_AGAIN: Duration = Duration::from_millis(100);
+
+/// Stores a record. A call that did not reach the node is made again, as a connection may have ended without a fault of the
+/// node; a record that it has already is the same again.
+async fn persist(host: &dyn MirrorHost, open: &OpenMember, record: DirtyRecord) -> Result<()> {
+    loop {
+        match host.persist_dirty(open, record).await {
+            Err(Error::Peer { .. }) => tokio::time::sleep(CALL_AGAIN).await,
+            result => return result,
+        }
     }
 }

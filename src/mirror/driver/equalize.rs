@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 
-use super::super::core::{FailureCause, MemberIndex, MemberMask, MemberOp, OVERDUE_DEADLINES};
+use super::super::core::{FailureCause, MemberIndex, MemberMask, MemberOp, OVERDUE_DEADLINES, RegionSet};
 use super::super::device::Report;
 use super::super::member::OpenedMember;
 use super::{Driver, Event};
@@ -61,9 +61,13 @@ impl Driver {
     }
 
     /// A client's I/O waits for this piece.
-    pub(super) fn piece_wanted(&mut self, piece: u64) {
-        if let Some(vdev) = &self.vdev {
-            self.equalizer.demand(piece, vdev.device().unequal());
+    pub(super) async fn piece_wanted(&mut self, piece: u64) {
+        let Some(vdev) = &self.vdev else { return };
+        let device = vdev.device().clone();
+        match device.unequal().is_left(piece) {
+            true => self.equalizer.demand(piece, device.unequal()),
+            // It became so between the channel's look and its word.
+            false => self.visited(vdev.for_each_channel(move |channel| channel.release_pieces(&device)).await),
         }
     }
 
@@ -74,11 +78,14 @@ impl Driver {
             return;
         }
         if view.written().count() < 2 {
-            if let Some(vdev) = self.vdev.as_ref().filter(|_| view.written().count() == 1) {
+            // A copy that runs may still write to the one that is left.
+            let alone = view.written().count() == 1 && self.copies.is_empty();
+            if let Some(vdev) = self.vdev.as_ref().filter(|_| alone) {
                 self.equalizer.give_up(vdev.device().unequal());
                 tracing::warn!(mirror = %self.name, "one member is left, so no other is to be made equal to it");
+                self.all_equal().await;
             }
-            return self.pieces_equal().await;
+            return;
         }
         while let Some(piece) = self.vdev.as_ref().and_then(|vdev| self.equalizer.next(vdev.device().unequal())) {
             self.copy_piece(piece);
@@ -145,42 +152,69 @@ impl Driver {
             self.event(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Medium });
         }
         let Some(vdev) = &self.vdev else { return };
-        self.equalizer.ended(piece, equal, vdev.device().unequal());
-        self.pieces_equal().await;
+        let unequal = vdev.device().unequal();
+        self.equalizer.ended(piece, equal, unequal);
+        match (equal, unequal.left()) {
+            (false, _) => {
+                // Whoever waits for it has asked once.
+                if vdev.device().holds_for_pieces() {
+                    self.equalizer.demand(piece, unequal);
+                }
+            }
+            (true, 0) => self.all_equal().await,
+            (true, _) => self.piece_equal(piece).await,
+        }
     }
 
-    /// Begins no copy any more, and waits for those that run; their members are late or gone as ever.
+    /// Begins no copy any more, and waits for those that run; their members are late or gone as ever. A flush that runs is waited
+    /// for as long as a member may take for an I/O: it has the members open.
     pub(super) async fn end_copies(&mut self) {
         self.stopping = true;
-        while !self.copies.is_empty() {
+        let mut limit = self.tokio.spawn(tokio::time::sleep(self.deadlines.limit));
+        loop {
+            let flushing = self.dirty.as_ref().is_some_and(|dirty| dirty.flushing) && !limit.is_finished();
+            if self.copies.is_empty() && !flushing {
+                return limit.abort();
+            }
             tokio::select! {
                 Some(report) = self.reports.1.next() => self.report(report).await,
                 Some(event) = self.events.1.next() => self.event(event),
+                _ = &mut limit, if flushing => {}
             }
             self.carry_out().await;
         }
     }
 
-    /// Lets those go on who waited for pieces, and tells the log what differs still.
-    async fn pieces_equal(&mut self) {
+    /// Lets those go on who waited for the piece, and tells the log when it was the last of its region.
+    async fn piece_equal(&mut self, piece: u64) {
         let Some(vdev) = &self.vdev else { return };
         let device = vdev.device().clone();
-        let left = device.unequal().left();
         if let Some(dirty) = &mut self.dirty {
-            let regions = dirty.regions;
             let block = u64::from(self.geometry.block_size);
-            let unequal = device.unequal().pieces().fold(Default::default(), |set: super::RegionSet, piece| {
-                let blocks = device.unequal().blocks(piece);
-                set.or(&regions.touched(blocks.start * block..blocks.end * block))
-            });
-            dirty.log.set_unequal(unequal);
+            let blocks = device.unequal().blocks(piece);
+            // Pieces are not larger than regions.
+            let region = dirty.regions.touched(blocks.start * block..blocks.end * block);
+            let mut ranges = dirty.regions.ranges(&region, self.geometry.size());
+            let is_equal = |range: Range<u64>| {
+                device.unequal().first_in(range.start / block, (range.end - range.start).div_ceil(block)).is_none()
+            };
+            if ranges.all(is_equal) {
+                dirty.log.set_equal(&region);
+            }
         }
-        if left == 0 {
-            tracing::info!(mirror = %self.name, "all members are equal again");
-        }
-        if left == 0 || device.holds_for_pieces() {
+        if device.holds_for_pieces() {
             self.visited(vdev.for_each_channel(move |channel| channel.release_pieces(&device)).await);
         }
+    }
+
+    async fn all_equal(&mut self) {
+        let Some(vdev) = &self.vdev else { return };
+        let device = vdev.device().clone();
+        if let Some(dirty) = &mut self.dirty {
+            dirty.log.set_equal(&RegionSet::ALL);
+        }
+        tracing::info!(mirror = %self.name, "all members are equal again");
+        self.visited(vdev.for_each_channel(move |channel| channel.release_pieces(&device)).await);
     }
 }
 

@@ -75,6 +75,9 @@ pub struct DirtyLog {
     reset: bool,
     targets: MemberMask,
     write_only: MemberMask,
+    /// A member is out and not durably so, or nothing can be made durable: what has ended need not be on all that a crash
+    /// would bring together.
+    undecided: bool,
     image: RegionSet,
     hot: RegionSet,
     wanted: RegionSet,
@@ -94,6 +97,7 @@ impl DirtyLog {
             reset: false,
             targets: view.written(),
             write_only: view.wo,
+            undecided: is_undecided(view),
             image: unequal,
             hot: RegionSet::EMPTY,
             wanted: RegionSet::EMPTY,
@@ -118,6 +122,11 @@ impl DirtyLog {
     pub fn set_view(&mut self, view: &IoView) {
         let joined = view.wo.minus(self.write_only);
         self.write_only = view.wo;
+        self.undecided = is_undecided(view);
+        if self.undecided {
+            // A write that a member missed ends with an error when the others cannot say so: it differs, and stays dirty.
+            self.clearing = None;
+        }
         if view.written().is_empty() {
             // Nothing can be written until the last member is back, and then it counts with the same others.
             return;
@@ -184,9 +193,9 @@ impl DirtyLog {
         }
     }
 
-    /// Members differ only in these any more; the rest is equal and durable.
-    pub fn set_unequal(&mut self, unequal: RegionSet) {
-        self.unequal = unequal;
+    /// Members differ in these no more.
+    pub fn set_equal(&mut self, regions: &RegionSet) {
+        self.unequal = self.unequal.minus(regions);
     }
 
     /// Whether regions may be taken off now: no earlier ones are, and every member holds what it should.
@@ -196,6 +205,7 @@ impl DirtyLog {
             lane.sending.is_none() && !lane.failed
         };
         self.needed
+            && !self.undecided
             && self.clearing.is_none()
             && self.wanted.is_empty()
             && self.write_only.is_empty()
@@ -210,6 +220,11 @@ impl DirtyLog {
         if !cold.is_empty() {
             self.clearing = Some(Clearing { regions: cold, asked: false });
         }
+    }
+
+    /// What was to be taken off stays: it could not be made sure that all members have it durably.
+    pub fn keep(&mut self) {
+        self.clearing = None;
     }
 
     /// Every write that had begun when [`Todo::Drain`] was given has ended.
@@ -281,6 +296,10 @@ impl DirtyLog {
         self.lanes[member.get()].sending = Some((store, image));
         Some(Todo::Store { member, store, regions: image })
     }
+}
+
+fn is_undecided(view: &IoView) -> bool {
+    !view.unfenced.is_empty() || !view.writable
 }
 
 /// All members that a crash could bring together: with one alone there is nothing to differ from. One that is out is among

@@ -199,10 +199,36 @@ fn where_members_differ_from_before_stays_dirty() {
     answer_all(&mut log);
     log.clear(&RegionSet::EMPTY);
     assert_eq!(todos(&mut log), []);
-    log.set_unequal(set(&[6]));
+    log.set_equal(&set(&[5]));
     log.clear(&RegionSet::EMPTY);
     assert_eq!(todos(&mut log), [Todo::Drain]);
     log.drained();
     assert_eq!(*log.dirty(), set(&[6]));
     assert_eq!(log.at_stop(), set(&[6]));
+}
+
+#[test]
+fn nothing_is_taken_off_while_a_member_is_out_and_not_durably_so() {
+    let mut log = hot_on_two(&[1, 2]);
+    log.clear(&set(&[1]));
+    assert_eq!(todos(&mut log), [Todo::Drain]);
+    log.set_view(&view(&[0], &[], &[1]));
+    log.drained();
+    assert_eq!((todos(&mut log), *log.dirty()), (vec![], set(&[1, 2])), "a write may have ended that one lacks");
+    assert!(!log.may_clear());
+    let mut stuck = hot_on_two(&[1]);
+    stuck.set_view(&IoView { writable: false, ..view(&[0, 1], &[], &[]) });
+    assert!(!stuck.may_clear());
+}
+
+#[test]
+fn what_could_not_be_flushed_stays_and_is_tried_again() {
+    let mut log = hot_on_two(&[1]);
+    log.clear(&set(&[1]));
+    todos(&mut log);
+    log.keep();
+    assert_eq!((todos(&mut log), *log.dirty()), (vec![], set(&[1])));
+    assert!(log.may_clear());
+    log.clear(&RegionSet::EMPTY);
+    assert_eq!(todos(&mut log), [Todo::Drain]);
 }
