@@ -14,7 +14,7 @@ use corriente::mirror::core::{
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
 use corriente::name::{BdevName, HostPort, NonEmpty, ReplicaName};
 use corriente::spdk::bdev::{Geometry, IoKind, OpenBdev};
-use corriente::spdk::load::{LoadJob, LoadReport, run};
+use corriente::spdk::load::{LoadJob, LoadReport, Places, run};
 use corriente::spdk::reactor::PollMode;
 use corriente::spdk::{Control, Environment, EnvironmentConfig, Memory, SpdkError, base};
 use futures::future::BoxFuture;
@@ -138,8 +138,9 @@ async fn open(control: &Control, name: BdevName) -> Arc<OpenBdev> {
 
 async fn load(control: &Control, bdev: &Arc<OpenBdev>, kind: IoKind, depth: usize) -> LoadReport {
     let bdev = bdev.clone();
+    let job = LoadJob { kind, depth, bytes: 4096, duration: SLICE, places: Places::Uniform };
     control
-        .run(move |on| async move { run(on, &bdev, LoadJob { kind, depth, bytes: 4096, duration: SLICE }).await })
+        .run(move |on| async move { run(on, &bdev, job).await })
         .await
         .unwrap_or_else(|error: SpdkError| panic!("{error}"))
 }
@@ -178,7 +179,7 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
         policy: ReadPolicy::LocalFirst,
         host: Arc::new(Host),
         member_deadline: Duration::from_secs(5),
-        quiet: Duration::from_secs(10),
+        quiet: Some(Duration::from_secs(10)),
     };
     Mirror::start(control, parts).await.expect("the mirror starts")
 }

@@ -157,7 +157,7 @@ async fn start(
         policy: engine.context.read_policy,
         host: Arc::new(Host { engine: Arc::downgrade(engine), control: engine.context.control.clone() }),
         member_deadline: engine.context.limits.member_deadline,
-        quiet: engine.context.limits.dirty_quiet,
+        quiet: Some(engine.context.limits.dirty_quiet),
     };
     Mirror::start(&engine.context.control, parts).await.map(Arc::new)
 }

@@ -19,10 +19,23 @@ pub struct Activity {
     pub failed: u64,
     /// By the member's place, I/O that it has not answered.
     pub pending: [u64; MAX_MEMBERS],
+    /// What a crash now would leave to compare, and what the last one has.
+    pub dirty: DirtyState,
+}
+
+/// The dirty log at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DirtyState {
+    /// Bytes of a region.
+    pub region_bytes: u64,
+    /// Regions that are, or are to be, dirty on the members; none where no log is needed.
+    pub regions: u32,
+    /// Bytes in which members may differ since a crash still.
+    pub unequal_bytes: u64,
 }
 
 /// Asks every channel in turn.
-pub(super) async fn look(on: OnControl, vdev: &VdevHandle<MirrorDevice>) -> Result<Activity> {
+pub(super) async fn look(on: OnControl, vdev: &VdevHandle<MirrorDevice>, dirty: DirtyState) -> Result<Activity> {
     let sums: Arc<[AtomicU64; MAX_MEMBERS]> = Arc::default();
     let each = sums.clone();
     let visited = vdev.for_each_channel(move |channel| {
@@ -35,5 +48,6 @@ pub(super) async fn look(on: OnControl, vdev: &VdevHandle<MirrorDevice>) -> Resu
         completed: io_stats(on, vdev.name()).await?,
         failed: vdev.device().client_errors(),
         pending: std::array::from_fn(|place| sums[place].load(Ordering::Relaxed)),
+        dirty,
     })
 }

@@ -12,8 +12,8 @@ use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
 use super::core::dirty::{RegionSet, Regions};
 use super::core::{
-    Assembly, Equalizer, FailureCause, Generation, GenerationRecord, Incarnation, MAX_MEMBERS, MemberIndex, MemberOp,
-    Members, ReadPolicy, UnequalMap,
+    Assembly, Equalizer, FailureCause, Generation, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS, MemberIndex,
+    MemberOp, Members, ReadPolicy, UnequalMap,
 };
 use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
@@ -70,7 +70,7 @@ pub(super) struct Parts {
     pub(super) unequal: RegionSet,
     pub(super) regions: Regions,
     /// A region without writes for so long is taken off the dirty log, or twice as long.
-    pub(super) quiet: Duration,
+    pub(super) quiet: Option<Duration>,
 }
 
 /// What a new member is copied from, best first, and where to.
@@ -150,7 +150,7 @@ pub(super) struct Driver {
     incarnation: Incarnation,
     unequal: RegionSet,
     regions: Regions,
-    quiet: Duration,
+    quiet: Option<Duration>,
 }
 
 impl Driver {
@@ -359,7 +359,7 @@ impl Driver {
             }
             Command::Activity { reply } => {
                 let activity = match &self.vdev {
-                    Some(vdev) => activity::look(self.on, vdev).await,
+                    Some(vdev) => activity::look(self.on, vdev, self.dirty_state()).await,
                     None => Ok(Activity::default()),
                 };
                 let _ = reply.send(activity);
@@ -571,7 +571,8 @@ impl Driver {
 
     /// The generation is durable: the mirror becomes a bdev.
     fn register(&mut self) {
-        let dirty = Dirty::new(&self.core.view(), self.unequal, self.regions, self.incarnation);
+        let log = Dirty::new(&self.core.view(), self.unequal, self.regions, self.incarnation);
+        let dirty = self.quiet.map(|_| log);
         let block_bytes = self.geometry.block_size;
         let size_bytes = self.geometry.size();
         let block = u64::from(block_bytes);
@@ -585,16 +586,18 @@ impl Driver {
             tracing::warn!(mirror = %self.name, pieces = unequal.left(), regions = self.unequal.count(),
                 "members may differ since the end of the last mirror; they are made equal");
         }
+        let hot = HotMap::new(self.regions, block_bytes);
+        hot.set_all(dirty.is_none());
         let device = MirrorDevice::new(
             self.policy,
             self.deadlines,
             self.core.view(),
             self.opened.clone(),
             self.reports.0.clone(),
-            dirty.hot_map(block_bytes),
+            hot,
             unequal,
         );
-        self.dirty = Some(dirty);
+        self.dirty = dirty;
         let uuid = uuid::Uuid::new_v4();
         let made = VdevHandle::create(self.on, &self.name, uuid, self.geometry, Arc::new(device));
         let result = made.map(|vdev| self.vdev = Some(vdev)).map_err(Error::from);

@@ -115,8 +115,9 @@ pub struct MirrorParts {
     /// A member that has not answered a read or a write for this long is out (other I/O may take six times as long);
     /// also the limit on storing one generation with it.
     pub member_deadline: Duration,
-    /// A region that nothing was written to for this long, or up to twice as long, is taken off the dirty log.
-    pub quiet: Duration,
+    /// A region that nothing was written to for this long, or up to twice as long, is taken off the dirty log. Without it no
+    /// log is kept, and members may differ after a crash: for benches.
+    pub quiet: Option<Duration>,
 }
 
 /// A running mirror. Dropping it stops it in the background; [`Mirror::stop`] waits.

@@ -115,6 +115,8 @@ async fn volume_io(engine: &Engine) -> Option<VolumeIoSample> {
         writes: activity.completed.writes,
         written_bytes: activity.completed.written_bytes,
         errors: activity.failed,
+        dirty_regions: activity.dirty.regions.into(),
+        unequal_bytes: activity.dirty.unequal_bytes,
         pending: members
             .into_iter()
             .map(|member| (member.replica.to_string(), activity.pending[member.place.get()]))

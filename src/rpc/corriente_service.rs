@@ -171,5 +171,8 @@ async fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Erro
         generation: status.generation.raw(),
         block_size: mirror.geometry().block_size,
         block_count: mirror.geometry().block_count,
+        region_bytes: activity.dirty.region_bytes,
+        dirty_regions: activity.dirty.regions,
+        unequal_bytes: activity.dirty.unequal_bytes,
     })
 }

@@ -16,6 +16,15 @@ use super::control::OnControl;
 use super::dma::DmaBuffer;
 use super::errno::{Errno, SpdkError};
 
+/// Where the I/Os of a job go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Places {
+    /// Anywhere, each place as likely as any other.
+    Uniform,
+    /// Nine of ten into the first tenth.
+    Skewed,
+}
+
 /// What to do.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadJob {
@@ -27,6 +36,8 @@ pub struct LoadJob {
     pub bytes: usize,
     /// For how long.
     pub duration: Duration,
+    /// Where.
+    pub places: Places,
 }
 
 /// What was measured.
@@ -57,6 +68,7 @@ struct Generator {
     kind: IoKind,
     io_blocks: u64,
     places: u64,
+    skewed: bool,
     random: Cell<u64>,
     until_ticks: u64,
     count: Cell<u64>,
@@ -87,6 +99,7 @@ pub async fn run(on: OnControl, bdev: &Arc<OpenBdev>, job: LoadJob) -> Result<Lo
         kind: job.kind,
         io_blocks,
         places: geometry.block_count / io_blocks,
+        skewed: job.places == Places::Skewed,
         random: Cell::new(0x9e37_79b9_7f4a_7c15),
         until_ticks: now + (job.duration.as_secs_f64() * hz as f64) as u64,
         count: Cell::new(0),
@@ -121,11 +134,14 @@ unsafe fn next(slot: *mut LoadSlot) {
     random ^= random >> 7;
     random ^= random << 17;
     generator.random.set(random);
+    // Other bits than those that choose within the places.
+    let all = generator.places;
+    let places = if generator.skewed && (random >> 32) % 10 != 0 { (all / 10).max(1) } else { all };
     let transfer = Transfer {
         kind: generator.kind,
         iovs,
         iov_count: 1,
-        offset_blocks: random % generator.places * generator.io_blocks,
+        offset_blocks: (random & u64::from(u32::MAX)) % places * generator.io_blocks,
         block_count: generator.io_blocks,
     };
     // SAFETY: iovec, buffer and channel live until the callback (the slot does).

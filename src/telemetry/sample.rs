@@ -92,6 +92,10 @@ pub struct VolumeIoSample {
     pub written_bytes: u64,
     /// I/O requests that failed.
     pub errors: u64,
+    /// Regions that would be compared after a crash now.
+    pub dirty_regions: u64,
+    /// Bytes in which replicas may differ since the last crash still.
+    pub unequal_bytes: u64,
     /// By replica, I/O requests that it has not answered.
     pub pending: Vec<(String, u64)>,
 }
@@ -185,6 +189,18 @@ fn encode_volume_io(volumes: &[VolumeIoSample], encoder: &mut DescriptorEncoder)
         let values = volumes.iter().map(|volume| (vec![("volume", volume.volume.clone())], field(volume)));
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         each(&mut metric, values, |value, encoder| ConstCounter::new(value).encode(encoder))?;
+    }
+    let gauges: [(&str, &str, Field); 2] = [
+        ("dirty_regions", "Regions of a volume that would be compared after a crash now", |volume| {
+            volume.dirty_regions
+        }),
+        ("unequal_bytes", "Bytes in which replicas may differ since the last crash still", |volume| {
+            volume.unequal_bytes
+        }),
+    ];
+    for (name, help, field) in gauges {
+        let values = volumes.iter().map(|volume| (vec![("volume", volume.volume.clone())], field(volume)));
+        gauge(encoder, name, help, values)?;
     }
     let pending = volumes.iter().flat_map(|volume| {
         let labels = |replica: &str| vec![("volume", volume.volume.clone()), ("replica", replica.to_owned())];

@@ -393,11 +393,10 @@ impl World {
     fn pieces_equal(&mut self) {
         let Some(engine) = &mut self.engine else { return };
         let dirty = &mut engine.dirty;
-        let differs =
-            dirty.unequal.pieces().fold(RegionSet::EMPTY, |set, piece| {
-                let blocks = dirty.unequal.blocks(piece);
-                set.or(&regions().touched(blocks.start * 4096..blocks.end * 4096))
-            });
+        let differs = dirty.unequal.pieces().fold(RegionSet::EMPTY, |set, piece| {
+            let blocks = dirty.unequal.blocks(piece);
+            set.or(&regions().touched(blocks.start * 4096..blocks.end * 4096))
+        });
         dirty.log.set_equal(&RegionSet::ALL.minus(&differs));
         self.broadcast(Message::ReleasePieces);
     }

@@ -7,14 +7,15 @@ use std::time::Duration;
 use futures::future::{Either, join_all, select};
 use tokio::sync::mpsc;
 
+use super::super::activity::DirtyState;
 use super::super::core::dirty::{DirtyLog, DirtyRecord, RegionSet, Regions, StoreId, Todo};
-use super::super::core::{FailureCause, HotMap, Incarnation, IoView, MemberIndex, MemberOp, OpenMember};
+use super::super::core::{FailureCause, Incarnation, IoView, MemberIndex, MemberOp, OpenMember};
 use super::super::deadlines::BULK_FACTOR;
 use super::super::device::Report;
 use super::super::handle::MirrorHost;
 use super::super::range_gate::BlockRange;
 use super::super::resync::flush_member;
-use super::{Driver, LockId, LockPurpose, RangeLock};
+use super::{Driver, LockId, LockPurpose, PIECE_BYTES, RangeLock};
 use crate::error::{Error, Result};
 
 /// The log as the driver has it.
@@ -38,11 +39,6 @@ impl Dirty {
         Self { log: DirtyLog::new(view, unequal), regions, incarnation, flushing: false }
     }
 
-    /// The map that the I/O path asks.
-    pub(super) fn hot_map(&self, block_bytes: u32) -> HotMap {
-        HotMap::new(self.regions, block_bytes)
-    }
-
     fn record(&self, store: StoreId, dirty: RegionSet) -> DirtyRecord {
         DirtyRecord { regions: self.regions, incarnation: self.incarnation, sequence: store.0, dirty }
     }
@@ -50,8 +46,9 @@ impl Dirty {
 
 impl Driver {
     /// The moments to look for quiet regions. At most one waits.
-    pub(super) fn ask_for_quiet_regions(&self, period: Duration) -> mpsc::Receiver<()> {
+    pub(super) fn ask_for_quiet_regions(&self, period: Option<Duration>) -> mpsc::Receiver<()> {
         let (ask, questions) = mpsc::channel(1);
+        let Some(period) = period else { return questions };
         self.tokio.spawn(async move {
             loop {
                 tokio::time::sleep(period).await;
@@ -63,6 +60,14 @@ impl Driver {
         questions
     }
 
+    /// For status and metrics.
+    pub(super) fn dirty_state(&self) -> DirtyState {
+        let (Some(dirty), Some(vdev)) = (&self.dirty, &self.vdev) else { return DirtyState::default() };
+        let regions = if dirty.log.needed() { dirty.log.dirty().count() } else { 0 };
+        let unequal_bytes = (vdev.device().unequal().left() * PIECE_BYTES).min(self.geometry.size());
+        DirtyState { region_bytes: dirty.regions.region_bytes(), regions, unequal_bytes }
+    }
+
     /// Channels hold writes that wait for regions.
     pub(super) fn regions_wanted(&mut self) {
         let (Some(dirty), Some(vdev)) = (&mut self.dirty, &self.vdev) else { return };
@@ -71,7 +76,12 @@ impl Driver {
     }
 
     /// A member has stored its record, or has not.
-    pub(super) fn dirty_stored(&mut self, member: MemberIndex, store: StoreId, outcome: std::result::Result<(), FailureCause>) {
+    pub(super) fn dirty_stored(
+        &mut self,
+        member: MemberIndex,
+        store: StoreId,
+        outcome: std::result::Result<(), FailureCause>,
+    ) {
         let Some(dirty) = &mut self.dirty else { return };
         let counts = dirty.log.stored(member, store, outcome.is_ok());
         if let (true, Err(cause)) = (counts, outcome) {
