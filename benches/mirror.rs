@@ -175,7 +175,7 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
         name: BdevName::parse("mirror").expect("a name"),
         assembly,
         opened: NonEmpty::from_vec(opened).expect("two members"),
-        dirty: vec![FoundDirty::Nothing; 2],
+        dirty: vec![FoundDirty::Nothing, FoundDirty::Nothing],
         policy: ReadPolicy::LocalFirst,
         host: Arc::new(Host),
         member_deadline: Duration::from_secs(5),

@@ -57,7 +57,7 @@ impl Probes {
     /// date will not take part, so it is neither asked nor changed.
     pub(super) async fn recover(self, engine: &Engine) -> Result<Self> {
         let records = self.known_records();
-        let dirty: Vec<_> = self.answered().map(|probed| (probed.replica().clone(), probed.dirty)).collect();
+        let dirty: Vec<_> = self.answered().map(|probed| (probed.replica().clone(), probed.dirty.clone())).collect();
         let current = complete(&records);
         let (mut probes, mut standing) = (Vec::new(), Vec::new());
         for (path, result) in self.0 {
@@ -75,7 +75,7 @@ impl Probes {
         for (path, result) in recover::carry_out(&recovery, standing).await {
             let record = records.iter().find(|(replica, _)| *replica == path.replica);
             let record = record.and_then(|(_, record)| record.clone());
-            let dirty = dirty.iter().find(|(replica, _)| *replica == path.replica).map(|(_, dirty)| *dirty);
+            let dirty = dirty.iter().find(|(replica, _)| *replica == path.replica).map(|(_, dirty)| dirty.clone());
             let dirty = dirty.unwrap_or(FoundDirty::Unreadable);
             probes.push((path, result.map(|standing| Probed { standing, record, dirty })));
         }
@@ -139,7 +139,7 @@ impl Probes {
     /// What a replica that answered holds dirty.
     pub(super) fn dirty(&self, replica: &ReplicaName) -> FoundDirty {
         let found = self.answered().find(|probed| probed.replica() == replica);
-        found.map_or(FoundDirty::Unreadable, |probed| probed.dirty)
+        found.map_or(FoundDirty::Unreadable, |probed| probed.dirty.clone())
     }
 
     /// Each replica's path, with its record or why it cannot take part.
@@ -183,7 +183,7 @@ async fn probe(path: &Arc<ReplicaPath>) -> Result<Probed> {
 fn parse_dirty(replica: &ReplicaName, stored: Option<Vec<u8>>) -> FoundDirty {
     match stored.filter(|bytes| !bytes.is_empty()).map(|bytes| DirtyRecord::parse(&bytes)) {
         None => FoundDirty::Nothing,
-        Some(Ok(record)) => FoundDirty::Known(record),
+        Some(Ok(record)) => FoundDirty::Known(Box::new(record)),
         Some(Err(error)) => {
             tracing::error!(%replica, %error, "the record of its dirty regions cannot be used; all of it is compared");
             FoundDirty::Unreadable

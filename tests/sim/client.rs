@@ -162,7 +162,7 @@ impl World {
             Fate::Fails { .. } => Err(FailureCause::Medium),
             Fate::Vanishes { .. } => return,
         };
-        if now % 8 == 0 && matches!(command.kind, Kind::Write { .. }) {
+        if now.is_multiple_of(8) && matches!(command.kind, Kind::Write { .. }) {
             self.check_dirty();
         }
         let delay = self.random.between(5, 80);

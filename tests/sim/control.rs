@@ -109,9 +109,14 @@ impl World {
         self.check_disks();
         let (now, count) = (self.time.now_us(), self.random.between(1, 4));
         let policy = self.random.pick(&[ReadPolicy::LocalFirst, ReadPolicy::RoundRobin, ReadPolicy::LeastPending]);
+        let (life, soon) = (self.life, self.random.chance(300));
         let Some(engine) = &mut self.engine else {
             return;
         };
+        if soon && engine.dirty.unequal.left() > 0 {
+            // So that a stop may come before all is equal.
+            self.time.after(50, Step::RequestPause { life });
+        }
         let view = engine.core.view();
         for _ in 0..count {
             engine.channels.push(Channel {
@@ -248,7 +253,8 @@ impl World {
         } else {
             self.check_equal();
             self.copy_to_new_members();
-            if self.faulty && self.random.chance(10) {
+            let unequal = self.engine.as_ref().is_some_and(|engine| engine.dirty.unequal.left() > 0);
+            if self.faulty && self.random.chance(if unequal { 500 } else { 30 }) {
                 return self.stop_in_order();
             }
         }

@@ -41,6 +41,8 @@ struct Drain {
 }
 
 struct Copying {
+    /// All are read; those that differ are being written.
+    read: bool,
     waiting: MemberMask,
     has: MemberMask,
     failed: MemberMask,
@@ -123,7 +125,7 @@ impl World {
 
     pub fn pump_log(&mut self) {
         let mut admitted = false;
-        while let Some(todo) = self.started().and_then(|engine| engine.dirty.log.next()) {
+        while let Some(todo) = self.started().and_then(|engine| engine.dirty.log.next_todo()) {
             let Some(engine) = &mut self.engine else { return };
             match todo {
                 Todo::Store { member, store, regions } => self.store_dirty(member, store, regions),
@@ -274,7 +276,8 @@ impl World {
             dirty.equalizer.next(&dirty.unequal)
         }) {
             let life = self.life;
-            let copying = Copying { waiting: view.written(), has: MemberMask::EMPTY, failed: MemberMask::EMPTY };
+            let none = MemberMask::EMPTY;
+            let copying = Copying { read: false, waiting: view.written(), has: none, failed: none };
             if let Some(engine) = &mut self.engine {
                 engine.dirty.copies.insert(piece, copying);
             }
@@ -296,6 +299,7 @@ impl World {
         if waiting.iter().any(|member| self.replicas[replica_of[member.get()]].frozen_until_us > now) {
             return self.time.after(2_000, Step::PieceRead { life, piece });
         }
+        copying.read = true;
         let mut contents = Vec::new();
         for member in waiting.iter() {
             let number = replica_of[member.get()];
@@ -405,7 +409,12 @@ impl World {
         let life = self.life;
         let Some(engine) = &self.engine else { return };
         let Some(copying) = engine.dirty.copies.get(&piece) else { return };
-        let late: Vec<_> = copying.waiting.iter().collect();
+        // A read that has come back is not waited for.
+        let frozen = |member: &MemberIndex| {
+            let replica = &self.replicas[engine.replica_of[member.get()]];
+            replica.frozen_until_us > self.time.now_us()
+        };
+        let late: Vec<_> = copying.waiting.iter().filter(|member| copying.read || frozen(member)).collect();
         self.time.after(DEADLINE_US, Step::PieceLate { life, piece });
         for member in late {
             self.core(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Deadline });

@@ -117,7 +117,7 @@ fn the_runs_visit_what_they_are_for() {
 
 /// Each checker finds the bug that it is there for, within a few seeds.
 fn finds(bug: Bug, checker: Checker) {
-    for seed in 0..200 {
+    for seed in 0..500 {
         if let (_, Some(violation)) = World::new(seed, Some(bug), Some(checker)).run() {
             assert_eq!(violation.checker, checker);
             return;

@@ -65,7 +65,7 @@ impl Replica {
     pub fn found_dirty(&self) -> FoundDirty {
         match self.dirty.as_deref().map(DirtyRecord::parse) {
             None => FoundDirty::Nothing,
-            Some(record) => FoundDirty::Known(record.expect("own form")),
+            Some(record) => FoundDirty::Known(Box::new(record.expect("own form"))),
         }
     }
 

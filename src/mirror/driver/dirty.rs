@@ -104,7 +104,7 @@ impl Driver {
     /// Does what the log says, until it has nothing more to say.
     pub(super) async fn pump_dirty(&mut self) {
         let mut admitted = false;
-        while let Some(todo) = self.dirty.as_mut().and_then(|dirty| dirty.log.next()) {
+        while let Some(todo) = self.dirty.as_mut().and_then(|dirty| dirty.log.next_todo()) {
             let Some(vdev) = &self.vdev else { return };
             match todo {
                 Todo::Store { member, store, regions } => self.store_dirty(member, store, regions),
@@ -190,7 +190,7 @@ impl Driver {
                 let _ = clock.spawn(tokio::time::sleep(late)).await;
             };
             let done = match select(pin!(flushed), pin!(limit)).await {
-                Either::Left((results, _)) => results.iter().all(Result::is_ok),
+                Either::Left((results, _)) => results.iter().all(|result| result.is_ok()),
                 Either::Right(_) => false,
             };
             let _ = reports.unbounded_send(Report::DirtyFlushed { done });

@@ -258,7 +258,7 @@ impl DirtyLog {
     }
 
     /// What to do next. Call it after every event, until there is nothing.
-    pub fn next(&mut self) -> Option<Todo> {
+    pub fn next_todo(&mut self) -> Option<Todo> {
         if !self.needed {
             let told = std::mem::replace(&mut self.told, true);
             return (!told).then_some(Todo::AdmitAll);
@@ -270,12 +270,14 @@ impl DirtyLog {
         if let Some(store) = self.next_store() {
             return Some(store);
         }
-        let ready =
-            self.targets.iter().fold(self.wanted, |ready, member| ready.and(&self.lanes[member.get()].certain()));
-        if !ready.is_empty() {
-            self.wanted = self.wanted.minus(&ready);
-            self.hot = self.hot.or(&ready);
-            return Some(Todo::Admit(ready));
+        if !self.wanted.is_empty() {
+            let ready =
+                self.targets.iter().fold(self.wanted, |ready, member| ready.and(&self.lanes[member.get()].certain()));
+            if !ready.is_empty() {
+                self.wanted = self.wanted.minus(&ready);
+                self.hot = self.hot.or(&ready);
+                return Some(Todo::Admit(ready));
+            }
         }
         match &mut self.clearing {
             Some(clearing) if !clearing.asked => {
@@ -288,10 +290,14 @@ impl DirtyLog {
 
     fn next_store(&mut self) -> Option<Todo> {
         let image = self.image;
-        let stale = |lane: &Lane| lane.sending.is_none() && !lane.failed && lane.stored != Some(image);
+        let stale = |lane: &Lane| {
+            lane.sending.is_none() && !lane.failed && lane.stored.as_ref().is_none_or(|stored| *stored != image)
+        };
+        let member = self.targets.iter().find(|member| stale(&self.lanes[member.get()]))?;
         // A mirror that has nothing dirty does not tell so to members that it never told anything.
-        let silent = image.is_empty() && self.lanes.iter().all(|lane| lane.stored.is_none());
-        let member = self.targets.iter().find(|member| stale(&self.lanes[member.get()]) && !silent)?;
+        if image.is_empty() && self.lanes.iter().all(|lane| lane.stored.is_none()) {
+            return None;
+        }
         let store = self.number_store();
         self.lanes[member.get()].sending = Some((store, image));
         Some(Todo::Store { member, store, regions: image })

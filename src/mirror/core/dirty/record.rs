@@ -41,12 +41,12 @@ pub enum DirtyRecordError {
 }
 
 /// What is found with a replica that becomes a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoundDirty {
     /// No record: nothing was written to it, or the mirror was stopped in order before there were such records.
     Nothing,
     /// A record.
-    Known(DirtyRecord),
+    Known(Box<DirtyRecord>),
     /// Something that is no record, or one that cannot be trusted.
     Unreadable,
 }
@@ -149,7 +149,7 @@ mod tests {
     fn members_differ_at_most_where_one_of_them_says_so() {
         let set = |regions: &[usize]| record(regions).dirty;
         let (size, regions) = (1 << 40, record(&[]).regions);
-        let known = |regions: &[usize]| FoundDirty::Known(record(regions));
+        let known = |regions: &[usize]| FoundDirty::Known(Box::new(record(regions)));
         assert_eq!(unequal(&[known(&[1]), FoundDirty::Nothing, known(&[2])], regions, size), set(&[1, 2]));
         assert_eq!(unequal(&[known(&[1])], regions, size), RegionSet::EMPTY, "one alone differs from nobody");
         assert_eq!(unequal(&[known(&[1]), FoundDirty::Unreadable], regions, size), RegionSet::ALL);

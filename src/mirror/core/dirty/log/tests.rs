@@ -21,7 +21,7 @@ fn set(regions: &[usize]) -> RegionSet {
 }
 
 fn todos(log: &mut DirtyLog) -> Vec<Todo> {
-    std::iter::from_fn(|| log.next()).collect()
+    std::iter::from_fn(|| log.next_todo()).collect()
 }
 
 /// The stores among them: which member, which store, which regions.
