@@ -187,7 +187,7 @@ impl Driver {
             let flushed = join_all(members.iter().map(|member| flush_member(on, member)));
             let limit = async {
                 // A runtime that is shutting down ends it at once, which is as good.
-                let _ = clock.spawn(tokio::time::sleep(late)).await;
+                let _ = clock.spawn(async move { tokio::time::sleep(late).await }).await;
             };
             let done = match select(pin!(flushed), pin!(limit)).await {
                 Either::Left((results, _)) => results.iter().all(|result| result.is_ok()),

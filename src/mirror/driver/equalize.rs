@@ -170,7 +170,8 @@ impl Driver {
     /// for as long as a member may take for an I/O: it has the members open.
     pub(super) async fn end_copies(&mut self) {
         self.stopping = true;
-        let mut limit = self.tokio.spawn(tokio::time::sleep(self.deadlines.limit));
+        let limit = self.deadlines.limit;
+        let mut limit = self.tokio.spawn(async move { tokio::time::sleep(limit).await });
         loop {
             let flushing = self.dirty.as_ref().is_some_and(|dirty| dirty.flushing) && !limit.is_finished();
             if self.copies.is_empty() && !flushing {
