@@ -397,6 +397,9 @@ impl Driver {
                     let device = vdev.device().clone();
                     self.visited(vdev.for_each_channel(move |channel| channel.apply(&device, view)).await);
                 }
+                if let Some(dirty) = &mut self.dirty {
+                    dirty.log.view_in_force();
+                }
                 self.event(Event::ChannelsUpdated { epoch: view.epoch });
             }
             Action::PersistGeneration { member, generation, base, in_sync } => {

@@ -230,6 +230,9 @@ impl World {
         channel.applied = channel.applied.max(epoch);
         let all = engine.channels.iter().map(|channel| channel.applied).min();
         if let Some(epoch) = all {
+            if engine.core.view().epoch == epoch {
+                engine.dirty.log.view_in_force();
+            }
             self.core(Event::ChannelsUpdated { epoch });
         }
     }

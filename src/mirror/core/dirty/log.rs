@@ -73,6 +73,9 @@ pub struct DirtyLog {
     told: bool,
     /// Nothing is hot, and the owner has not heard yet.
     reset: bool,
+    /// By the newest view.
+    written: MemberMask,
+    /// Those that some channel may still write to, by a view from before: no region gets hot that one of them does not hold.
     targets: MemberMask,
     write_only: MemberMask,
     /// A member is out and not durably so, or nothing can be made durable: what has ended need not be on all that a crash
@@ -95,6 +98,7 @@ impl DirtyLog {
             needed: is_needed(view),
             told: false,
             reset: false,
+            written: view.written(),
             targets: view.written(),
             write_only: view.wo,
             undecided: is_undecided(view),
@@ -118,7 +122,7 @@ impl DirtyLog {
         &self.image
     }
 
-    /// A new view is about to be published. One with a new write-only member is so in a pause, when no write is in flight.
+    /// A new view is about to be published; [`Self::view_in_force`] follows. One with a new write-only member is so in a pause, when no write is in flight.
     pub fn set_view(&mut self, view: &IoView) {
         let joined = view.wo.minus(self.write_only);
         self.write_only = view.wo;
@@ -131,7 +135,8 @@ impl DirtyLog {
             // Nothing can be written until the last member is back, and then it counts with the same others.
             return;
         }
-        self.targets = view.written();
+        self.written = view.written();
+        self.targets = self.targets.or(view.written());
         for member in joined.iter() {
             self.lanes[member.get()] = Lane::default();
         }
@@ -151,6 +156,11 @@ impl DirtyLog {
         }
         self.told &= needed == self.needed;
         self.needed = needed;
+    }
+
+    /// All channels have the newest view: nothing is written to others any more.
+    pub fn view_in_force(&mut self) {
+        self.targets = self.written;
     }
 
     /// Writes wait for these.
@@ -293,7 +303,7 @@ impl DirtyLog {
         let stale = |lane: &Lane| {
             lane.sending.is_none() && !lane.failed && lane.stored.as_ref().is_none_or(|stored| *stored != image)
         };
-        let member = self.targets.iter().find(|member| stale(&self.lanes[member.get()]))?;
+        let member = self.written.iter().find(|member| stale(&self.lanes[member.get()]))?;
         // A mirror that has nothing dirty does not tell so to members that it never told anything.
         if image.is_empty() && self.lanes.iter().all(|lane| lane.stored.is_none()) {
             return None;

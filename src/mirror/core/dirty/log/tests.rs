@@ -20,6 +20,12 @@ fn set(regions: &[usize]) -> RegionSet {
     set
 }
 
+/// Published, and in force on all channels.
+fn view_changes(log: &mut DirtyLog, view: &IoView) {
+    log.set_view(view);
+    log.view_in_force();
+}
+
 fn todos(log: &mut DirtyLog) -> Vec<Todo> {
     std::iter::from_fn(|| log.next_todo()).collect()
 }
@@ -107,7 +113,7 @@ fn a_mirror_of_one_needs_no_log_and_gets_one_with_the_second_member() {
 #[test]
 fn a_member_that_is_out_counts_until_that_is_durable() {
     let mut log = hot_on_two(&[1]);
-    log.set_view(&view(&[0], &[], &[1]));
+    view_changes(&mut log, &view(&[0], &[], &[1]));
     log.want(&set(&[2]));
     let sent = stores(&todos(&mut log));
     assert_eq!(sent.len(), 1, "only the survivor is asked, and it is asked");
@@ -175,7 +181,7 @@ fn a_failed_store_blocks_until_the_member_is_out_or_tried_again() {
     log.stored(member(1), sent[1].1, false);
     assert_eq!(todos(&mut log), []);
     let mut without = log.clone();
-    without.set_view(&view(&[0], &[], &[1]));
+    view_changes(&mut without, &view(&[0], &[], &[1]));
     assert_eq!(todos(&mut without), [Todo::Admit(set(&[1]))]);
     log.retry(member(1));
     assert_eq!(stores(&todos(&mut log)).len(), 1);
@@ -231,4 +237,17 @@ fn what_could_not_be_flushed_stays_and_is_tried_again() {
     assert!(log.may_clear());
     log.clear(&RegionSet::EMPTY);
     assert_eq!(todos(&mut log), [Todo::Drain]);
+}
+
+#[test]
+fn a_region_is_not_hot_while_a_channel_may_write_it_to_a_member_that_does_not_hold_it() {
+    let mut log = DirtyLog::new(&view(&[0, 1, 2], &[], &[]), RegionSet::EMPTY);
+    log.want(&set(&[1]));
+    for (place, store, _) in stores(&todos(&mut log)) {
+        log.stored(member(place), store, place != 1);
+    }
+    log.set_view(&view(&[0, 2], &[], &[1]));
+    assert_eq!(todos(&mut log), [], "member 1 is out, and not every channel knows");
+    log.view_in_force();
+    assert_eq!(todos(&mut log), [Todo::Admit(set(&[1]))]);
 }
