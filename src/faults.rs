@@ -66,6 +66,16 @@ pub enum Point {
     RestoreEarlierDeleted,
     /// Everything is proven, nothing published.
     RestoreProven,
+    /// The temporary head of a linked clone's entry point is made.
+    CloneEntryPointBegun,
+    /// The entry point is made of its temporary head, which is there still.
+    CloneEntryPointMade,
+    /// The entry point is complete and has no clone yet.
+    CloneEntryPointReady,
+    /// The head of a linked clone is ready to take the old head's place.
+    CloneHeadReady,
+    /// The data of a linked clone is deleted, its entry point not yet.
+    CloneDeleted,
 }
 
 impl Point {
@@ -90,6 +100,11 @@ impl Point {
             Self::RestoreMarkedComplete => "restore-marked-complete",
             Self::RestoreEarlierDeleted => "restore-earlier-deleted",
             Self::RestoreProven => "restore-proven",
+            Self::CloneEntryPointBegun => "clone-entry-point-begun",
+            Self::CloneEntryPointMade => "clone-entry-point-made",
+            Self::CloneEntryPointReady => "clone-entry-point-ready",
+            Self::CloneHeadReady => "clone-head-ready",
+            Self::CloneDeleted => "clone-deleted",
         }
     }
 

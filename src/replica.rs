@@ -6,6 +6,7 @@
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
 //!   replica has. [`pace`]: how fast a rebuild is written.
+//! - [`clone`]: a replica made of another's snapshot, linked to it or as a full copy. `base`: what a chain stands on.
 //! - [`rebuild`]: a replica made anew as a copy of another. [`head_map`]: what its engine then copies of the head.
 //! - [`hash`]: checksums of snapshots.
 //! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
@@ -13,7 +14,9 @@
 mod attribute;
 pub mod attributes;
 pub mod backup;
+mod base;
 mod budget;
+pub mod clone;
 mod discover;
 mod export;
 mod hash;
@@ -201,6 +204,7 @@ impl Replicas {
             if !cleanup {
                 return replicas.stop(&mut turn).await;
             }
+            turn.begin_removal().await?;
             replicas.backups().cancel(Some(&replica.name));
             replicas.remove(&mut turn).await?;
             replicas.forget(&replica);

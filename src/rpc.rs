@@ -2,7 +2,7 @@
 //!
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
 //! - [`panics`]: what a bug in a handler costs. [`gate`]: what is answered before the node is ready and when it stops. `health`: the standard service of that name.
-//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`hash`],
+//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`clone`], [`hash`],
 //!   [`engine`], [`frontend`], [`log`]: the calls, from parsed fields to answers. [`convert`]: answers as messages.
 //!   `checksum`, `events`, `until_stop`: those that stream.
 //!
@@ -10,6 +10,7 @@
 
 pub mod call_log;
 mod checksum;
+pub mod clone;
 pub mod convert;
 pub mod corriente_service;
 pub mod disk;

@@ -6,9 +6,11 @@ use futures::future::BoxFuture;
 
 use crate::error::Result;
 use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::clone::{CloneOrder, EntryMark};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
 use crate::spdk::clustermap::ClusterMap;
+use crate::wire::clone::CloneProgress;
 
 /// Where a replica's chain hangs together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,12 +61,15 @@ pub struct ReplicaDescription {
     pub snapshots: BTreeMap<SnapshotName, Layer>,
     /// A rebuild of it was begun and has not come to its end: it is no copy of its volume.
     pub rebuilding: bool,
+    /// What it is a linked clone of.
+    pub linked: Option<EntryMark>,
 }
 
 impl ReplicaDescription {
     /// Nothing was ever written to it and it has no history.
     pub fn is_fresh(&self) -> bool {
         self.snapshots.is_empty()
+            && self.linked.is_none()
             && self.head.as_ref().is_some_and(|head| head.actual_size == 0 && head.parent.is_none())
     }
 }
@@ -175,6 +180,11 @@ pub trait Backend: Send + Sync + 'static {
     fn rebuild_limit(&self, mib_per_second: u32) -> BoxFuture<'_, Result<()>>;
     /// Which clusters its head has of its own now.
     fn head_map(&self) -> BoxFuture<'_, Result<HeadMap>>;
+    /// Makes it, which must hold nothing, a clone of another replica's snapshot. A linked clone is complete then; a full copy
+    /// has begun, and [`Backend::clone_progress`] tells of its end. Until then it has no head. The same again is fine.
+    fn clone_start(&self, order: CloneOrder) -> BoxFuture<'_, Result<()>>;
+    /// How the clone is getting on.
+    fn clone_progress(&self) -> BoxFuture<'_, Result<CloneProgress>>;
     /// Begins to hash a snapshot, unless its checksum is known and `rehash` is not set.
     fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>>;
     /// What is known of a snapshot's hash.

@@ -266,7 +266,7 @@ impl Engine {
         }
     }
 
-    fn list_failed(&self, replica: &ReplicaName, problem: &Error) {
+    pub(super) fn list_failed(&self, replica: &ReplicaName, problem: &Error) {
         self.publish(|published| {
             if let Some(listed) = published.replicas.get_mut(replica) {
                 listed.mode = ReplicaMode::Error;

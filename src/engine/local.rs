@@ -13,10 +13,12 @@ use crate::disk::FlushHandle;
 use crate::error::Result;
 use crate::mirror::DiskFlush;
 use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::clone::{CloneOrder, CloneStatus};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{self, HashStatus, LvolView, ReplicaView, Replicas};
 use crate::spdk::control::Reply;
 use crate::wire::backup::parse_order;
+use crate::wire::clone::CloneProgress;
 
 /// The replicas of this node.
 pub struct NodeReplicas {
@@ -169,6 +171,17 @@ impl Backend for LocalBackend {
         })
     }
 
+    fn clone_start(&self, order: CloneOrder) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.clone_start(&self.name, order).await })
+    }
+
+    fn clone_progress(&self) -> BoxFuture<'_, Result<CloneProgress>> {
+        Box::pin(async move {
+            let CloneStatus { state, percent, error, .. } = self.replicas.clone_status(&self.name)?;
+            Ok(CloneProgress { state, percent, error })
+        })
+    }
+
     fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.replicas.snapshot_hash(&self.name, snapshot, rehash).await })
     }
@@ -195,6 +208,7 @@ fn describe(view: &ReplicaView) -> ReplicaDescription {
         head: view.head.as_ref().map(layer),
         snapshots: view.snapshots.iter().map(|(name, lvol)| (name.clone(), layer(lvol))).collect(),
         rebuilding: view.rebuilding,
+        linked: view.linked.clone(),
     }
 }
 

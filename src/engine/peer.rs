@@ -8,13 +8,15 @@ use super::backend::{
 };
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
-use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{BackupName, HostPort, NameError, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::peer::Peer;
+use crate::replica::clone::{CloneOrder, EntryMark};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
 use crate::spdk::clustermap::ClusterMap;
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use crate::wire::corriente::v1::{ReplicaHeadMapRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest};
+use crate::wire::clone::{self, CloneProgress};
 use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
@@ -267,6 +269,23 @@ impl Backend for PeerBackend {
         })
     }
 
+    fn clone_start(&self, order: CloneOrder) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = clone::order_message(&self.replica, &order);
+            self.call("start of a clone", client.replica_snapshot_clone_dst_start(request)).await.map(drop)
+        })
+    }
+
+    fn clone_progress(&self) -> BoxFuture<'_, Result<CloneProgress>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = wire::ReplicaSnapshotCloneDstStatusCheckRequest { name: self.replica.to_string() };
+            let answer = self.call("status of a clone", client.replica_snapshot_clone_dst_status_check(request)).await?;
+            clone::parse_status(answer).map_err(|problem| self.wrong(problem))
+        })
+    }
+
     fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let mut client = self.spdk();
@@ -329,6 +348,12 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         snapshots.insert(name, parse_layer(lvol).map_err(&wrong)?);
     }
     let head = replica.head.map(parse_layer).transpose().map_err(&wrong)?;
+    let linked = replica.linked_clone_info.map(|info| {
+        let source = ReplicaName::parse(&info.source_replica_name);
+        let snapshot = SnapshotName::parse(&info.source_snapshot_name);
+        Ok(EntryMark { source: source?, snapshot: snapshot? })
+    });
+    let linked = linked.transpose().map_err(|error: NameError| wrong(format!("a name in its linked_clone_info {error}")))?;
     Ok(ReplicaDescription {
         name: expected.clone(),
         spec_size: replica.spec_size,
@@ -337,6 +362,7 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         head,
         snapshots,
         rebuilding: replica.rebuilding,
+        linked,
     })
 }
 

@@ -167,7 +167,7 @@ impl Engine {
     }
 
     /// Begins an operation, or says what stands in the way. Nothing waits: the caller repeats.
-    fn begin(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+    pub(super) fn begin(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
         if self.published().restore.is_restoring() {
             return Err(Error::precondition(self.object(), format!("restore is in progress; {what} must wait for it")));
         }

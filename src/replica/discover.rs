@@ -2,6 +2,7 @@
 //! left, set right.
 
 use super::Replicas;
+use super::clone;
 use super::instance::Replica;
 use super::snapshot::is_reverts;
 use super::store::{Store, Survey};
@@ -17,6 +18,10 @@ impl Replicas {
         let store = self.store(disk);
         let mut survey = store.survey().await?;
         if finish_reverts(&store, &survey).await? {
+            survey = store.survey().await?;
+        }
+        if clone::has_unused_entry_points(&survey) {
+            clone::sweep_in_turn(&store).await;
             survey = store.survey().await?;
         }
         let running = self.records().read_all().await.unwrap_or_else(|error| {

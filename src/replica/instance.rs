@@ -75,6 +75,9 @@ impl Replica {
             ports: None,
             head: None,
             snapshots: Default::default(),
+            linked: None,
+            cloned: None,
+            clone_usage: Default::default(),
         };
         Arc::new(Self {
             name,
@@ -177,6 +180,10 @@ impl Turn<'_> {
             view.rebuilding = tree.rebuild.is_some();
             view.head = tree.head.clone();
             view.snapshots = tree.snapshot_views();
+            view.linked = tree.linked.clone();
+            view.cloned = tree.cloned.clone();
+            let used = tree.clones.iter().filter(|(_, clones)| !clones.is_empty());
+            view.clone_usage = used.map(|(snapshot, clones)| (snapshot.clone(), clones.len())).collect();
             view.ports = self.work.serving.as_ref().map(Serving::address);
         });
         self.work.tree = tree;
@@ -214,7 +221,8 @@ impl Turn<'_> {
     pub(super) fn require_usable(&self) -> Result<()> {
         match self.state() {
             ReplicaState::Stopped | ReplicaState::Running if self.replica.view().rebuilding => {
-                let problem = "a rebuild of it is in progress or was interrupted; it must come to its end first";
+                let problem =
+                    "a rebuild of it, or a copy into it, is in progress or was interrupted; it must come to its end first";
                 Err(Error::precondition(self.replica.object(), problem))
             }
             ReplicaState::Stopped | ReplicaState::Running => Ok(()),

@@ -4,11 +4,13 @@ use std::num::NonZeroU16;
 
 use super::Replicas;
 use super::attributes::{self, now_text, setting};
+use super::clone;
 use super::discover::interrupted;
 use super::instance::{Replica, Turn};
 use super::record::ReplicaRecord;
 use super::serving::Serving;
 use super::view::{ReplicaPorts, ReplicaState};
+use crate::faults::{self, Point};
 use crate::name::LvolName;
 use crate::ports::PortRangeGuard;
 use crate::{Error, Result};
@@ -144,9 +146,9 @@ impl Replicas {
         Ok(())
     }
 
-    /// Stops the replica and deletes its head and all its snapshots.
+    /// Stops the replica and deletes its head and all its snapshots, and the entry point that it alone was based on. The
+    /// caller has seen that nothing stands on it ([`Turn::begin_removal`]).
     pub(super) async fn remove(&self, turn: &mut Turn<'_>) -> Result<()> {
-        turn.set_state(ReplicaState::Terminating);
         let removed = self.try_remove(turn).await;
         if let Err(error) = &removed {
             turn.fail(error);
@@ -166,6 +168,7 @@ impl Replicas {
         }
         turn.refresh().await?;
         let replica = turn.replica;
+        let was_linked = turn.work.tree.linked.is_some();
         if turn.work.tree.head.is_some() {
             replica.store.delete(&replica.head()).await?;
         }
@@ -193,6 +196,10 @@ impl Replicas {
         // Last, so that an interrupted deletion leaves a replica that can be deleted again.
         if turn.work.tree.rebuild.is_some() {
             replica.store.delete(&replica.head()).await?;
+        }
+        if was_linked {
+            faults::pass(Point::CloneDeleted).await?;
+            clone::sweep_in_turn(&replica.store).await;
         }
         replica.disk.flush().await?;
         self.records().remove(replica.name.as_str()).await?;

@@ -52,7 +52,8 @@ impl Replicas {
         let replica = self.known(name)?;
         let replicas = self.clone();
         detached(async move {
-            let address = replica.turn().await?.rebuild_begin(order).await?;
+            let linked = order.linked.as_ref().map(|linked| replicas.known(&linked.source)).transpose()?;
+            let address = replica.turn().await?.rebuild_begin(order, linked.as_deref()).await?;
             replicas.backups().cancel(Some(&replica.name));
             replica.hashes.cancel_all();
             Ok(address)

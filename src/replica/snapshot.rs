@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::attributes::{self, key_of, now_text, text_value};
+use super::clone::list;
 use super::instance::Turn;
 use super::serving::Serving;
 use crate::name::{LvolName, SnapshotName};
@@ -57,7 +58,13 @@ impl Turn<'_> {
         self.require_usable()?;
         self.refresh().await?;
         let replica = self.replica;
+        let _entry_points = replica.store.entry_points().await;
+        self.remove_unused_entry_points().await?;
         let Some(node) = self.work.tree.snapshots.get(snapshot) else { return Ok(()) };
+        if let Some(clones) = self.work.tree.clones.get(snapshot) {
+            let problem = format!("linked clones are based on it: {}; delete them first", list(clones));
+            return Err(Error::precondition(format!("snapshot {snapshot} of replica {}", replica.name), problem));
+        }
         if node.children > 1 {
             let problem = format!("{} lvols are based on it; delete all but one of them first", node.children);
             return Err(Error::precondition(format!("snapshot {snapshot} of replica {}", replica.name), problem));
@@ -70,11 +77,17 @@ impl Turn<'_> {
         self.settle(deleted).await
     }
 
-    /// Deletes each snapshot that no user asked for and on which at most one other is based.
+    /// Deletes each snapshot that no user asked for, on which at most one other is based and no linked clone.
     pub(super) async fn snapshot_purge(&mut self) -> Result<()> {
         self.require_usable()?;
         self.refresh().await?;
-        let system = self.work.tree.snapshots.iter().filter(|(_, node)| !node.view.user_created && node.children <= 1);
+        let replica = self.replica;
+        let _entry_points = replica.store.entry_points().await;
+        self.remove_unused_entry_points().await?;
+        let tree = &self.work.tree;
+        let system = tree.snapshots.iter().filter(|(name, node)| {
+            !node.view.user_created && node.children <= 1 && !tree.clones.contains_key(*name)
+        });
         let system: Vec<_> = system.map(|(name, node)| (name.clone(), node.lvol.clone())).collect();
         let mut purged = Ok(());
         for (name, lvol) in system {
@@ -100,16 +113,22 @@ impl Turn<'_> {
         let replica = self.replica;
         let _attributes = replica.attributes.lock().await;
         let next = self.revert_prepare(&lvol).await?;
+        self.exchange_head(&next).await
+    }
+
+    /// Puts `next` in the head's place, in service if the head was. The caller holds the attributes.
+    pub(super) async fn exchange_head(&mut self, next: &LvolName) -> Result<()> {
+        let replica = self.replica;
         if let Some(serving) = &self.work.serving
             && let Err(error) = serving.stop().await
         {
-            if let Err(undo) = replica.store.delete(&next).await {
+            if let Err(undo) = replica.store.delete(next).await {
                 tracing::error!(replica = %replica.name, lvol = %next, %undo, "the head of a revert is left over");
             }
             self.fail(&error);
             return Err(error);
         }
-        let reverted = self.revert_replace(&next).await;
+        let reverted = self.revert_replace(next).await;
         if let Err(error) = &reverted {
             self.fail(error);
             return reverted;
@@ -118,7 +137,7 @@ impl Turn<'_> {
     }
 
     /// The lvol that is to be the head: the snapshot's content, the head's size and attributes.
-    async fn revert_prepare(&mut self, snapshot: &LvolName) -> Result<LvolName> {
+    pub(super) async fn revert_prepare(&mut self, snapshot: &LvolName) -> Result<LvolName> {
         let replica = self.replica;
         let head = replica.head();
         let next = next_head_name()?;

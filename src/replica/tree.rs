@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::attributes::Attributes;
+use super::base::Base;
+use super::clone::{CloneMark, EntryMark, clones_of, mark_of};
 use super::view::{Child, LvolView};
 use crate::name::{LvolName, ReplicaName, SnapshotName};
 
@@ -46,6 +48,16 @@ pub(super) struct Tree {
     pub(super) expired: Vec<LvolFacts>,
     /// Snapshots that a rebuild made, and that are not told from others yet.
     pub(super) rebuilt: Vec<LvolName>,
+    /// What a full copy is being written to.
+    pub(super) cloning: Option<LvolName>,
+    /// What the chain stands on.
+    pub(super) base: Base,
+    /// The source's snapshot, when that is an entry point.
+    pub(super) linked: Option<EntryMark>,
+    /// What it was cloned from.
+    pub(super) cloned: Option<CloneMark>,
+    /// Its own snapshots with an entry point, and the linked clones based on each.
+    pub(super) clones: BTreeMap<SnapshotName, BTreeSet<String>>,
 }
 
 /// What finds a replica's lvols among those of a store.
@@ -68,7 +80,14 @@ impl Tree {
         // Our own snapshots always carry the mark; one that lost it in a crash is the system's, so that a purge takes
         // it. A foreign one without it is a user's (`engine-behaviour` §1.7).
         let unmarked_is_users = head.is_none_or(|facts| facts.attributes.replica.is_none());
+        let base = finder.base(in_place, &names);
+        let cloning = LvolName::cloning(replica);
         let mut tree = Self {
+            cloning: lvols.iter().map(|facts| &facts.lvol).find(|lvol| **lvol == cloning).cloned(),
+            linked: base.lvol().and_then(|lvol| mark_of(finder.by_name.get(lvol)?)),
+            base,
+            cloned: head.and_then(|facts| facts.attributes.cloned.clone()),
+            clones: clones_of(replica, lvols),
             rebuild: in_place.filter(|facts| facts.attributes.rebuild.is_some()).cloned(),
             rebuilding: lvols.iter().map(|facts| &facts.lvol).find(|lvol| **lvol == finder.rebuilding).cloned(),
             expired: lvols.iter().filter(|facts| finder.is_expired(facts)).cloned().collect(),
@@ -98,8 +117,11 @@ impl Tree {
 
     /// The newest snapshot that nothing is based on: what a lost head continued.
     pub(super) fn newest_leaf(&self) -> Option<&Node> {
-        let leaves = self.snapshots.values().filter(|node| node.children == 0);
-        leaves.max_by(|left, right| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp))
+        let leaves = self.snapshots.iter().filter(|(name, node)| {
+            node.children == usize::from(self.clones.contains_key(*name))
+        });
+        let newest = leaves.max_by(|(_, left), (_, right)| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp));
+        newest.map(|(_, node)| node)
     }
 
     /// A rebuild was begun and not completed, or left traces that make its end doubtful: what there is of snapshots may
@@ -161,13 +183,21 @@ impl<'a> Finder<'a> {
         let mut next = self.by_name.get(&self.head).and_then(|head| head.parent.as_ref());
         while let Some(facts) = next.and_then(|name| self.by_name.get(name)) {
             // A backing image, and the entry point of a linked clone, are below the replica, not of it.
-            let text = facts.lvol.as_str();
-            if text.starts_with("bi-") || text.contains("-clone-ep-") || !ancestors.insert(&facts.lvol) {
+            let is_image = facts.lvol.as_str().starts_with("bi-");
+            if is_image || as_base(facts).is_some() || !ancestors.insert(&facts.lvol) {
                 break;
             }
             next = facts.parent.as_ref();
         }
         ancestors
+    }
+
+    /// What the oldest lvols, or the one in the head's place, are based on.
+    fn base(&self, in_place: Option<&LvolFacts>, names: &BTreeMap<&LvolName, SnapshotName>) -> Base {
+        let own = in_place.into_iter().chain(names.keys().filter_map(|lvol| self.by_name.get(*lvol).copied()));
+        let parents = own.filter_map(|facts| facts.parent.as_ref()).filter(|parent| !names.contains_key(parent));
+        let mut found = parents.filter_map(|parent| self.by_name.get(parent)).filter_map(|facts| as_base(facts));
+        found.next().unwrap_or_default()
     }
 
     fn name_of(&self, facts: &LvolFacts, prefix: &str) -> Option<SnapshotName> {
@@ -202,6 +232,11 @@ impl<'a> Finder<'a> {
             checksum: attributes.checksum_found.or(attributes.checksum).map_or_else(String::new, |sum| sum.to_string()),
         }
     }
+}
+
+/// The entry point of a linked clone is below the replica, not of it.
+fn as_base(facts: &LvolFacts) -> Option<Base> {
+    mark_of(facts).map(|_| Base::EntryPoint { lvol: facts.lvol.clone() })
 }
 
 /// A snapshot whose name is lost still has to be seen and deleted by one.

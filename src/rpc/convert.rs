@@ -38,6 +38,11 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
+/// The wire counts in signed numbers; no store has so many lvols.
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
 /// A replica as the wire has it.
 pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
     let (ip, port_start, port_end) = match view.ports {
@@ -58,6 +63,11 @@ pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
         rebuilding: view.rebuilding,
         state: view.state.as_str().into(),
         error_msg: view.error.clone(),
+        linked_clone_info: view.linked.as_ref().map(|linked| wire::LinkedCloneInfo {
+            source_replica_name: linked.source.to_string(),
+            source_snapshot_name: linked.snapshot.to_string(),
+        }),
+        clone_snapshot_usage: view.clone_usage.iter().map(|(name, count)| (name.to_string(), number(*count))).collect(),
         uuid: view.head.as_ref().map(|head| head.uuid.to_string()).unwrap_or_default(),
         ..Default::default()
     }

@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use crate::backup::{BackupSource, ByteOffset, ChangedMap};
 use crate::disk::DiskHold;
-use crate::name::{LvolAlias, SnapshotName};
+use crate::name::SnapshotName;
 use crate::replica::instance::Replica;
 use crate::replica::layers::changed_map;
 use crate::spdk::client::BdevClient;
-use crate::spdk::{DmaBuffer, SpdkError, lvol};
+use crate::spdk::DmaBuffer;
 use crate::{Error, Result};
 
 /// A snapshot that is open for reading. Its disk cannot be deleted meanwhile, nor can the snapshot.
@@ -56,23 +56,22 @@ impl BackupSource for SnapshotSource {
     async fn changed(&self, base: Option<&SnapshotName>) -> Result<Option<ChangedMap>> {
         // No merge may move clusters between the layers while their maps are read.
         let mut turn = self.replica.turn().await?;
+        let _entry_points = self.replica.store.entry_points().await;
         turn.refresh().await?;
         let chain = turn.work.tree.chain(&self.snapshot);
+        let mut layers = self.replica.store.layers(&turn.lvol_of(&self.snapshot)?).await?;
+        // What a linked clone sees of its source is its own data to whoever restores it.
+        if turn.work.tree.linked.is_none() {
+            layers.truncate(chain.len());
+        }
         let above_base = match base {
-            None => chain.len(),
+            None => layers.len(),
             Some(base) => match chain.iter().skip(1).position(|ancestor| ancestor == base) {
                 Some(behind_first) => behind_first + 1,
                 None => return Ok(None),
             },
         };
-        let aliases: Vec<LvolAlias> = chain
-            .iter()
-            .map(|name| turn.lvol_of(name).map(|lvol| self.replica.store.alias(&lvol)))
-            .collect::<Result<_>>()?;
-        let layers = self.replica.store.control().run(move |on| async move {
-            aliases.iter().map(|alias| lvol::cluster_map(on, alias)).collect::<std::result::Result<Vec<_>, SpdkError>>()
-        });
-        Ok(Some(changed_map(&layers.await?, above_base, self.replica.disk.cluster_size())))
+        Ok(Some(changed_map(&layers, above_base, self.replica.disk.cluster_size())))
     }
 
     async fn read(&self, offset: ByteOffset, length: usize) -> Result<DmaBuffer> {

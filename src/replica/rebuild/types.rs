@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::replica::clone::EntryMark;
 use crate::name::{HostPort, ReplicaAddress, ReplicaName, SnapshotName};
 
 /// A rebuild to be begun at its destination.
@@ -17,6 +18,8 @@ pub struct RebuildOrder {
     pub exposed_address: HostPort,
     /// All snapshots of the source, each after the one it is based on.
     pub snapshots: Vec<RebuildSnapshot>,
+    /// When the source is a linked clone: what the rebuilt replica is to be one of, on its own disk.
+    pub linked: Option<EntryMark>,
 }
 
 /// One snapshot as its source has it.
