@@ -208,6 +208,7 @@ impl Engine {
         self.publish(|published| published.state = EngineState::Terminating);
         self.cancel_restore().await;
         self.cancel_rebuild(None).await;
+        self.cancel_clone().await;
         self.drop_suspension().await;
         let _operation = self.operations.lock().await;
         self.unexport().await?;

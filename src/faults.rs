@@ -72,8 +72,14 @@ pub enum Point {
     CloneEntryPointMade,
     /// The entry point is complete and has no clone yet.
     CloneEntryPointReady,
-    /// The head of a linked clone is ready to take the old head's place.
+    /// The head of a clone is ready to take the old head's place.
     CloneHeadReady,
+    /// An empty lvol says that a full copy goes on, and nothing is copied yet.
+    CloneCopyBegun,
+    /// All of a full copy is durable, beside the head's place.
+    CloneCopied,
+    /// What was in the head's place of a full copy is gone, and the copy not there yet.
+    CloneHeadExchanged,
     /// The data of a linked clone is deleted, its entry point not yet.
     CloneDeleted,
 }
@@ -104,6 +110,9 @@ impl Point {
             Self::CloneEntryPointMade => "clone-entry-point-made",
             Self::CloneEntryPointReady => "clone-entry-point-ready",
             Self::CloneHeadReady => "clone-head-ready",
+            Self::CloneCopyBegun => "clone-copy-begun",
+            Self::CloneCopied => "clone-copied",
+            Self::CloneHeadExchanged => "clone-head-exchanged",
             Self::CloneDeleted => "clone-deleted",
         }
     }

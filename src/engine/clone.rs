@@ -4,6 +4,7 @@
 //! linked clone is made on each replica, from a replica of the source on the same disk; one for which there is none is out of
 //! the mirror before, by the generation of the others, so that no restart takes it in again.
 
+mod full;
 mod link;
 mod rebuild;
 mod source;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::name::{EngineName, ReplicaName, SnapshotName};
 use crate::replica::clone::CloneMode;
 
+pub(super) use full::RunningClone;
 pub use rebuild::AdditionRequest;
 use source::SourceVolume;
 
@@ -61,10 +63,7 @@ impl Engines {
         }
         match request.mode {
             CloneMode::Linked => engine.link(&request, &source).await,
-            CloneMode::FullCopy => {
-                let reason = "make a linked clone instead";
-                Err(Error::Unimplemented { what: "a clone as a full copy", reason })
-            }
+            CloneMode::FullCopy => engine.copy(&request, &source).await,
         }
     }
 }

@@ -50,6 +50,7 @@ impl Replicas {
                 self.start_again(&mut found.turn().await?, record).await;
             }
             self.clear_leftovers(&found);
+            tokio::spawn(async move { clone::clear(&found).await });
         }
         Ok(())
     }
@@ -57,7 +58,13 @@ impl Replicas {
 
 /// Why a replica whose rebuild the last run of the node did not complete cannot be used.
 pub(super) fn interrupted(replica: &Replica) -> Error {
-    let problem = "a rebuild of it was interrupted; it is no copy of its volume until it is rebuilt";
+    let problem = match &replica.view().interrupted {
+        Some(mark) => format!(
+            "the copy of snapshot {} of replica {} into it was interrupted; delete it, or clone into it again",
+            mark.snapshot, mark.source
+        ),
+        None => "a rebuild of it was interrupted; it is no copy of its volume until it is rebuilt".into(),
+    };
     Error::precondition(replica.object(), problem)
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::clone::{CloneBoard, CloneDestination, Copies};
 use super::hash::HashJobs;
 use super::pace::Pace;
 use super::rebuild::{Board, CopyRecord, Destination, Source};
@@ -35,6 +36,10 @@ pub(super) struct Replica {
     pub(super) pace: Arc<Pace>,
     /// How the last rebuild of it is getting on.
     pub(super) board: Board,
+    /// How the last full copy into it is getting on.
+    pub(super) clone_board: CloneBoard,
+    /// Full copies from it.
+    pub(super) copies: Copies,
     /// Which of its snapshots are being hashed.
     pub(super) hashes: HashJobs,
     /// The last copy from it.
@@ -50,6 +55,8 @@ pub(super) struct Work {
     pub(super) tree: Tree,
     /// The rebuild of it that was begun last.
     pub(super) rebuild: Option<Destination>,
+    /// Set while a full copy into it runs.
+    pub(super) clone: Option<CloneDestination>,
     /// Set while another replica is rebuilt from it.
     pub(super) source: Option<Source>,
     /// It is deleted; whoever waited for its turn finds nothing.
@@ -77,6 +84,7 @@ impl Replica {
             snapshots: Default::default(),
             linked: None,
             cloned: None,
+            interrupted: None,
             clone_usage: Default::default(),
         };
         Arc::new(Self {
@@ -90,6 +98,8 @@ impl Replica {
             attributes: Mutex::default(),
             pace: Arc::new(Pace::unlimited()),
             board: Board::default(),
+            clone_board: CloneBoard::default(),
+            copies: Copies::default(),
             hashes: HashJobs::default(),
             copy: Default::default(),
         })
@@ -182,6 +192,7 @@ impl Turn<'_> {
             view.snapshots = tree.snapshot_views();
             view.linked = tree.linked.clone();
             view.cloned = tree.cloned.clone();
+            view.interrupted = tree.interrupted.clone();
             let used = tree.clones.iter().filter(|(_, clones)| !clones.is_empty());
             view.clone_usage = used.map(|(snapshot, clones)| (snapshot.clone(), clones.len())).collect();
             view.ports = self.work.serving.as_ref().map(Serving::address);

@@ -104,8 +104,12 @@ impl Replicas {
         turn.refresh().await
     }
 
-    /// Ends what the replica does in rebuilds, as destination and as source.
-    async fn leave_rebuilds(&self, turn: &mut Turn<'_>) -> Result<()> {
+    /// Ends what the replica does in rebuilds and clones, as destination and as source.
+    async fn leave_copies(&self, turn: &mut Turn<'_>) -> Result<()> {
+        turn.replica.copies.end_all().await?;
+        if turn.work.clone.is_some() {
+            turn.copy_break_off().await?;
+        }
         turn.source_end().await?;
         let is_running = turn.work.rebuild.as_ref().map(|rebuild| rebuild.is_running());
         if let Some(is_running) = is_running {
@@ -127,7 +131,7 @@ impl Replicas {
 
     /// As [`Self::stop`], until the next start of the node.
     pub(super) async fn halt(&self, turn: &mut Turn<'_>) -> Result<()> {
-        if let Err(error) = self.leave_rebuilds(turn).await {
+        if let Err(error) = self.leave_copies(turn).await {
             turn.fail(&error);
             return Err(error);
         }
@@ -158,7 +162,7 @@ impl Replicas {
 
     async fn try_remove(&self, turn: &mut Turn<'_>) -> Result<()> {
         turn.replica.hashes.cancel_all();
-        self.leave_rebuilds(turn).await?;
+        self.leave_copies(turn).await?;
         if let Some(serving) = turn.work.serving.take() {
             let stopped = serving.stop().await;
             if let Err(error) = stopped {
@@ -173,7 +177,7 @@ impl Replicas {
             replica.store.delete(&replica.head()).await?;
         }
         let tree = &turn.work.tree;
-        let leftovers: Vec<_> = tree.rebuilding.iter().cloned().chain(tree.expired_leaves_first()).collect();
+        let leftovers: Vec<_> = tree.rebuilding.iter().chain(&tree.cloning).cloned().chain(tree.expired_leaves_first()).collect();
         for leftover in leftovers {
             match replica.store.delete(&leftover).await {
                 // They may be deleted in the background at the same time.

@@ -56,6 +56,8 @@ pub(super) struct Tree {
     pub(super) linked: Option<EntryMark>,
     /// What it was cloned from.
     pub(super) cloned: Option<CloneMark>,
+    /// There is no head, as a full copy into it is not complete: what of.
+    pub(super) interrupted: Option<CloneMark>,
     /// Its own snapshots with an entry point, and the linked clones based on each.
     pub(super) clones: BTreeMap<SnapshotName, BTreeSet<String>>,
 }
@@ -87,6 +89,7 @@ impl Tree {
             linked: base.lvol().and_then(|lvol| mark_of(finder.by_name.get(lvol)?)),
             base,
             cloned: head.and_then(|facts| facts.attributes.cloned.clone()),
+            interrupted: in_place.and_then(|facts| CloneMark::of_record(facts.attributes.rebuild.as_deref()?)),
             clones: clones_of(replica, lvols),
             rebuild: in_place.filter(|facts| facts.attributes.rebuild.is_some()).cloned(),
             rebuilding: lvols.iter().map(|facts| &facts.lvol).find(|lvol| **lvol == finder.rebuilding).cloned(),

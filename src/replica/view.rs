@@ -108,6 +108,8 @@ pub struct ReplicaView {
     pub linked: Option<EntryMark>,
     /// What it was cloned from.
     pub cloned: Option<CloneMark>,
+    /// A full copy of this into it is not complete: it has no head.
+    pub interrupted: Option<CloneMark>,
     /// How many linked clones its snapshots have; only of those that have any.
     pub clone_usage: BTreeMap<SnapshotName, usize>,
 }

@@ -167,6 +167,27 @@ impl SpdkService for SpdkServer {
         answer(clone::status(&self.node.replicas, request.into_inner()).await)
     }
 
+    async fn replica_snapshot_clone_src_start(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneSrcStartRequest>,
+    ) -> Answer<()> {
+        answer(clone::source_start(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_clone_src_status_check(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneSrcStatusCheckRequest>,
+    ) -> Answer<wire::ReplicaSnapshotCloneSrcStatusCheckResponse> {
+        answer(clone::source_status(&self.node.replicas, request.into_inner()))
+    }
+
+    async fn replica_snapshot_clone_src_finish(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneSrcFinishRequest>,
+    ) -> Answer<()> {
+        answer(clone::source_finish(&self.node.replicas, request.into_inner()).await)
+    }
+
     async fn replica_rebuilding_src_start(
         &self,
         request: Request<wire::ReplicaRebuildingSrcStartRequest>,

@@ -4,7 +4,7 @@ use super::field::{replica_address, replica_name, snapshot_name};
 use super::spdkrpc as wire;
 use crate::name::{HostPort, ReplicaName, SnapshotName};
 use crate::replica::clone::{CloneMark, CloneMode, CloneOrder, CloneStatus, EntryMark};
-use crate::replica::rebuild::CopyState;
+use crate::replica::rebuild::{CopyProgress, CopyState};
 use crate::{Error, Result};
 
 /// The field that tells of what a rebuilt replica is a linked clone.
@@ -72,6 +72,28 @@ pub fn parse_status(
     let state = CopyState::parse(&message.state).ok_or_else(|| format!("the state {:?} is not known", message.state))?;
     // At most 100, so it fits.
     Ok(CloneProgress { state, percent: message.progress.min(100) as u8, error: message.error })
+}
+
+/// A source's progress as the wire has it.
+pub fn copy_message(progress: &CopyProgress) -> wire::ReplicaSnapshotCloneSrcStatusCheckResponse {
+    wire::ReplicaSnapshotCloneSrcStatusCheckResponse {
+        state: progress.state.as_str().into(),
+        processed_clusters: progress.copied_clusters,
+        total_clusters: progress.total_clusters,
+        error_msg: progress.error.clone(),
+    }
+}
+
+/// A source's progress from its node's answer; the error says what in it cannot be.
+pub fn parse_copy(
+    message: wire::ReplicaSnapshotCloneSrcStatusCheckResponse,
+) -> std::result::Result<CopyProgress, String> {
+    Ok(CopyProgress {
+        state: CopyState::parse(&message.state).ok_or_else(|| format!("the state {:?} is not known", message.state))?,
+        copied_clusters: message.processed_clusters,
+        total_clusters: message.total_clusters,
+        error: message.error_msg,
+    })
 }
 
 /// What an engine wants to know of a clone.

@@ -48,6 +48,12 @@ impl CloneMark {
         Self { source, source_address, snapshot, mode }
     }
 
+    /// From the record in the head's place, if that is of a clone and not of a rebuild.
+    pub(in crate::replica) fn of_record(record: &str) -> Option<Self> {
+        let record: serde_json::Value = serde_json::from_str(record).ok()?;
+        serde_json::from_value(record.get("clone")?.clone()).ok()
+    }
+
     /// As it is stored.
     pub(super) fn encode(&self) -> String {
         serde_json::to_string(self).expect("names and addresses have a JSON form")
@@ -82,6 +88,12 @@ impl CloneStatus {
     /// Of a clone that is complete.
     pub(super) fn complete(mark: &CloneMark) -> Self {
         Self { mark: Some(mark.clone()), state: CopyState::Complete, percent: 100, error: String::new() }
+    }
+
+    /// Of a copy that the end of the node has cut short.
+    pub(super) fn interrupted(mark: &CloneMark) -> Self {
+        let error = "the copy was interrupted; delete the replica, or clone into it again".into();
+        Self { mark: Some(mark.clone()), state: CopyState::Error, percent: 0, error }
     }
 
     /// Whether the copy goes on.

@@ -26,7 +26,7 @@ impl Turn<'_> {
             Some(placeholder) if placeholder.parent.as_ref() == base.lvol() => {
                 replica.store.apply(&placeholder.lvol, vec![setting(attributes::REBUILD, record)?]).await?;
             }
-            _ => self.replace_head(record, base).await?,
+            _ => self.replace_head(record, base, Vec::new()).await?,
         }
         self.refresh().await?;
         if let Some(left) = self.work.tree.rebuilding.clone() {
@@ -47,8 +47,13 @@ impl Turn<'_> {
         self.refresh().await
     }
 
-    /// Puts an empty lvol in the head's place that says that a rebuild is going on.
-    pub(in crate::replica) async fn replace_head(&mut self, record: &str, base: &Base) -> Result<()> {
+    /// Puts an empty lvol in the head's place that says that a rebuild is going on, and keeps what is `carried`.
+    pub(in crate::replica) async fn replace_head(
+        &mut self,
+        record: &str,
+        base: &Base,
+        carried: Vec<XattrChange>,
+    ) -> Result<()> {
         let replica = self.replica;
         let _attributes = replica.attributes.lock().await;
         if let Some(serving) = &self.work.serving {
@@ -63,11 +68,12 @@ impl Turn<'_> {
             }
             None => replica.store.create(&next, size).await?,
         }
-        let marks = vec![
+        let mut marks = carried;
+        marks.extend([
             setting(attributes::REPLICA, replica.name.as_str())?,
             setting(attributes::CREATED, &now_text())?,
             setting(attributes::REBUILD, record)?,
-        ];
+        ]);
         replica.store.apply(&next, marks).await?;
         replica.disk.flush().await?;
         let head = replica.head();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::name::{BdevName, HostPort, LvolName, Nqn, ReplicaName};
+use crate::name::{BdevName, HostPort, LvolName, Nqn};
 use crate::spdk::client::BdevClient;
 use crate::spdk::nvme::{self, Peer, TcpTarget};
 use crate::spdk::{Control, SpdkError};
@@ -18,11 +18,11 @@ const DETACH_LIMIT: Duration = Duration::from_secs(10);
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where the destination's lvol is.
-pub(super) enum Place {
+pub(in crate::replica) enum Place {
     /// On this node: never through our own target.
     Local(BdevName),
     /// On another.
-    Remote { destination: ReplicaName, address: HostPort },
+    Remote { lvol: LvolName, address: HostPort },
 }
 
 /// The lvol, open for writing. [`CopyTarget::close`] lets go of it.
@@ -38,8 +38,8 @@ impl CopyTarget {
     pub(super) async fn open(control: &Control, place: Place, limit: Duration) -> Result<Self> {
         let (name, attached) = match place {
             Place::Local(bdev) => (bdev, None),
-            Place::Remote { destination, address } => {
-                let (name, controller) = attach(control, &destination, address, limit).await?;
+            Place::Remote { lvol, address } => {
+                let (name, controller) = attach(control, &lvol, address, limit).await?;
                 (name, Some((controller, address)))
             }
         };
@@ -71,21 +71,20 @@ impl CopyTarget {
 /// Attaches the destination's target; returns its one bdev, and the controller's name, which is nobody else's.
 async fn attach(
     control: &Control,
-    destination: &ReplicaName,
+    lvol: &LvolName,
     address: HostPort,
     limit: Duration,
 ) -> Result<(BdevName, BdevName)> {
-    let peer = format!("the rebuild of replica {destination} at {address}");
+    let peer = format!("{lvol} at {address}");
     // SPDK 20.07 connects on the reactor and waits for the kernel's own limit, so the address is tried from here first.
     match tokio::time::timeout(limit, TcpStream::connect(address.socket())).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => return Err(Error::peer(peer, format!("its target cannot be reached: {error}"))),
         Err(_) => return Err(Error::Timeout { what: format!("connecting to {peer}"), limit }),
     }
-    let lvol = LvolName::rebuilding(destination);
     let controller = BdevName::parse(&format!("{lvol}-{:08x}", rand::random::<u32>()))
         .map_err(|error| Error::internal("name of a controller", error.to_string()))?;
-    let target = TcpTarget { address, subsystem: Nqn::lvol(&lvol), host: Nqn::internal_host(), io_queues: IO_QUEUES };
+    let target = TcpTarget { address, subsystem: Nqn::lvol(lvol), host: Nqn::internal_host(), io_queues: IO_QUEUES };
     let name = controller.clone();
     let attached = control.run(move |on| async move {
         let names = nvme::attach_tcp(on, &name, &target, limit).await?;
