@@ -1,5 +1,5 @@
 //! Volumes made of other volumes' snapshots, on two nodes, over gRPC and NVMe/TCP (`engine-behaviour` §5): linked clones and
-//! what protects their sources, and nodes killed at each step of making and deleting one.
+//! what protects their sources, full copies, and nodes killed at each step of making and deleting one.
 
 #![allow(dead_code)]
 
@@ -9,6 +9,8 @@ mod support;
 mod cluster;
 #[path = "clone/crashes.rs"]
 mod crashes;
+#[path = "clone/full.rs"]
+mod full;
 #[path = "clone/linked.rs"]
 mod linked;
 #[path = "clone/protection.rs"]

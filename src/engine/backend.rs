@@ -1,6 +1,6 @@
 //! A replica as an engine controls it, on this node or on another: the same calls, the same typed answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::BoxFuture;
 
@@ -63,6 +63,8 @@ pub struct ReplicaDescription {
     pub rebuilding: bool,
     /// What it is a linked clone of.
     pub linked: Option<EntryMark>,
+    /// Its snapshots that linked clones are based on.
+    pub cloned: BTreeSet<SnapshotName>,
 }
 
 impl ReplicaDescription {

@@ -209,6 +209,7 @@ fn describe(view: &ReplicaView) -> ReplicaDescription {
         snapshots: view.snapshots.iter().map(|(name, lvol)| (name.clone(), layer(lvol))).collect(),
         rebuilding: view.rebuilding,
         linked: view.linked.clone(),
+        cloned: view.clone_usage.keys().cloned().collect(),
     }
 }
 

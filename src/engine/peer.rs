@@ -348,6 +348,10 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         snapshots.insert(name, parse_layer(lvol).map_err(&wrong)?);
     }
     let head = replica.head.map(parse_layer).transpose().map_err(&wrong)?;
+    let cloned = replica.clone_snapshot_usage.iter().filter(|(_, count)| **count > 0).map(|(name, _)| {
+        SnapshotName::parse(name).map_err(|error| wrong(format!("the name {name:?} in its clone_snapshot_usage {error}")))
+    });
+    let cloned = cloned.collect::<Result<_>>()?;
     let linked = replica.linked_clone_info.map(|info| {
         let source = ReplicaName::parse(&info.source_replica_name);
         let snapshot = SnapshotName::parse(&info.source_snapshot_name);
@@ -363,6 +367,7 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         snapshots,
         rebuilding: replica.rebuilding,
         linked,
+        cloned,
     })
 }
 

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::assemble::Start;
 use super::attach::ReplicaPath;
-use super::backend::SnapshotOptions;
+use super::backend::{ReplicaDescription, SnapshotOptions};
 use super::instance::{Engine, Frontend};
 use super::restore::replicas::forget_restores;
 use super::state::EngineState;
@@ -74,8 +74,21 @@ impl Engine {
             let problem = format!("it has {} children; delete all but one of them first", layer.children.len());
             return Err(Error::precondition(format!("snapshot {name} of {}", self.object()), problem));
         }
+        self.delete_where_cloned(name).await?;
         let answers = self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
         self.settle("snapshot deletion", answers).await
+    }
+
+    /// A replica with linked clones of the snapshot refuses to delete it, and names them. It is asked before the others, which
+    /// may have none, so that all keep the snapshot, and it is not taken for one that failed.
+    async fn delete_where_cloned(&self, name: &SnapshotName) -> Result<()> {
+        for path in self.in_sync() {
+            let has_clones = |found: &ReplicaDescription| found.cloned.contains(name);
+            if path.backend.describe().await.as_ref().is_ok_and(has_clones) {
+                path.backend.snapshot_delete(name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes what the system made and nobody needs.

@@ -41,7 +41,15 @@ async fn a_snapshot_and_a_replica_with_linked_clones_are_not_deleted_and_the_clo
     }
     assert!(scene.read("one").await == scene.image, "the clone changed with its source");
 
+    // With a clone on one replica alone, the other keeps the snapshot as well.
     scene.delete_volume("one", &BOTH).await;
+    let addresses = scene.cluster.replicas("src", crate::scene::SIZE).await;
+    scene.cluster.engine("src", crate::scene::SIZE, "", addresses).await;
+    refused(scene.delete_snapshot("src", SNAPSHOT).await, Code::FailedPrecondition, "two-r-00000001");
+    let found = scene.cluster.get("src").await;
+    assert!(found.replica_mode_map.values().all(|mode| *mode == i32::from(wire::ReplicaMode::Rw)), "{found:?}");
+    assert!(scene.replica("src", 0).await.snapshots.contains_key(SNAPSHOT));
+    scene.cluster.delete_engine("src").await;
     assert_eq!((scene.clones(0).await, scene.clones(1).await), (0, 1));
     scene.delete_replica("src", 0).await.expect("its last clone is gone");
     refused(scene.delete_replica("src", 1).await, Code::FailedPrecondition, "two-r-00000001");
