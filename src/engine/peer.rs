@@ -14,9 +14,9 @@ use crate::replica::clone::{CloneOrder, EntryMark};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
 use crate::spdk::clustermap::ClusterMap;
+use crate::wire::clone::{self, CloneProgress};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use crate::wire::corriente::v1::{ReplicaHeadMapRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest};
-use crate::wire::clone::{self, CloneProgress};
 use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
@@ -281,7 +281,8 @@ impl Backend for PeerBackend {
         Box::pin(async move {
             let mut client = self.spdk();
             let request = wire::ReplicaSnapshotCloneDstStatusCheckRequest { name: self.replica.to_string() };
-            let answer = self.call("status of a clone", client.replica_snapshot_clone_dst_status_check(request)).await?;
+            let answer =
+                self.call("status of a clone", client.replica_snapshot_clone_dst_status_check(request)).await?;
             clone::parse_status(answer).map_err(|problem| self.wrong(problem))
         })
     }
@@ -349,7 +350,8 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
     }
     let head = replica.head.map(parse_layer).transpose().map_err(&wrong)?;
     let cloned = replica.clone_snapshot_usage.iter().filter(|(_, count)| **count > 0).map(|(name, _)| {
-        SnapshotName::parse(name).map_err(|error| wrong(format!("the name {name:?} in its clone_snapshot_usage {error}")))
+        SnapshotName::parse(name)
+            .map_err(|error| wrong(format!("the name {name:?} in its clone_snapshot_usage {error}")))
     });
     let cloned = cloned.collect::<Result<_>>()?;
     let linked = replica.linked_clone_info.map(|info| {
@@ -357,7 +359,8 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         let snapshot = SnapshotName::parse(&info.source_snapshot_name);
         Ok(EntryMark { source: source?, snapshot: snapshot? })
     });
-    let linked = linked.transpose().map_err(|error: NameError| wrong(format!("a name in its linked_clone_info {error}")))?;
+    let linked =
+        linked.transpose().map_err(|error: NameError| wrong(format!("a name in its linked_clone_info {error}")))?;
     Ok(ReplicaDescription {
         name: expected.clone(),
         spec_size: replica.spec_size,

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::control::{EngineControl, EngineView, ReplicaAddOrder};
-use crate::engine::instance::Engine;
-use crate::engine::target::AnaState;
 use crate::engine::Engines;
 use crate::engine::clone::AdditionRequest;
+use crate::engine::instance::Engine;
+use crate::engine::target::AnaState;
 use crate::error::Result;
 use crate::name::{EngineName, SnapshotName};
 use crate::wire::clone::parse_linked_source;

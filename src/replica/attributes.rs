@@ -158,9 +158,18 @@ mod tests {
         assert!(AttributeKey::parse("corriente.restore").is_ok());
         assert!(AttributeKey::parse(GENERATION).unwrap().is_generation());
         let long = format!("corriente.{}", "a".repeat(XATTR_NAME_LIMIT));
-        for refused in
-            ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA, REBUILD, CLONED]
-        {
+        for refused in [
+            "",
+            "corriente.",
+            "user_created",
+            "name",
+            "corriente.Restore",
+            "corriente.a b",
+            &long,
+            REPLICA,
+            REBUILD,
+            CLONED,
+        ] {
             assert!(
                 matches!(AttributeKey::parse(refused), Err(Error::InvalidArgument { .. })),
                 "{refused:?} was taken"

@@ -27,9 +27,9 @@ use super::{Replicas, detached};
 use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
 use crate::{Error, Result};
 
-pub use entry_point::EntryMark;
 pub(super) use board::CloneBoard;
 pub(super) use copies::Copies;
+pub use entry_point::EntryMark;
 pub(super) use entry_point::{clones_of, has_unused_entry_points, mark_of};
 pub(super) use full::{CloneDestination, clear};
 pub(super) use link::ensure_entry_point;
@@ -62,8 +62,8 @@ impl Replicas {
         let Some(ports) = ports else {
             return Err(Error::precondition(format!("replica {name}"), "it must be running to be cloned by this call"));
         };
-        let source_address =
-            ReplicaAddress::new(ports.ip, ports.first).map_err(|error| Error::internal("address", error.to_string()))?;
+        let source_address = ReplicaAddress::new(ports.ip, ports.first)
+            .map_err(|error| Error::internal("address", error.to_string()))?;
         let (source, snapshot) = (name.clone(), snapshot.clone());
         let order = CloneOrder { source, source_address, snapshot, mode: CloneMode::Linked };
         self.clone_start(destination, order).await
@@ -72,7 +72,10 @@ impl Replicas {
     async fn link(&self, replica: &Arc<Replica>, order: CloneOrder) -> Result<()> {
         if order.source_address.ip() != self.data_ip() {
             let problem = format!("{} is not this node, where replica {} is", order.source_address.ip(), replica.name);
-            return Err(Error::invalid("src_replica_address", format!("{problem}; a linked clone is on its source's disk")));
+            return Err(Error::invalid(
+                "src_replica_address",
+                format!("{problem}; a linked clone is on its source's disk"),
+            ));
         }
         if order.source == replica.name {
             return Err(Error::invalid("src_replica_name", "a replica cannot be a clone of itself"));

@@ -177,7 +177,8 @@ impl Replicas {
             replica.store.delete(&replica.head()).await?;
         }
         let tree = &turn.work.tree;
-        let leftovers: Vec<_> = tree.rebuilding.iter().chain(&tree.cloning).cloned().chain(tree.expired_leaves_first()).collect();
+        let leftovers: Vec<_> =
+            tree.rebuilding.iter().chain(&tree.cloning).cloned().chain(tree.expired_leaves_first()).collect();
         for leftover in leftovers {
             match replica.store.delete(&leftover).await {
                 // They may be deleted in the background at the same time.

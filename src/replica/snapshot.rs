@@ -85,9 +85,10 @@ impl Turn<'_> {
         let _entry_points = replica.store.entry_points().await;
         self.remove_unused_entry_points().await?;
         let tree = &self.work.tree;
-        let system = tree.snapshots.iter().filter(|(name, node)| {
-            !node.view.user_created && node.children <= 1 && !tree.clones.contains_key(*name)
-        });
+        let system = tree
+            .snapshots
+            .iter()
+            .filter(|(name, node)| !node.view.user_created && node.children <= 1 && !tree.clones.contains_key(*name));
         let system: Vec<_> = system.map(|(name, node)| (name.clone(), node.lvol.clone())).collect();
         let mut purged = Ok(());
         for (name, lvol) in system {

@@ -120,10 +120,10 @@ impl Tree {
 
     /// The newest snapshot that nothing is based on: what a lost head continued.
     pub(super) fn newest_leaf(&self) -> Option<&Node> {
-        let leaves = self.snapshots.iter().filter(|(name, node)| {
-            node.children == usize::from(self.clones.contains_key(*name))
-        });
-        let newest = leaves.max_by(|(_, left), (_, right)| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp));
+        let leaves =
+            self.snapshots.iter().filter(|(name, node)| node.children == usize::from(self.clones.contains_key(*name)));
+        let newest =
+            leaves.max_by(|(_, left), (_, right)| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp));
         newest.map(|(_, node)| node)
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::convert;
 use crate::backup::BackupUrl;
-use crate::engine::clone::AdditionRequest;
 use crate::engine::backend::{BackupOrder, Child, Layer};
+use crate::engine::clone::AdditionRequest;
 use crate::engine::instance::{Engine, Frontend};
 use crate::engine::restore::request::RestoreRequest;
 use crate::engine::state::{ListedReplica, ReplicaMode};

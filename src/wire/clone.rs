@@ -69,7 +69,8 @@ pub fn status_message(status: &CloneStatus) -> wire::ReplicaSnapshotCloneDstStat
 pub fn parse_status(
     message: wire::ReplicaSnapshotCloneDstStatusCheckResponse,
 ) -> std::result::Result<CloneProgress, String> {
-    let state = CopyState::parse(&message.state).ok_or_else(|| format!("the state {:?} is not known", message.state))?;
+    let state =
+        CopyState::parse(&message.state).ok_or_else(|| format!("the state {:?} is not known", message.state))?;
     // At most 100, so it fits.
     Ok(CloneProgress { state, percent: message.progress.min(100) as u8, error: message.error })
 }

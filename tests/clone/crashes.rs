@@ -29,12 +29,9 @@ async fn a_node_killed_while_it_makes_or_deletes_a_linked_clone_leaves_nothing_o
     let mut scene = Scene::start().await;
     scene.cluster.delete_engine("src").await;
     let address = create_replica(&scene.cluster.nodes[1], &replica("one", 1), SIZE).await;
-    for point in [
-        Point::CloneEntryPointBegun,
-        Point::CloneEntryPointMade,
-        Point::CloneEntryPointReady,
-        Point::CloneHeadReady,
-    ] {
+    for point in
+        [Point::CloneEntryPointBegun, Point::CloneEntryPointMade, Point::CloneEntryPointReady, Point::CloneHeadReady]
+    {
         scene.cluster.nodes[1].faults().once(point, Action::Kill);
         let made = scene.cluster.nodes[1].spdk().replica_snapshot_clone_dst_start(order(&scene)).await;
         assert!(made.is_err(), "{point:?}: the node was to be killed");
@@ -52,11 +49,8 @@ async fn a_node_killed_while_it_makes_or_deletes_a_linked_clone_leaves_nothing_o
     assert!(scene.delete_replica("one", 1).await.is_err(), "the node was to be killed");
     start_again(&mut scene).await;
     assert_eq!(scene.clones(1).await, 0);
-    let request = wire::SnapshotRequest {
-        name: replica("src", 1),
-        snapshot_name: SNAPSHOT.into(),
-        ..Default::default()
-    };
+    let request =
+        wire::SnapshotRequest { name: replica("src", 1), snapshot_name: SNAPSHOT.into(), ..Default::default() };
     let deleted = scene.cluster.nodes[1].spdk().replica_snapshot_delete(request).await;
     deleted.expect("nothing is based on the snapshot any more");
     scene.delete_replica("src", 1).await.expect("nor on the replica");

@@ -4,7 +4,7 @@ use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
-use crate::cluster::{create_replica, refused, ready};
+use crate::cluster::{create_replica, ready, refused};
 use crate::scene::{BOTH, SIZE, SNAPSHOT, Scene, engine, replica};
 use crate::support::wait::wait_until;
 
@@ -303,7 +303,8 @@ async fn the_command_line_clones_a_volume_both_ways() {
         command.args(["volume", "clone"]).args(arguments).args(["--server", &server]);
         command.env_clear().kill_on_drop(true).output().await.expect("the program starts")
     };
-    for arguments in [&["src", SNAPSHOT, "linked"][..], &["src", SNAPSHOT, "full", "--full", "--node", &node, "--wait"]] {
+    for arguments in [&["src", SNAPSHOT, "linked"][..], &["src", SNAPSHOT, "full", "--full", "--node", &node, "--wait"]]
+    {
         let output = run(arguments).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         wait_until(LIMIT, "the volume is served", async || match wire_mirror(&scene, arguments[2]).await {

@@ -78,10 +78,8 @@ async fn only_an_empty_replica_on_the_sources_disk_becomes_a_linked_clone() {
     ] {
         refused(scene.cluster.nodes[0].spdk().replica_snapshot_clone_dst_start(order).await, code, words);
     }
-    let unknown = wire::ReplicaSnapshotCloneDstStartRequest {
-        snapshot_name: "none".into(),
-        ..order(&one, &source, here(0))
-    };
+    let unknown =
+        wire::ReplicaSnapshotCloneDstStartRequest { snapshot_name: "none".into(), ..order(&one, &source, here(0)) };
     let refusal = scene.cluster.nodes[0].spdk().replica_snapshot_clone_dst_start(unknown).await;
     refused(refusal, Code::NotFound, "none");
     let request = wire::ReplicaSnapshotCloneDstStatusCheckRequest { name: one.clone() };

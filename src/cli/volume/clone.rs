@@ -157,7 +157,12 @@ async fn copied(pairs: &[Pair], server: &Node, engine: &EngineName) -> Result<St
         match status.state.as_str() {
             "complete" => {}
             "starting" | "in_progress" => return Ok(Step::Percent(status.progress.into())),
-            _ => return Err(Failure::new(Exit::Failed, format!("the copy into replica {}: {}", made.name, status.error))),
+            _ => {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format!("the copy into replica {}: {}", made.name, status.error),
+                ));
+            }
         }
     }
     let found = engine::get(server, engine).await?;

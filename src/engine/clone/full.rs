@@ -95,7 +95,8 @@ impl Follower {
         let path = match path {
             Some(path) if count == 1 => path,
             _ => {
-                let problem = format!("it has {count} replicas; a full copy goes to exactly one, others are added after it");
+                let problem =
+                    format!("it has {count} replicas; a full copy goes to exactly one, others are added after it");
                 return Err(Error::precondition(engine.object(), problem));
             }
         };

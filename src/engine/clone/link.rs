@@ -43,7 +43,8 @@ impl Engine {
             })
         }));
         let answers = answers.await;
-        let failed: Vec<_> = answers.iter().filter_map(|(path, made)| Some((path.clone(), made.clone().err()?))).collect();
+        let failed: Vec<_> =
+            answers.iter().filter_map(|(path, made)| Some((path.clone(), made.clone().err()?))).collect();
         let any_made = failed.len() < answers.len();
         if any_made {
             // They are as recent as the others still, and hold something else.
@@ -122,6 +123,8 @@ fn is_made(orders: &Orders, described: &[(Arc<ReplicaPath>, ReplicaDescription)]
     described.iter().all(|(path, description)| {
         let order = orders.get(&path.replica);
         let linked = description.linked.as_ref();
-        order.zip(linked).is_some_and(|(order, linked)| (&order.source, &order.snapshot) == (&linked.source, &linked.snapshot))
+        order
+            .zip(linked)
+            .is_some_and(|(order, linked)| (&order.source, &order.snapshot) == (&linked.source, &linked.snapshot))
     })
 }

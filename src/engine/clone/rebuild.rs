@@ -54,7 +54,8 @@ impl Engines {
         let address = volume.in_sync(&source.replica)?;
         if !bases.iter().any(|base| volume.replicas.contains_key(&base.source)) {
             let sources: Vec<_> = bases.iter().map(|base| base.source.to_string()).collect();
-            let problem = format!("{} is not the clone's source: it has no replica {}", volume.object, sources.join(", "));
+            let problem =
+                format!("{} is not the clone's source: it has no replica {}", volume.object, sources.join(", "));
             return Err(Error::invalid(SOURCE, problem));
         }
         if address.ip() != request.address.ip() {

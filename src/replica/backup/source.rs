@@ -9,8 +9,8 @@ use crate::disk::DiskHold;
 use crate::name::SnapshotName;
 use crate::replica::instance::Replica;
 use crate::replica::layers::changed_map;
-use crate::spdk::client::BdevClient;
 use crate::spdk::DmaBuffer;
+use crate::spdk::client::BdevClient;
 use crate::{Error, Result};
 
 /// A snapshot that is open for reading. Its disk cannot be deleted meanwhile, nor can the snapshot.

@@ -131,7 +131,8 @@ impl Turn<'_> {
                 return Ok(None);
             }
             let running = &copy.copy.order;
-            let problem = format!("snapshot {} of replica {} is being copied into it", running.snapshot, running.source);
+            let problem =
+                format!("snapshot {} of replica {} is being copied into it", running.snapshot, running.source);
             return Err(Error::precondition(replica.object(), problem));
         }
         self.refresh().await?;
@@ -279,7 +280,9 @@ impl Turn<'_> {
             // First the source: it must not lose the target that it is writing to (docs/ARCHITECTURE.md).
             release(self.replica, &clone.copy).await;
             clone.served.stop().await?;
-            self.replica.clone_board.fail(&Error::Canceled { what: format!("the copy into {}", self.replica.object()) });
+            self.replica
+                .clone_board
+                .fail(&Error::Canceled { what: format!("the copy into {}", self.replica.object()) });
         }
         self.refresh().await?;
         match self.work.tree.cloning.clone() {

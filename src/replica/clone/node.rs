@@ -56,13 +56,12 @@ impl SourceNode {
             Self::Own(replicas) => replicas.clone_source_progress(source, destination, &order.snapshot),
             Self::Other(peer) => {
                 let mut client = SpdkServiceClient::new(peer.channel());
-                let call = client.replica_snapshot_clone_src_status_check(
-                    wire::ReplicaSnapshotCloneSrcStatusCheckRequest {
+                let call =
+                    client.replica_snapshot_clone_src_status_check(wire::ReplicaSnapshotCloneSrcStatusCheckRequest {
                         name: source.to_string(),
                         snapshot_name: order.snapshot.to_string(),
                         dst_replica_name: destination.to_string(),
-                    },
-                );
+                    });
                 let answer = peer.answer("progress of a clone's copy", source, call).await?;
                 let wrong = |problem| Error::peer(format!("{} about replica {source}", peer.title()), problem);
                 parse_copy(answer).map_err(wrong)

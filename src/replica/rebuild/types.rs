@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-use crate::replica::clone::EntryMark;
 use crate::name::{HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::clone::EntryMark;
 
 /// A rebuild to be begun at its destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
