@@ -26,14 +26,14 @@ const POLL: Duration = Duration::from_millis(300);
 
 /// A full copy into a replica that runs.
 pub(in crate::replica) struct CloneDestination {
-    copy: Copy,
+    copy: FullCopy,
     served: ServedLvol,
     follower: Option<AbortHandle>,
 }
 
 /// A copy that the source is to be asked for.
 #[derive(Clone)]
-pub(super) struct Copy {
+pub(super) struct FullCopy {
     /// Tells it from every other copy of this process.
     number: u64,
     order: CloneOrder,
@@ -69,7 +69,7 @@ impl Replicas {
         Ok(())
     }
 
-    async fn copy_to_its_end(self, replica: Arc<Replica>, copy: Copy) {
+    async fn copy_to_its_end(self, replica: Arc<Replica>, copy: FullCopy) {
         let followed = follow(&replica, &copy, self.copy_limits().stall).await;
         // Not in this task, which ends with the copy.
         tokio::spawn(async move {
@@ -84,7 +84,7 @@ impl Replicas {
 
 /// Asks the source for the copy and returns when it is complete and durable. A source that does not answer, or does not get
 /// on, for `stall` has failed.
-async fn follow(replica: &Replica, copy: &Copy, stall: Duration) -> Result<()> {
+async fn follow(replica: &Replica, copy: &FullCopy, stall: Duration) -> Result<()> {
     let (order, source) = (&copy.order, &copy.source);
     source.clone_start(order, &replica.name, copy.address).await?;
     let mut last = (CopyState::Starting, 0);
@@ -123,7 +123,7 @@ async fn follow(replica: &Replica, copy: &Copy, stall: Duration) -> Result<()> {
 
 impl Turn<'_> {
     /// Prepares a copy of `bytes`. `None` when it goes on, or is done already.
-    async fn copy_begin(&mut self, order: CloneOrder, bytes: u64, source: SourceNode) -> Result<Option<Copy>> {
+    async fn copy_begin(&mut self, order: CloneOrder, bytes: u64, source: SourceNode) -> Result<Option<FullCopy>> {
         let replica = self.replica;
         let mark = CloneMark::of(&order);
         if let Some(copy) = &self.work.clone {
@@ -165,7 +165,7 @@ impl Turn<'_> {
         };
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let copy = Copy { number, order, source, address: served.listen() };
+        let copy = FullCopy { number, order, source, address: served.listen() };
         tracing::info!(replica = %replica.name, source = %mark.source, snapshot = %mark.snapshot, "a full copy begins");
         replica.clone_board.begin(mark);
         self.work.clone = Some(CloneDestination { copy: copy.clone(), served, follower: None });
@@ -293,7 +293,7 @@ impl Turn<'_> {
 }
 
 /// Ends the source's part. One that cannot be reached ends it by itself, when it cannot write any more.
-async fn release(replica: &Replica, copy: &Copy) {
+async fn release(replica: &Replica, copy: &FullCopy) {
     if let Err(error) = copy.source.clone_finish(&copy.order, &replica.name).await {
         tracing::warn!(replica = %replica.name, source = %copy.order.source, %error, "a copy's source was not released");
     }
@@ -303,6 +303,7 @@ async fn release(replica: &Replica, copy: &Copy) {
 pub(in crate::replica) async fn clear(replica: &Replica) {
     let Ok(mut turn) = replica.turn().await else { return };
     if turn.work.clone.is_none()
+        && turn.work.tree.cloning.is_some()
         && let Err(error) = turn.copy_break_off().await
     {
         tracing::warn!(replica = %replica.name, %error, "what is left of a copy could not be deleted");
