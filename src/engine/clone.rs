@@ -24,7 +24,6 @@ use crate::replica::clone::CloneMode;
 
 pub(super) use full::RunningClone;
 pub use rebuild::AdditionRequest;
-use source::SourceVolume;
 
 /// The field that maps replicas to their sources.
 const PAIRS: &str = "dst_replica_src_replica_pair_map";
