@@ -104,8 +104,9 @@ impl Disks {
         &self.0.changes
     }
 
-    /// Brings back the disks of the last run; returns when each is ready or in state error.
+    /// Brings back the disks of the last run, all at the same time; returns when each is ready or in state error.
     pub async fn load_all(&self) -> Result<()> {
+        let _one_at_a_time = self.0.one_at_a_time.lock().await;
         let records = self.0.records.clone();
         let requests = blocking(move || records.read_all()).await?;
         let bring_ups = requests.into_iter().filter_map(|request| {
@@ -114,7 +115,8 @@ impl Disks {
                 return None;
             }
             entries.insert(request.name.clone(), Entry::Creating(request.clone()));
-            Some(self.clone().bring_up(request))
+            // A device that two records name is locked by the first to open it.
+            Some(self.bring_up_in_turn(request))
         });
         futures::future::join_all(bring_ups.collect::<Vec<_>>()).await;
         Ok(())
@@ -275,6 +277,11 @@ impl Disks {
 
     async fn bring_up(self, request: DiskRequest) {
         let _one_at_a_time = self.0.one_at_a_time.lock().await;
+        self.bring_up_in_turn(request).await;
+    }
+
+    /// As [`Self::bring_up`], by who has the turn.
+    async fn bring_up_in_turn(&self, request: DiskRequest) {
         let others: Vec<_> = self.entries().values().filter_map(identity).collect();
         let outcome = match self.0.bring_up.run(&request, &others).await {
             Ok(disk) => self.publish(disk).await,

@@ -164,6 +164,24 @@ impl Error {
         Self::Peer { peer: peer.to_string(), problem: problem.into() }
     }
 
+    /// The same error, with what it means for a greater whole after what it says.
+    pub fn with_note(mut self, note: &str) -> Self {
+        match &mut self {
+            Self::InvalidArgument { problem, .. }
+            | Self::Precondition { problem, .. }
+            | Self::Exhausted { problem, .. }
+            | Self::Peer { problem, .. }
+            | Self::Medium { problem, .. }
+            | Self::NoSpace { problem, .. }
+            | Self::Corruption { problem, .. }
+            | Self::Internal { problem, .. } => problem.push_str(note),
+            Self::AlreadyExists { detail, .. } => detail.push_str(note),
+            // Their sentences end with something else.
+            Self::NotFound { .. } | Self::Canceled { .. } | Self::Timeout { .. } | Self::Unimplemented { .. } => {}
+        }
+        self
+    }
+
     /// A device failed.
     pub fn medium(object: impl ToString, problem: impl Into<String>) -> Self {
         Self::Medium { object: object.to_string(), problem: problem.into() }

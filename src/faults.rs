@@ -43,6 +43,18 @@ pub enum Point {
     SnapshotBegins,
     /// A volume's snapshot was taken on a replica.
     SnapshotTaken,
+    /// A member of a volume is about to grow; passed once for each, those of the node first.
+    ExpansionBegins,
+    /// A member has grown and its size was seen.
+    ExpansionGrown,
+    /// All members that stay have the new size; the volume has the old one.
+    ExpansionSeen,
+    /// The volume has its new size; nothing is published or recorded.
+    ExpansionServed,
+    /// A replica of the node is about to grow.
+    ReplicaGrows,
+    /// A replica's lvol has grown; who has it open does not know yet.
+    ReplicaGrown,
     /// A restore has its claim; nothing was read or written.
     RestoreClaimed,
     /// A restore's marker is about to be stored with a replica; passed once for each, those of the node first, when the
@@ -95,6 +107,12 @@ impl Point {
             Self::ReplicaWrite => "replica-write",
             Self::SnapshotBegins => "snapshot-begins",
             Self::SnapshotTaken => "snapshot-taken",
+            Self::ExpansionBegins => "expansion-begins",
+            Self::ExpansionGrown => "expansion-grown",
+            Self::ExpansionSeen => "expansion-seen",
+            Self::ExpansionServed => "expansion-served",
+            Self::ReplicaGrows => "replica-grows",
+            Self::ReplicaGrown => "replica-grown",
             Self::RestoreClaimed => "restore-claimed",
             Self::MarkerBegins => "marker-begins",
             Self::MarkerStored => "marker-stored",

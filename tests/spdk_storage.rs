@@ -714,17 +714,20 @@ fn a_volume_of_another_node_is_a_bdev_here() {
     });
     node.ask("connected");
 
-    let start = Instant::now();
     node.ask("grow");
-    assert_eq!(received.recv_timeout(LIMIT), Ok(BdevEvent::Resized));
-    println!("a resize was seen after {:?}", start.elapsed());
+    let start = Instant::now();
     control({
-        let opened = opened.clone();
+        let (name, opened) = (name.clone(), opened.clone());
         async move |on| {
+            assert_eq!(nvme::read_size(on, &name, &bdev("remoten1")).await?.size(), 16 * MIB);
+            println!("a resize was seen after {:?}", start.elapsed());
             assert_eq!(opened.current_geometry(on.into()).size(), 16 * MIB);
+            let nobody = nvme::read_size(on, &bdev("nobody"), &bdev("nobodyn1")).await;
+            assert!(matches!(nobody, Err(SpdkError::NoSuch { .. })), "{nobody:?}");
             Ok(())
         }
     });
+    assert_eq!(received.recv_timeout(LIMIT), Ok(BdevEvent::Resized));
     node.ask("pause");
     node.ask("resume");
     drop(opened);

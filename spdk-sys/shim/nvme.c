@@ -362,11 +362,50 @@ attach_answer(struct attach *attach, size_t count, int rc)
 	cb(attach->arg, attach->names, rc == 0 ? count : 0, rc);
 }
 
+static struct spdk_nvme_ctrlr *
+driver_of(const char *name)
+{
+#if CS_SPDK_SINCE(24, 9)
+	struct nvme_ctrlr *controller = nvme_ctrlr_get_by_name(name);
+#else
+	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
+#endif
+
+	return controller == NULL ? NULL : controller->ctrlr;
+}
+
+static void
+notices_off(void *context, const struct spdk_nvme_cpl *completion)
+{
+	(void)context;
+	if (spdk_nvme_cpl_is_error(completion)) {
+		SPDK_WARNLOG("a peer did not turn its notices off\n");
+	}
+}
+
+/*
+ * To a notice of a changed namespace SPDK's driver asks for the namespace and waits for the answer in a loop, for as
+ * long as the connection lasts: a peer that stops to answer there would stop this thread. Nobody waits for this one.
+ */
+static void
+turn_notices_off(const char *name)
+{
+	struct spdk_nvme_ctrlr *driver = driver_of(name);
+
+	if (driver == NULL || spdk_nvme_ctrlr_cmd_set_feature(driver, SPDK_NVME_FEAT_ASYNC_EVENT_CONFIGURATION, 0, 0,
+			NULL, 0, notices_off, NULL) != 0) {
+		SPDK_WARNLOG("controller %s: the peer's notices stay on\n", name);
+	}
+}
+
 static void
 attached(void *context, size_t count, int rc)
 {
 	struct attach *attach = context;
 
+	if (rc == 0 && attach->id.trtype == SPDK_NVME_TRANSPORT_TCP) {
+		turn_notices_off(attach->name);
+	}
 	if (attach->cb != NULL) {
 		attach_answer(attach, count, rc);
 	} else if (rc == 0) {
@@ -474,5 +513,76 @@ cs_nvme_attach(const struct cs_nvme_target *target, uint32_t timeout_ms, cs_nvme
 	if (rc != 0) {
 		attach_answer(attach, 0, rc);
 		free(attach);
+	}
+}
+
+/* ------------------------------------------------------------------ size */
+
+#define NAMESPACE_ID 1
+
+struct read_size {
+	char *bdev;
+	struct spdk_nvme_ns_data *answer;
+	cs_done_cb cb;
+	void *arg;
+};
+
+static void
+read_size_over(struct read_size *read, int rc)
+{
+	read->cb(read->arg, rc);
+	spdk_dma_free(read->answer);
+	free(read->bdev);
+	free(read);
+}
+
+static void
+size_was_read(void *context, const struct spdk_nvme_cpl *completion)
+{
+	struct read_size *read = context;
+	struct spdk_bdev *bdev = spdk_bdev_get_by_name(read->bdev);
+	int rc = 0;
+
+	if (spdk_nvme_cpl_is_error(completion)) {
+		rc = -EIO;
+	} else if (bdev == NULL) {
+		rc = -ENODEV;
+	} else if (read->answer->nsze > spdk_bdev_get_num_blocks(bdev)) {
+		rc = spdk_bdev_notify_blockcnt_change(bdev, read->answer->nsze);
+	}
+	read_size_over(read, rc);
+}
+
+void
+cs_nvme_read_size(const char *name, const char *bdev, cs_done_cb cb, void *arg)
+{
+	struct spdk_nvme_ctrlr *driver = driver_of(name);
+	struct spdk_nvme_cmd command = {};
+	struct read_size *read;
+	int rc;
+
+	if (driver == NULL) {
+		cb(arg, -ENODEV);
+		return;
+	}
+	read = calloc(1, sizeof(*read));
+	if (read == NULL) {
+		cb(arg, -ENOMEM);
+		return;
+	}
+	read->cb = cb;
+	read->arg = arg;
+	read->bdev = strdup(bdev);
+	read->answer = spdk_dma_zmalloc(sizeof(*read->answer), 4096, NULL);
+	if (read->bdev == NULL || read->answer == NULL) {
+		read_size_over(read, -ENOMEM);
+		return;
+	}
+	command.opc = SPDK_NVME_OPC_IDENTIFY;
+	command.nsid = NAMESPACE_ID;
+	command.cdw10 = SPDK_NVME_IDENTIFY_NS;
+	rc = spdk_nvme_ctrlr_cmd_admin_raw(driver, &command, read->answer, sizeof(*read->answer), size_was_read, read);
+	if (rc != 0) {
+		read_size_over(read, rc);
 	}
 }

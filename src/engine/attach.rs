@@ -14,6 +14,7 @@ use crate::faults::{self, Point};
 use crate::mirror::core::{Locality, OpenMember};
 use crate::mirror::{DiskFlush, MemberFlush, OpenedMember};
 use crate::name::{BdevName, LvolName, Nqn, ReplicaAddress, ReplicaName};
+use crate::spdk::base;
 use crate::spdk::bdev::{BdevEvent, OpenBdev};
 use crate::spdk::nvme::{self, AttachFault, Peer, TcpTarget};
 use crate::spdk::{Control, SpdkError};
@@ -58,6 +59,22 @@ pub async fn open(control: &Control, path: &ReplicaPath, limit: Duration) -> Res
                 }
             }
         }
+    }
+}
+
+/// Bytes that a member's bdev has now, after its replica has grown: of another node, what that node answers within `limit`.
+pub async fn size_now(control: &Control, path: &ReplicaPath, bdev: &BdevName, limit: Duration) -> Result<u64> {
+    let bdev = bdev.clone();
+    if path.local.is_some() {
+        let info = control.run(move |on| async move { base::info(on, &bdev) }).await?;
+        return Ok(info.geometry.size());
+    }
+    let controller = controller_name(&path.replica);
+    let asked = control.run(move |on| async move { nvme::read_size(on, &controller, &bdev).await });
+    let peer = format!("replica {} at {}", path.replica, path.address);
+    match tokio::time::timeout(limit, asked).await {
+        Ok(answer) => Ok(answer.map_err(|error: SpdkError| Error::peer(peer, error.to_string()))?.size()),
+        Err(_) => Err(Error::Timeout { what: format!("reading the size of {peer}"), limit }),
     }
 }
 

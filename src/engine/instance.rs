@@ -253,7 +253,7 @@ impl Engine {
         // Before it is out, so that the mirror's news of it finds the reason; after it, as the mirror may have had others.
         self.list_failed(replica, problem);
         let removed = match self.mirror() {
-            Ok(mirror) => mirror.remove_member(replica).await.map_err(|error| (error, Some(mirror))),
+            Ok(mirror) => mirror.expel_member(replica).await.map_err(|error| (error, Some(mirror))),
             Err(error) => Err((error, None)),
         };
         match removed {

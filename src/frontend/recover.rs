@@ -10,7 +10,9 @@ use super::record::FrontendRecord;
 use super::state::FrontendState;
 use crate::error::Result;
 
-/// The first and the longest wait between two attempts.
+/// After each attempt, whatever changes.
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
+/// The first and the longest wait between two attempts while no engine changes.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -51,6 +53,7 @@ impl EngineFrontends {
     async fn try_until_up(self, frontend: Arc<EngineFrontend>) {
         let end = tokio::time::Instant::now() + self.0.context.recovery;
         let mut pause = FIRST_PAUSE;
+        let mut engines = self.0.context.engines.changes().watch();
         loop {
             let exclusion = frontend.exclusively().await;
             if !self.has(&frontend) || frontend.published().state != FrontendState::Pending {
@@ -63,8 +66,11 @@ impl EngineFrontends {
             tracing::info!(frontend = %frontend.name, volume = %frontend.volume, %error, ?pause, "a frontend is tried again later");
             frontend.publish(|published| published.error_message = error.to_string());
             drop(exclusion);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            tokio::time::sleep(LEAST_PAUSE).await;
+            // What it waits for is mostly an engine of this node, which comes up at the same time.
+            if tokio::time::timeout(pause, engines.changed()).await.is_err() {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 }

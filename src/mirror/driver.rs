@@ -32,7 +32,7 @@ const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
 pub(super) enum Command {
     Pause { limit: Duration, reply: oneshot::Sender<Result<PauseId>> },
     Resume { pause: PauseId, reply: Option<oneshot::Sender<Result<()>>> },
-    RemoveMember { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
+    RemoveMember { member: MemberIndex, failed: bool, reply: oneshot::Sender<Result<()>> },
     AddMember { opened: OpenedMember, reply: oneshot::Sender<Result<MemberIndex>> },
     MemberSynced { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
     CopyPaths { target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
@@ -89,6 +89,8 @@ pub(super) struct Driver {
     members: Members,
     opened: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
     persisting: [Persisting; MAX_MEMBERS],
+    /// Taken out for a failure that the core knows nothing of: their nodes may not answer either.
+    failed: [bool; MAX_MEMBERS],
     policy: ReadPolicy,
     geometry: Geometry,
     vdev: Option<VdevHandle<MirrorDevice>>,
@@ -124,6 +126,7 @@ impl Driver {
             members: parts.assembly.members,
             opened: parts.opened,
             persisting: Default::default(),
+            failed: Default::default(),
             policy: parts.policy,
             geometry: parts.geometry,
             vdev: None,
@@ -257,8 +260,11 @@ impl Driver {
                     let _ = reply.send(result.map_err(|refusal| self.refused(refusal.to_string())));
                 }
             }
-            Command::RemoveMember { member, reply } => {
+            Command::RemoveMember { member, failed, reply } => {
                 let result = self.core.handle(Event::RemoveMember { member }, &mut self.actions);
+                self.failed[member.get()] |= failed && result.is_ok();
+                // Whoever asked looks at the status next.
+                self.publish();
                 let _ = reply.send(result.map_err(|refusal| self.refused(refusal.to_string())));
             }
             Command::AddMember { opened, reply } => self.add_member(opened, reply).await,
@@ -405,7 +411,8 @@ impl Driver {
         }
         let open = self.opened[member.get()].take().map(|opened| opened.open.clone());
         let mode = self.core.status().members[member.get()];
-        let failed = !matches!(mode, Some(MemberMode::Err(OutReason::Removed)));
+        let reported = std::mem::take(&mut self.failed[member.get()]);
+        let failed = reported || !matches!(mode, Some(MemberMode::Err(OutReason::Removed)));
         let events = self.events.0.clone();
         let closing = open.map(|open| self.host.close(open, failed));
         self.tokio.spawn(async move {

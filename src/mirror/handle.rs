@@ -197,12 +197,21 @@ impl Mirror {
 
     /// Takes a member out. Refused for the last one in sync.
     pub async fn remove_member(&self, replica: &ReplicaName) -> Result<()> {
+        self.take_out(replica, false).await
+    }
+
+    /// As [`Self::remove_member`], one that failed something else than an I/O, so that its node is asked for nothing more.
+    pub async fn expel_member(&self, replica: &ReplicaName) -> Result<()> {
+        self.take_out(replica, true).await
+    }
+
+    async fn take_out(&self, replica: &ReplicaName, failed: bool) -> Result<()> {
         let status = self.status();
         let Some(member) = status.member(replica).map(|member| member.place) else {
             return Err(Error::not_found("replica", replica));
         };
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::RemoveMember { member, reply }, answer).await
+        self.ask(Command::RemoveMember { member, failed, reply }, answer).await
     }
 
     /// Takes in a replica that is to be rebuilt. From its answer on it gets every write and serves no read; its place in

@@ -1,9 +1,14 @@
 //! What a disk that was just loaded has: its replicas, found again, and what an interrupted revert or rebuild
 //! left, set right.
 
+use std::sync::Arc;
+
+use futures::future::join_all;
+
 use super::Replicas;
 use super::clone;
 use super::instance::Replica;
+use super::record::ReplicaRecord;
 use super::snapshot::is_reverts;
 use super::store::{Store, Survey};
 use super::tree::replicas_in;
@@ -28,6 +33,7 @@ impl Replicas {
             tracing::error!(disk = %disk.name(), %error, "which replicas ran cannot be read; none is started");
             Vec::new()
         });
+        let mut starts = Vec::new();
         for name in replicas_in(&survey) {
             let (changes, events) = (self.changes().clone(), self.telemetry().events.clone());
             let found = Replica::new(name.clone(), disk.clone(), store.clone(), changes, events);
@@ -46,12 +52,19 @@ impl Replicas {
                 continue;
             }
             tracing::info!(replica = %name, disk = %disk.name(), "replica found");
-            if let Some(record) = running.iter().find(|record| record.name == name && record.disk == disk.uuid()) {
-                self.start_again(&mut found.turn().await?, record).await;
-            }
-            self.clear_leftovers(&found);
-            tokio::spawn(async move { clone::clear(&found).await });
+            let record = running.iter().find(|record| record.name == name && record.disk == disk.uuid());
+            starts.push(self.take_up(found, record));
         }
+        // At the same time, as each waits for the disk's flush.
+        join_all(starts).await.into_iter().collect()
+    }
+
+    async fn take_up(&self, found: Arc<Replica>, record: Option<&ReplicaRecord>) -> Result<()> {
+        if let Some(record) = record {
+            self.start_again(&mut found.turn().await?, record).await;
+        }
+        self.clear_leftovers(&found);
+        tokio::spawn(async move { clone::clear(&found).await });
         Ok(())
     }
 }

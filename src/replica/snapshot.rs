@@ -6,6 +6,7 @@ use super::attributes::{self, key_of, now_text, text_value};
 use super::clone::list;
 use super::instance::Turn;
 use super::serving::Serving;
+use crate::faults::{self, Point};
 use crate::name::{LvolName, SnapshotName};
 use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
@@ -197,18 +198,21 @@ impl Turn<'_> {
                 format!("{size} is less than the {now} bytes it has; it never shrinks"),
             ));
         }
-        let grown = match replica.store.grow(&replica.head(), size).await {
-            Ok(()) => match &self.work.serving {
-                Some(serving) => Serving::resize(serving).await,
-                None => Ok(()),
-            },
-            Err(error) => Err(error),
-        };
-        let durable = match grown {
-            Ok(()) => replica.disk.flush().await,
-            Err(error) => Err(error),
-        };
-        self.settle(durable).await
+        let grown = self.grow_head(size).await;
+        self.settle(grown).await
+    }
+
+    /// Durable before anybody is told: what is written to the new range must not lie beyond the end after a crash.
+    async fn grow_head(&self, size: u64) -> Result<()> {
+        let replica = self.replica;
+        faults::pass(Point::ReplicaGrows).await?;
+        replica.store.grow(&replica.head(), size).await?;
+        faults::pass(Point::ReplicaGrown).await?;
+        replica.disk.flush().await?;
+        match &self.work.serving {
+            Some(serving) => Serving::resize(serving).await,
+            None => Ok(()),
+        }
     }
 
     /// After an operation: what is on the disk is shown whatever came of it, and an error is the caller's to know. The

@@ -7,7 +7,8 @@
 //! never attach a volume of this process (`spdk-versions` §8, 2 and 3). A controller whose peer died is reset at
 //! every poll of its admin queue until it is detached, so detach it soon.
 //!
-//! A namespace that grows at the peer is seen within one admin poll: its openers get a resize event.
+//! A namespace that grows at a TCP peer is seen when it is asked for ([`read_size`]): its openers get a resize event. The peer's own
+//! notices are turned off, as SPDK waits for the peer in a loop when it gets one.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use super::base;
+use super::bdev::Geometry;
 use super::completion::{self, Slot};
 use super::control::OnControl;
 use super::errno::{Errno, SpdkError};
@@ -26,7 +28,7 @@ use crate::name::{BdevName, HostPort, NameError, NonEmpty, Nqn};
 pub struct NvmeOptions {
     /// Retries of a failed command by the PCIe driver; TCP has none.
     pub retry_count: u32,
-    /// Period of admin polls: how soon a resize is seen and, on 20.07, how often a lost peer is tried.
+    /// Period of admin polls: how soon an answer to a question is seen and, on 20.07, how often a lost peer is tried.
     pub admin_poll: Duration,
     /// Keep-alive of connections; 20.07 has its own 10 s.
     pub keep_alive: Duration,
@@ -184,6 +186,22 @@ pub fn is_attached(_on: OnControl, controller: &BdevName) -> bool {
     let name = text::to_c(controller.as_str());
     // SAFETY: on the control thread; the name is read during the call only.
     unsafe { sys::cs_nvme_is_attached(name.as_ptr()) }
+}
+
+/// Asks a TCP peer how large its namespace is now, and gives the controller's bdev that size if it has grown. Returns the bdev's
+/// size. Waits for as long as the controller does: the caller has a limit, and detaches a peer that does not answer.
+pub async fn read_size(on: OnControl, controller: &BdevName, bdev: &BdevName) -> Result<Geometry, SpdkError> {
+    let (name, c_bdev) = (text::to_c(controller.as_str()), text::to_c(bdev.as_str()));
+    completion::done(|cb, arg| {
+        // SAFETY: on the control thread; both names are copied or read during the call only.
+        unsafe { sys::cs_nvme_read_size(name.as_ptr(), c_bdev.as_ptr(), cb, arg) }
+    })
+    .await
+    .map_err(|errno| match errno {
+        Errno::ENODEV => SpdkError::no_such("NVMe controller", controller),
+        errno => SpdkError::failed("reading the size", object(controller), errno),
+    })?;
+    Ok(base::info(on, bdev)?.geometry)
 }
 
 /// A wrong answer of SPDK's, for tests of what stands above.

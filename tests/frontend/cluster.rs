@@ -33,7 +33,7 @@ impl Cluster {
     pub async fn start_with(count: usize, change: impl Fn(NodeOptions) -> NodeOptions) -> Self {
         let mut nodes = Vec::new();
         let mut disks = Vec::new();
-        for name in ["a", "b"].into_iter().take(count) {
+        for name in ["a", "b", "c"].into_iter().take(count) {
             let node = Node::start(change(NodeOptions::named(name))).await;
             let disk = Disk::create(node.directory(), "disk.img", DISK_BYTES);
             let request = wire::DiskCreateRequest {

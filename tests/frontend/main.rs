@@ -8,5 +8,6 @@ mod contract;
 mod delegation;
 mod membership;
 mod restart;
+mod restart_host;
 mod suspend;
 mod switch_over;

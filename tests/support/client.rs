@@ -36,6 +36,24 @@ impl Client {
         Self { initiator, random: Random::from_clock(), size, expected: BTreeMap::new(), slowest: Duration::ZERO }
     }
 
+    /// A client of a volume that holds `image`.
+    pub async fn with_image(engine: &wire::Engine, image: Vec<u8>) -> Self {
+        let mut client = Self::of(engine, image.len() as u64).await;
+        let pieces = image.chunks(PIECE).enumerate();
+        client.expected = pieces.map(|(piece, data)| ((piece * PIECE) as u64, data.to_vec())).collect();
+        client
+    }
+
+    /// Its connection.
+    pub fn initiator(&self) -> &Initiator {
+        &self.initiator
+    }
+
+    /// The volume has another size from now on.
+    pub fn resize(&mut self, size: u64) {
+        self.size = size;
+    }
+
     /// Writes some pieces, a flush, and reads some: none may fail.
     pub async fn work(&mut self) {
         for _ in 0..8 {

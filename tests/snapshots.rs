@@ -1,0 +1,13 @@
+//! Snapshots of a volume that clients use, from outside: deleted in the middle of the chain, counted, and on a disk that is full.
+
+mod support;
+
+// A part of what the restores' tests need.
+#[allow(dead_code)]
+#[path = "disaster_recovery/cluster.rs"]
+mod cluster;
+
+#[path = "snapshots/chain.rs"]
+mod chain;
+#[path = "snapshots/limits.rs"]
+mod limits;
