@@ -30,9 +30,10 @@ use crate::telemetry::Events;
 use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
-use bring_up::{BringUp, blocking, host_path};
+use bring_up::{BringUp, blocking};
 use record::Records;
 
+pub(crate) use bring_up::host_path;
 pub use flush::FlushHandle;
 pub use handle::{Disk, DiskHold};
 pub use info::{DiskInfo, DiskState, StoreInfo};
@@ -55,7 +56,7 @@ struct Shared {
     records: Records,
     changes: Changes,
     events: Events,
-    observer: OnceLock<Arc<dyn DiskObserver>>,
+    observers: OnceLock<Vec<Arc<dyn DiskObserver>>>,
     entries: Mutex<BTreeMap<DiskName, Entry>>,
     /// Bring-ups and take-downs go one at a time.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -86,17 +87,21 @@ impl Disks {
             records: Records::new(state_dir),
             changes: Changes::new(),
             events,
-            observer: OnceLock::new(),
+            observers: OnceLock::new(),
             entries: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
         }))
     }
 
-    /// Sets who is told of disks first. Once, before any disk is created.
-    pub fn observe(&self, observer: Arc<dyn DiskObserver>) {
-        if self.0.observer.set(observer).is_err() {
-            tracing::error!("the disks have an observer already");
+    /// Sets who is told of disks first, in this order. Once, before any disk is created.
+    pub fn observe(&self, observers: Vec<Arc<dyn DiskObserver>>) {
+        if self.0.observers.set(observers).is_err() {
+            tracing::error!("the disks have observers already");
         }
+    }
+
+    fn observers(&self) -> impl Iterator<Item = &Arc<dyn DiskObserver>> {
+        self.0.observers.get().into_iter().flatten()
     }
 
     /// Announces every change of a disk's state.
@@ -246,13 +251,13 @@ impl Disks {
         let name = disk.name().clone();
         disk.close()?;
         self.set(&name, Entry::Deleting(disk.clone()));
-        if let Some(observer) = self.0.observer.get() {
+        for observer in self.observers() {
             observer.unloading(disk.clone()).await;
         }
         if let Err(error) = bring_up::unload(&disk).await {
             tracing::error!(disk = %name, %error, "a disk could not be unloaded, and is used further");
             disk.reopen();
-            if let Some(observer) = self.0.observer.get() {
+            for observer in self.observers() {
                 observer.loaded(disk.clone()).await;
             }
             self.set(&name, Entry::Ready(disk));
@@ -308,7 +313,7 @@ impl Disks {
             bring_up::let_go(&disk).await?;
             return Err(error);
         }
-        if let Some(observer) = self.0.observer.get() {
+        for observer in self.observers() {
             observer.loaded(disk.clone()).await;
         }
         Ok(disk)

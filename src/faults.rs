@@ -94,6 +94,16 @@ pub enum Point {
     CloneHeadExchanged,
     /// The data of a linked clone is deleted, its entry point not yet.
     CloneDeleted,
+    /// A backing image has what it is to be written to; nothing was copied.
+    ImageBegun,
+    /// All bytes of a backing image are copied and flushed, none was read back.
+    ImageCopied,
+    /// A backing image is what its checksum says; nothing tells so.
+    ImageVerified,
+    /// How the making of a backing image ended is stored with what it was written to.
+    ImageRecorded,
+    /// A backing image is there; what it was written to is so too.
+    ImageTaken,
 }
 
 impl Point {
@@ -132,6 +142,11 @@ impl Point {
             Self::CloneCopied => "clone-copied",
             Self::CloneHeadExchanged => "clone-head-exchanged",
             Self::CloneDeleted => "clone-deleted",
+            Self::ImageBegun => "image-begun",
+            Self::ImageCopied => "image-copied",
+            Self::ImageVerified => "image-verified",
+            Self::ImageRecorded => "image-recorded",
+            Self::ImageTaken => "image-taken",
         }
     }
 

@@ -11,6 +11,7 @@ mod shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backing_image::BackingImages;
 use crate::changes::Changes;
 use crate::config::{NodeConfig, choice};
 use crate::disk::Disks;
@@ -56,6 +57,8 @@ pub struct Node {
     pub config: NodeConfig,
     /// Disks.
     pub disks: Disks,
+    /// Backing images on them.
+    pub backing_images: BackingImages,
     /// Replicas on them.
     pub replicas: Replicas,
     /// Volumes served here.
@@ -160,6 +163,16 @@ impl Node {
         let peers = Peers::new(peer_port, peer_limits, credentials);
         let replicas =
             Replicas::new(control.clone(), disks.clone(), ports.clone(), peers.clone(), &config, telemetry.clone());
+        let (images_peers, images_ports) = (peers.clone(), ports.clone());
+        let backing_images = BackingImages::new(
+            control.clone(),
+            disks.clone(),
+            images_ports,
+            images_peers,
+            &config,
+            telemetry.events.clone(),
+        );
+        disks.observe(vec![Arc::new(backing_images.clone()), Arc::new(replicas.clone())]);
         let restores = config.limits.restores.get();
         let context = EngineContext {
             control,
@@ -186,7 +199,19 @@ impl Node {
             events: telemetry.events.clone(),
         };
         let frontends = EngineFrontends::new(frontends, &config.state_dir);
-        Ok(Self { config, disks, replicas, engines, frontends, telemetry, logs, stopping, environment, started })
+        Ok(Self {
+            config,
+            disks,
+            backing_images,
+            replicas,
+            engines,
+            frontends,
+            telemetry,
+            logs,
+            stopping,
+            environment,
+            started,
+        })
     }
 
     /// Takes everything down in order; what cannot be is logged and left to the end of the process.
@@ -196,6 +221,7 @@ impl Node {
             self.frontends.stop_all().await;
             self.engines.stop_all().await;
             self.replicas.stop_all().await;
+            self.backing_images.stop_all().await;
             self.disks.unload_all().await;
         };
         if tokio::time::timeout(limit, engines).await.is_err() {

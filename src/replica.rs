@@ -3,6 +3,7 @@
 //! - [`view`]: a replica as it is shown. [`tree`]: which lvols are a replica's, and how they hang together (pure).
 //! - [`instance`]: one replica, its published view and its turn-taking. [`lifecycle`], [`snapshot`], [`attribute`]: its
 //!   operations. [`discover`]: replicas found again on a disk. `record`: which of them run.
+//! - [`base`]: what a chain stands on.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
 //!   replica has. [`pace`]: how fast a rebuild is written.
@@ -48,7 +49,7 @@ use uuid::Uuid;
 use crate::changes::Changes;
 use crate::config::NodeConfig;
 use crate::disk::{Disk, DiskObserver, Disks, FlushHandle};
-use crate::name::{BdevName, DiskName, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, BdevName, DiskName, ReplicaName, SnapshotName};
 use crate::peer::Peers;
 use crate::ports::Ports;
 use crate::record::Records;
@@ -82,6 +83,8 @@ pub struct ReplicaRequest {
     pub spec_size: u64,
     /// How many data ports it gets, the first for its export.
     pub port_count: NonZeroU16,
+    /// The backing image that a new one stands on; one that is there already must stand on this one if it is given.
+    pub backing_image: Option<BackingImageName>,
 }
 
 /// A disk, by either of its identities.
@@ -124,8 +127,8 @@ struct Shared {
 }
 
 impl Replicas {
-    /// Replicas on `disks`, reached at the node's data address on `ports`. They are found when their disk is loaded, so
-    /// call this before any disk is. Replicas of other nodes are reached by `peers`.
+    /// Replicas on `disks`, reached at the node's data address on `ports`. They are found when their disk is loaded, which
+    /// they must observe ([`Disks::observe`]). Replicas of other nodes are reached by `peers`.
     pub fn new(
         control: Control,
         disks: Disks,
@@ -156,7 +159,6 @@ impl Replicas {
             stopping: AtomicBool::new(false),
             records: Records::new(&config.state_dir),
         }));
-        disks.observe(Arc::new(replicas.clone()));
         replicas
     }
 
@@ -180,7 +182,7 @@ impl Replicas {
         let replicas = self.clone();
         detached(async move {
             let mut turn = replica.turn().await?;
-            let started = replicas.start(&mut turn, spec_size, request.port_count).await;
+            let started = replicas.start(&mut turn, spec_size, &request).await;
             if started.is_err() && is_new {
                 turn.work.gone = true;
                 replicas.forget(&replica);

@@ -2,12 +2,13 @@
 //!
 //! - [`server`]: listeners, limits of connections, shutdown. [`call_log`]: a log line and a count for every call.
 //! - [`panics`]: what a bug in a handler costs. [`gate`]: what is answered before the node is ready and when it stops. `health`: the standard service of that name.
-//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`replica`], [`rebuild`], [`clone`], [`hash`],
-//!   [`engine`], [`frontend`], [`log`]: the calls, from parsed fields to answers. [`convert`]: answers as messages.
-//!   `checksum`, `events`, `until_stop`: those that stream.
+//! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`backing_image`], [`replica`], [`rebuild`],
+//!   [`clone`], [`hash`], [`engine`], [`frontend`], [`log`]: the calls, from parsed fields to answers. [`convert`]: answers as
+//!   messages. `checksum`, `verify`, `events`, `until_stop`: those that stream.
 //!
 //! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
 
+pub mod backing_image;
 pub mod call_log;
 mod checksum;
 pub mod clone;
@@ -27,3 +28,4 @@ pub mod replica;
 pub mod server;
 pub mod spdk_service;
 mod until_stop;
+mod verify;

@@ -130,6 +130,7 @@ fn request(name: &str, path: &Path) -> DiskRequest {
 
 fn replica_request(replica: &str, disk: &str, mib: u64) -> ReplicaRequest {
     ReplicaRequest {
+        backing_image: None,
         name: ReplicaName::parse(replica).unwrap(),
         disk: DiskChoice::Name(DiskName::parse(disk).unwrap()),
         spec_size: mib * MIB,

@@ -32,7 +32,7 @@ pub(super) struct BringUp {
 }
 
 /// The path that is really opened.
-pub(super) fn host_path(prefix: Option<&PathBuf>, path: &Path) -> PathBuf {
+pub(crate) fn host_path(prefix: Option<&PathBuf>, path: &Path) -> PathBuf {
     match prefix {
         // Joining an absolute path would replace the prefix.
         Some(prefix) => prefix.join(path.strip_prefix("/").unwrap_or(path)),

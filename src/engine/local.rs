@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use super::attach::LocalHead;
 use super::backend::{
     Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
+    StandsOn,
 };
 use super::context::{LocalReplica, LocalReplicas};
 use crate::disk::FlushHandle;
@@ -210,6 +211,11 @@ fn describe(view: &ReplicaView) -> ReplicaDescription {
         rebuilding: view.rebuilding,
         linked: view.linked.clone(),
         cloned: view.clone_usage.keys().cloned().collect(),
+        backing_image: view.backing_image.clone().map(|name| StandsOn {
+            name,
+            lvs_uuid: view.lvs_uuid,
+            lvs_name: view.lvs_name.clone(),
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Asking every replica, before any is opened, what it has and what it durably knows; and making good what a restore
 //! that was cut short has left.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -34,6 +35,7 @@ impl Probes {
         let mut probes = Self(join_all(probes).await);
         probes.refuse_not_cloned();
         probes.require_one(engine)?;
+        probes.require_one_base(engine)?;
         Ok(probes)
     }
 
@@ -48,6 +50,18 @@ impl Probes {
                 *result = Err(Error::precondition(format!("replica {}", path.replica), problem));
             }
         }
+    }
+
+    /// What was never written must read alike on all.
+    fn require_one_base(&self, engine: &Engine) -> Result<()> {
+        let bases: BTreeSet<_> =
+            self.answered().map(|probed| probed.standing.description.backing_image_name()).collect();
+        if bases.len() <= 1 {
+            return Ok(());
+        }
+        let words: Vec<_> = bases.iter().map(|base| base.map_or("none", |name| name.as_str())).collect();
+        let problem = format!("its replicas stand on different backing images: {}", words.join(", "));
+        Err(Error::precondition(engine.object(), problem))
     }
 
     /// A restore that was cut short left a mixture. Where every replica that is up to date has the point before it, they

@@ -10,6 +10,7 @@
 //! published together, after every proof.
 
 mod account;
+mod base;
 pub mod job;
 pub mod marker;
 mod point;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::clone::{CloneMark, EntryMark};
+use crate::backing_image::ImageRecord;
 use crate::name::{LvolAlias, ReplicaName, SnapshotName};
 use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrChange, XattrName, XattrValue};
 use crate::spdk::{OnControl, SpdkError, lvol};
@@ -14,7 +15,7 @@ pub(super) const USER_CREATED: &str = "user_created";
 /// Longhorn's time of a snapshot, the same on all replicas.
 pub(super) const SNAPSHOT_TIMESTAMP: &str = "snapshot_timestamp";
 /// The full name of the replica that an lvol of ours belongs to.
-pub(super) const REPLICA: &str = "corriente.replica";
+pub(super) const REPLICA: &str = crate::backing_image::REPLICA;
 /// The full name of a snapshot of ours; its lvol's name may be a shortened one.
 pub(super) const SNAPSHOT: &str = "corriente.snapshot";
 /// When the lvol was made. SPDK 20.07 does not keep that.
@@ -58,6 +59,8 @@ pub(super) struct Attributes {
     pub(super) checksum_found: Option<u64>,
     pub(super) entry_point: Option<EntryMark>,
     pub(super) cloned: Option<CloneMark>,
+    /// The lvol is a backing image, or becomes one.
+    pub(super) image: Option<ImageRecord>,
 }
 
 impl Attributes {
@@ -80,6 +83,7 @@ impl Attributes {
             checksum_found: text(CHECKSUM_FOUND)?.and_then(|number| number.parse().ok()),
             entry_point: text(ENTRY_POINT)?.and_then(|text| serde_json::from_str(&text).ok()),
             cloned: text(CLONED)?.and_then(|text| serde_json::from_str(&text).ok()),
+            image: ImageRecord::read(on, alias)?,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What a replica's chain stands on: nothing, or an lvol that is not the replica's and never changes.
 
-use crate::name::LvolName;
+use crate::name::{BackingImageName, LvolName};
 
 /// What the oldest lvols of a replica are based on, as the store tells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -8,6 +8,13 @@ pub(super) enum Base {
     /// Nothing: what was never written reads as zeroes.
     #[default]
     Nothing,
+    /// A backing image of the same store: what was never written reads as the image has it.
+    BackingImage {
+        /// The image.
+        name: BackingImageName,
+        /// Its lvol.
+        lvol: LvolName,
+    },
     /// The entry point of a linked clone, in the same store: what was never written reads as the source's snapshot has it.
     EntryPoint {
         /// Its lvol, a snapshot above one of the source replica.
@@ -20,7 +27,15 @@ impl Base {
     pub(super) fn lvol(&self) -> Option<&LvolName> {
         match self {
             Self::Nothing => None,
-            Self::EntryPoint { lvol } => Some(lvol),
+            Self::BackingImage { lvol, .. } | Self::EntryPoint { lvol } => Some(lvol),
+        }
+    }
+
+    /// The backing image, if it is one.
+    pub(super) fn backing_image(&self) -> Option<&BackingImageName> {
+        match self {
+            Self::BackingImage { name, .. } => Some(name),
+            Self::Nothing | Self::EntryPoint { .. } => None,
         }
     }
 }

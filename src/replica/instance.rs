@@ -86,6 +86,7 @@ impl Replica {
             cloned: None,
             interrupted: None,
             clone_usage: Default::default(),
+            backing_image: None,
         };
         Arc::new(Self {
             name,
@@ -195,6 +196,7 @@ impl Turn<'_> {
             view.interrupted = tree.interrupted.clone();
             let used = tree.clones.iter().filter(|(_, clones)| !clones.is_empty());
             view.clone_usage = used.map(|(snapshot, clones)| (snapshot.clone(), clones.len())).collect();
+            view.backing_image = tree.base.backing_image().cloned();
             view.ports = self.work.serving.as_ref().map(Serving::address);
         });
         self.work.tree = tree;

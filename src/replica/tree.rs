@@ -104,6 +104,7 @@ impl Tree {
             tree.snapshots.insert(name.clone(), Node { lvol, children, checksum, view });
         }
         tree.head = head.map(|facts| finder.view(facts, &names, lvols, false));
+        tree.base = finder.base(in_place, &names);
         tree
     }
 
@@ -185,9 +186,7 @@ impl<'a> Finder<'a> {
         let mut ancestors = BTreeSet::new();
         let mut next = self.by_name.get(&self.head).and_then(|head| head.parent.as_ref());
         while let Some(facts) = next.and_then(|name| self.by_name.get(name)) {
-            // A backing image, and the entry point of a linked clone, are below the replica, not of it.
-            let is_image = facts.lvol.as_str().starts_with("bi-");
-            if is_image || as_base(facts).is_some() || !ancestors.insert(&facts.lvol) {
+            if as_base(facts).is_some() || !ancestors.insert(&facts.lvol) {
                 break;
             }
             next = facts.parent.as_ref();
@@ -237,9 +236,13 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// The entry point of a linked clone is below the replica, not of it.
+/// A backing image, and the entry point of a linked clone, are below a replica, not of it.
 fn as_base(facts: &LvolFacts) -> Option<Base> {
-    mark_of(facts).map(|_| Base::EntryPoint { lvol: facts.lvol.clone() })
+    let lvol = facts.lvol.clone();
+    match &facts.attributes.image {
+        Some(image) => Some(Base::BackingImage { name: image.name.clone(), lvol }),
+        None => mark_of(facts).map(|_| Base::EntryPoint { lvol }),
+    }
 }
 
 /// A snapshot whose name is lost still has to be seen and deleted by one.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use uuid::Uuid;
 
 use super::clone::{CloneMark, EntryMark};
-use crate::name::{LvsName, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotName};
 
 /// Where a replica is in its life (`engine-behaviour` §1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +112,8 @@ pub struct ReplicaView {
     pub interrupted: Option<CloneMark>,
     /// How many linked clones its snapshots have; only of those that have any.
     pub clone_usage: BTreeMap<SnapshotName, usize>,
+    /// The backing image that the chain stands on.
+    pub backing_image: Option<BackingImageName>,
 }
 
 impl ReplicaView {

@@ -69,7 +69,7 @@ pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
         }),
         clone_snapshot_usage: view.clone_usage.iter().map(|(name, count)| (name.to_string(), number(*count))).collect(),
         uuid: view.head.as_ref().map(|head| head.uuid.to_string()).unwrap_or_default(),
-        ..Default::default()
+        backing_image_name: view.backing_image.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::name::{LvsName, ReplicaName, SnapshotName};
+    use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotName};
     use crate::replica::ReplicaState;
 
     #[test]
@@ -140,10 +140,15 @@ mod tests {
             ports: None,
             head: Some(layer(Some(&snapshot), &[])),
             snapshots: BTreeMap::from([(snapshot, layer(None, &[Child::Head]))]),
+            linked: None,
+            cloned: None,
+            interrupted: None,
+            clone_usage: BTreeMap::new(),
+            backing_image: Some(BackingImageName::parse("parrot").unwrap()),
         });
         let replica = replica(&view);
         assert_eq!((replica.ip.as_str(), replica.port_start, replica.state.as_str()), ("", 0, "stopped"));
-        assert_eq!(replica.actual_size, 2 << 20);
+        assert_eq!((replica.actual_size, replica.backing_image_name.as_str()), (2 << 20, "parrot"));
         let head = replica.head.unwrap();
         assert_eq!((head.name.as_str(), head.parent.as_str()), ("volume-head", "s1"));
         assert_eq!(replica.snapshots["s1"].name, "s1");

@@ -6,7 +6,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::engine::mode;
-use super::{checksum, events};
+use super::{checksum, events, verify};
 use crate::engine::instance::Engine;
 use crate::error::Error;
 use crate::mirror::core::Locality;
@@ -72,6 +72,14 @@ impl CorrienteService for CorrienteServer {
         let request = request.into_inner();
         let engine = self.engine(&request.engine_name)?;
         Ok(Response::new(checksum::start(&engine, &request, &self.node.stopping)?))
+    }
+
+    async fn backing_image_verify(
+        &self,
+        request: Request<own::BackingImageVerifyRequest>,
+    ) -> Result<Response<BoxStream<own::BackingImageVerifyResponse>>, Status> {
+        let images = &self.node.backing_images;
+        Ok(Response::new(verify::start(images, &request.into_inner(), &self.node.stopping).await?))
     }
 
     async fn events(&self, request: Request<own::EventsRequest>) -> Result<Response<BoxStream<own::Event>>, Status> {

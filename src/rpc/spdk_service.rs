@@ -7,7 +7,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::until_stop::until_stop;
-use super::{clone, disk, engine, frontend, hash, log, rebuild, replica};
+use super::{backing_image, clone, disk, engine, frontend, hash, log, rebuild, replica};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -483,6 +483,40 @@ impl SpdkService for SpdkServer {
 
     async fn engine_frontend_watch(&self, _: Request<()>) -> Answer<Watch> {
         Ok(self.watch(self.node.frontends.changes()))
+    }
+
+    async fn backing_image_create(
+        &self,
+        request: Request<wire::BackingImageCreateRequest>,
+    ) -> Answer<wire::BackingImage> {
+        answer(backing_image::create(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_delete(&self, request: Request<wire::BackingImageDeleteRequest>) -> Answer<()> {
+        answer(backing_image::delete(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_get(&self, request: Request<wire::BackingImageGetRequest>) -> Answer<wire::BackingImage> {
+        answer(backing_image::get(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_list(&self, _: Request<()>) -> Answer<wire::BackingImageListResponse> {
+        answer(backing_image::list(&self.node.backing_images).await)
+    }
+
+    async fn backing_image_watch(&self, _: Request<()>) -> Answer<Watch> {
+        Ok(self.watch(self.node.backing_images.changes()))
+    }
+
+    async fn backing_image_expose(
+        &self,
+        request: Request<wire::BackingImageGetRequest>,
+    ) -> Answer<wire::BackingImageExposeResponse> {
+        answer(backing_image::expose(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_unexpose(&self, request: Request<wire::BackingImageGetRequest>) -> Answer<()> {
+        answer(backing_image::unexpose(&self.node.backing_images, request.into_inner()).await)
     }
 
     async fn version_detail_get(&self, _: Request<()>) -> Answer<wire::VersionDetailGetReply> {

@@ -63,7 +63,7 @@ pub async fn run(options: CloneOptions, context: &Context) -> Result<(), Failure
         let problem = format!("volume {} has no snapshot {}", options.source, options.snapshot);
         return Err(Failure::new(Exit::NotFound, problem));
     }
-    let volume = NewVolume::of(&options.name, source.spec_size)?;
+    let volume = NewVolume::of(&options.name, source.spec_size, None)?;
     refuse_existing(&server, &volume).await?;
     let mut pairs = Vec::new();
     match clone(&options, &volume, &source, &server, context, &mut pairs).await {

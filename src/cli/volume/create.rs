@@ -7,7 +7,7 @@ use super::super::exit::{Exit, Failure};
 use super::super::output::fields;
 use super::super::{disk, engine, replica};
 use crate::config::ByteSize;
-use crate::name::{DiskName, EngineName, HostPort, ReplicaName, VolumeName};
+use crate::name::{BackingImageName, DiskName, EngineName, HostPort, ReplicaName, VolumeName};
 use crate::wire::spdkrpc::{Engine, EngineCreateRequest};
 
 pub(super) const EXAMPLES: &str = "\
@@ -29,6 +29,9 @@ pub struct CreateOptions {
     /// The disk for the replica on each node; needed where a node has more than one
     #[arg(long)]
     disk: Option<DiskName>,
+    /// The image that the replicas stand on; every disk that gets one must have it
+    #[arg(long, value_name = "IMAGE")]
+    backing_image: Option<BackingImageName>,
     /// How a host reaches the volume; none for a volume that is restored into
     #[arg(long, default_value = "spdk-tcp-nvmf")]
     frontend: Frontend,
@@ -46,20 +49,21 @@ pub(super) struct NewVolume<'a> {
     name: &'a VolumeName,
     pub(super) engine: EngineName,
     bytes: u64,
+    image: Option<&'a BackingImageName>,
 }
 
 impl<'a> NewVolume<'a> {
-    /// Of that name and size.
-    pub(super) fn of(name: &'a VolumeName, bytes: u64) -> Result<Self, Failure> {
+    /// Of that name and size, on that backing image.
+    pub(super) fn of(name: &'a VolumeName, bytes: u64, image: Option<&'a BackingImageName>) -> Result<Self, Failure> {
         let engine = EngineName::parse(&format!("{name}-e-0")).map_err(|error| refused("engine", error))?;
-        Ok(Self { name, engine, bytes })
+        Ok(Self { name, engine, bytes, image })
     }
 }
 
 /// Does it.
 pub async fn run(options: CreateOptions, context: &Context) -> Result<(), Failure> {
     let server = context.server().await?;
-    let volume = NewVolume::of(&options.name, options.size.bytes())?;
+    let volume = NewVolume::of(&options.name, options.size.bytes(), options.backing_image.as_ref())?;
     let mut made = Vec::new();
     match create(&options, &volume, &server, context, &mut made).await {
         Ok(engine) => context.printer.show(&engine, |engine| {
@@ -144,7 +148,7 @@ pub(super) async fn create_replica(
     // The name that a node finds again after a restart (`engine-behaviour` §1.2).
     let name = format!("{}-r-{:08x}", volume.name, rand::random::<u32>());
     let name = ReplicaName::parse(&name).map_err(|error| refused("replica", error))?;
-    let created = replica::create(&node, &name, &disk, volume.bytes, replica::PORT_COUNT).await;
+    let created = replica::create(&node, &name, &disk, volume.bytes, replica::PORT_COUNT, volume.image).await;
     let address = created.and_then(|replica| {
         HostPort::parse(&format!("{}:{}", replica.ip, replica.port_start))
             .map_err(|error| Failure::failed(format!("{} gave replica {name} no address: {error}", node.address)))

@@ -198,6 +198,7 @@ impl Engine {
             );
             return Err(Error::invalid("backup_url", problem));
         }
+        self.check_base(&summary.volume_backing_image_name).await?;
         let snapshot = SnapshotName::parse(&summary.snapshot_name).ok();
         let store = crate::backup::store::VolumeStore::new(target, request.url.volume.clone());
         let lock = VolumeLock::acquire(store, LockKind::CreateRestore, &LockSettings::default()).await?;
@@ -206,6 +207,7 @@ impl Engine {
             engine: self.clone(),
             backup: backup.clone(),
             snapshot,
+            backing_image: summary.volume_backing_image_name,
             lock,
             workers: request.workers.unwrap_or(self.context.limits.restore_workers).max(1),
             progress: Arc::new(Progress::default()),

@@ -60,14 +60,7 @@ impl Turn<'_> {
             serving.stop().await?;
         }
         let next = next_head_name()?;
-        let size = replica.view().spec_size;
-        match base.lvol() {
-            Some(base) => {
-                replica.store.clone_of(base, &next).await?;
-                replica.store.grow(&next, size).await?;
-            }
-            None => replica.store.create(&next, size).await?,
-        }
+        replica.store.create_on(base, &next, replica.view().spec_size).await?;
         let mut marks = carried;
         marks.extend([
             setting(attributes::REPLICA, replica.name.as_str())?,

@@ -120,7 +120,10 @@ impl Turn<'_> {
                 let lvol = clone::ensure_entry_point(replica, linked, &mark.snapshot).await?;
                 (Some(turn), Base::EntryPoint { lvol })
             }
-            None => (None, Base::Nothing),
+            None => match &self.work.tree.base {
+                image @ Base::BackingImage { .. } => (None, image.clone()),
+                Base::Nothing | Base::EntryPoint { .. } => (None, Base::Nothing),
+            },
         };
         let begun = async {
             self.rebuild_break_off().await?;
@@ -172,9 +175,11 @@ impl Turn<'_> {
     async fn rebuild_prepare(&mut self, wanted: &RebuildSnapshot, fast_sync: bool) -> Result<Option<CopyOrder>> {
         self.refresh().await?;
         let replica = self.replica;
+        // A root stands on what the replica stands on, and has clusters of its own only.
+        let base = self.work.tree.base.clone();
         let parent = match &wanted.parent {
             Some(parent) => Some(self.lvol_of(parent)?),
-            None => self.work.tree.base.lvol().cloned(),
+            None => base.lvol().cloned(),
         };
         let reused = reusable(wanted, parent.as_ref(), &self.work.tree.expired, fast_sync);
         let reused = reused.map(|facts| facts.lvol.clone());
