@@ -16,6 +16,7 @@ pub mod engine;
 pub mod exit;
 pub mod frontend;
 pub mod node;
+pub mod orphan;
 pub mod output;
 pub mod replica;
 pub mod restore;

@@ -37,6 +37,8 @@ pub enum Point {
     AttachEmptyName,
     /// A flush of any disk of the node.
     DiskFlush,
+    /// A disk's lvstore is put away, and its device is about to be let go of.
+    DiskLetGo,
     /// A write, an unmap or a write of zeroes to any replica of the node.
     ReplicaWrite,
     /// A volume's snapshot is about to be taken on a replica; passed once for each, those of the node first.
@@ -114,6 +116,7 @@ impl Point {
             Self::AttachTwoNames => "attach-two-names",
             Self::AttachEmptyName => "attach-empty-name",
             Self::DiskFlush => "disk-flush",
+            Self::DiskLetGo => "disk-let-go",
             Self::ReplicaWrite => "replica-write",
             Self::SnapshotBegins => "snapshot-begins",
             Self::SnapshotTaken => "snapshot-taken",

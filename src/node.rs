@@ -1,10 +1,11 @@
 //! The node: everything that runs in one process, put together, started in order and stopped in reverse.
 //!
-//! - `info`: the node for people. `sample`: for graphs. [`Logs`]: what it logs. `affinity`: cores. `shutdown`: signals.
+//! - `info`: the node for people. `sample`: for graphs. [`Rates`]: how fast volumes are read and written. [`Logs`]: what it logs. `affinity`: cores. `shutdown`: signals.
 
 mod affinity;
 mod info;
 mod logs;
+mod rates;
 mod sample;
 mod shutdown;
 
@@ -42,6 +43,7 @@ use crate::tls::Credentials;
 
 pub use info::info;
 pub use logs::Logs;
+pub use rates::{Rate, Rates};
 pub use shutdown::Stopping;
 
 /// Structures for I/O in flight, and how many each thread keeps: enough for 128-deep queues of several volumes on three
@@ -69,6 +71,8 @@ pub struct Node {
     pub telemetry: Telemetry,
     /// What it logs.
     pub logs: Logs,
+    /// How fast its volumes are read and written.
+    pub rates: Rates,
     /// When it stops.
     pub stopping: Stopping,
     environment: Arc<Environment>,
@@ -111,6 +115,7 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     let mut server = tokio::spawn(listeners.serve(gate.routes(), telemetry.metrics.clone(), stopping.wait()));
     let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone(), credentials).await?);
     node.telemetry.metrics.sample_with(sample::sampler(&node));
+    rates::follow(&node, stopping.clone());
     node.disks.load_all().await?;
     node.engines.recover().await?;
     node.frontends.follow_engines();
@@ -199,6 +204,7 @@ impl Node {
             events: telemetry.events.clone(),
         };
         let frontends = EngineFrontends::new(frontends, &config.state_dir);
+        let rates = Rates::default();
         Ok(Self {
             config,
             disks,
@@ -208,6 +214,7 @@ impl Node {
             frontends,
             telemetry,
             logs,
+            rates,
             stopping,
             environment,
             started,

@@ -9,7 +9,7 @@
 //!   replica has. [`pace`]: how fast a rebuild is written.
 //! - [`clone`]: a replica made of another's snapshot, linked to it or as a full copy. `base`: what a chain stands on.
 //! - [`rebuild`]: a replica made anew as a copy of another. [`head_map`]: what its engine then copies of the head.
-//! - [`hash`]: checksums of snapshots.
+//! - [`hash`]: checksums of snapshots. [`orphan`]: lvols that belong to nothing.
 //! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
 
 mod attribute;
@@ -27,6 +27,7 @@ mod instance;
 mod layers;
 mod lifecycle;
 mod operation;
+pub mod orphan;
 mod pace;
 pub mod rebuild;
 mod record;
@@ -60,15 +61,17 @@ use crate::{Error, Result};
 
 use backup::Backups;
 use hash::HashLimits;
-use instance::Replica;
+use instance::{Replica, Turn};
 use operation::Operation;
 use rebuild::CopyLimits;
 use record::ReplicaRecord;
-use store::Store;
+use store::{Store, Survey};
+use tree::Tree;
 
 pub use attributes::AttributeKey;
 pub use backup::{BackupOrder, BackupPhase, BackupStatus, StartedBackup};
 pub use hash::{HashPhase, HashStatus};
+pub use orphan::{Orphan, OrphanChoice, OrphanKind};
 pub use snapshot::SnapshotOptions;
 pub use view::{Child, LvolView, ReplicaPorts, ReplicaState, ReplicaView};
 
@@ -138,7 +141,7 @@ impl Replicas {
         telemetry: Telemetry,
     ) -> Self {
         let (limits, timeouts) = (&config.limits, &config.timeouts);
-        let replicas = Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             control,
             disks: disks.clone(),
             ports,
@@ -158,8 +161,7 @@ impl Replicas {
             hashes: HashLimits::new(limits.hashes.get()),
             stopping: AtomicBool::new(false),
             records: Records::new(&config.state_dir),
-        }));
-        replicas
+        }))
     }
 
     /// Announces every change of a replica.
@@ -238,12 +240,36 @@ impl Replicas {
         // An operation that is running shows its outcome itself, and is not waited for.
         if let Some(mut turn) = replica.try_turn() {
             match replica.store.recent_survey().await {
+                Ok(survey) if self.has_vanished(&mut turn, &survey) => {
+                    tracing::warn!(replica = %name, disk = %replica.disk.name(), "a replica has no lvol any more");
+                    turn.work.gone = true;
+                    self.forget(&replica);
+                    return Err(Error::not_found("replica", name));
+                }
                 Ok(survey) => turn.take(&survey),
                 // What cannot be read is not shown as it once was.
                 Err(error) => turn.fail(&error),
             }
         }
         Ok(replica.view())
+    }
+
+    /// Whether a stopped replica has none of its lvols left, which only somebody else can have deleted
+    /// (`engine-behaviour` §1.2). A running one that has lost its head is in state error: its export is still there.
+    fn has_vanished(&self, turn: &mut Turn<'_>, survey: &Survey) -> bool {
+        if survey.iter().any(|facts| facts.lvol == turn.replica.head()) {
+            return false;
+        }
+        let tree = Tree::build(&turn.replica.name, survey);
+        let is_empty = tree.snapshots.is_empty() && tree.rebuilding.is_none() && tree.expired.is_empty();
+        match turn.state() {
+            ReplicaState::Stopped => is_empty,
+            ReplicaState::Running => {
+                turn.fail(&Error::precondition(turn.replica.object(), "its head was deleted by somebody else"));
+                false
+            }
+            ReplicaState::Pending | ReplicaState::Error | ReplicaState::Terminating => false,
+        }
     }
 
     /// All replicas by name, as [`Self::get`] tells them.
@@ -380,6 +406,10 @@ impl Replicas {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || Store::new(self.0.control.clone(), disk.lvs().clone(), disk.clear_method());
         stores.entry(disk.uuid()).or_insert_with(make).clone()
+    }
+
+    fn disks(&self) -> &Disks {
+        &self.0.disks
     }
 
     fn telemetry(&self) -> &Telemetry {

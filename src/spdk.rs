@@ -9,7 +9,7 @@
 //!   is counted of it.
 //! - [`vdev`]: bdevs written in safe Rust.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
-//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs.
+//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs. [`virtio`]: disks of a virtual machine.
 //!
 //! What is bound to an SPDK thread is `!Send`; a function that must run on a certain thread takes a token
 //! ([`OnThread`], [`OnControl`]) which exists only there.
@@ -34,6 +34,7 @@ pub mod reactor;
 pub mod stats;
 mod text;
 pub mod vdev;
+pub mod virtio;
 pub mod xattr;
 
 pub use client::BdevClient;

@@ -127,7 +127,8 @@ fn address(replica: &Replica) -> String {
     if replica.ip.is_empty() { String::new() } else { format!("{}:{}", replica.ip, replica.port_start) }
 }
 
-fn replica_table(replica: &Replica) -> Table {
+/// A replica, a field a line.
+pub fn replica_table(replica: &Replica) -> Table {
     let snapshots: Vec<_> = replica.snapshots.keys().cloned().collect();
     fields([
         ("name", replica.name.clone()),

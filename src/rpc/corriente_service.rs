@@ -16,6 +16,7 @@ use crate::node::Node;
 use crate::task::to_its_end;
 use crate::wire::corriente::v1 as own;
 use crate::wire::corriente::v1::corriente_service_server::CorrienteService;
+use crate::wire::spdkrpc as wire;
 
 /// The service over a node.
 pub struct CorrienteServer {
@@ -50,6 +51,22 @@ impl CorrienteService for CorrienteServer {
 
     async fn disk_list(&self, _: Request<()>) -> Result<Response<own::DiskListResponse>, Status> {
         Ok(Response::new(own::DiskListResponse { disks: super::disk::list(&self.node.disks).await? }))
+    }
+
+    async fn orphan_list(
+        &self,
+        request: Request<own::OrphanListRequest>,
+    ) -> Result<Response<own::OrphanListResponse>, Status> {
+        Ok(Response::new(super::orphan::list(&self.node.replicas, request.into_inner()).await?))
+    }
+
+    async fn orphan_delete(&self, request: Request<own::OrphanDeleteRequest>) -> Result<Response<()>, Status> {
+        super::orphan::delete(&self.node.replicas, request.into_inner()).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn orphan_adopt(&self, request: Request<own::OrphanAdoptRequest>) -> Result<Response<wire::Replica>, Status> {
+        Ok(Response::new(super::orphan::adopt(&self.node.replicas, request.into_inner()).await?))
     }
 
     async fn mirror_get(

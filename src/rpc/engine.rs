@@ -15,6 +15,7 @@ use crate::engine::{EngineRequest, Engines};
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
 use crate::name::{BackupName, ReplicaName, SnapshotName, VolumeName};
+use crate::node::Rates;
 use crate::wire::clone::parse_linked_source;
 use crate::wire::field::{engine_name, replica_address, replica_name, size, snapshot_name};
 use crate::wire::spdkrpc as wire;
@@ -192,6 +193,19 @@ pub async fn snapshot_max_count_set(engines: &Engines, request: wire::EngineSnap
     let engine = find(engines, "name", &request.name)?;
     let count = u32::try_from(request.count).map_err(|_| Error::invalid("count", "must not be negative"))?;
     engine.set_snapshot_max_count(count).await
+}
+
+/// MetricsGet: NotFound until the engine was looked at twice (`engine-behaviour` §1.8).
+pub fn metrics(rates: &Rates, request: wire::MetricsRequest) -> Result<wire::Metrics> {
+    let rate = rates.get(&engine_name("name", &request.name)?)?;
+    Ok(wire::Metrics {
+        read_throughput: rate.read_throughput,
+        write_throughput: rate.write_throughput,
+        read_latency: rate.read_latency_ns,
+        write_latency: rate.write_latency_ns,
+        read_iops: rate.read_iops,
+        write_iops: rate.write_iops,
+    })
 }
 
 /// EngineBackupCreate.

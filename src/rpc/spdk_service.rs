@@ -396,6 +396,10 @@ impl SpdkService for SpdkServer {
         answer(engine::restore_status(&self.node.engines, request.into_inner()))
     }
 
+    async fn metrics_get(&self, request: Request<wire::MetricsRequest>) -> Answer<wire::Metrics> {
+        answer(engine::metrics(&self.node.rates, request.into_inner()))
+    }
+
     async fn log_set_level(&self, request: Request<wire::LogSetLevelRequest>) -> Answer<()> {
         answer(log::set_level(&self.node.logs, request.into_inner()))
     }
