@@ -86,14 +86,15 @@ impl Engine {
     }
 
     /// Refuses to make a clone of a volume that holds anything.
-    fn require_fresh(&self, described: &[(Arc<ReplicaPath>, ReplicaDescription)]) -> Result<()> {
-        match described.iter().find(|(_, description)| !description.is_fresh()) {
-            None => Ok(()),
-            Some((path, _)) => {
+    async fn require_fresh(&self, described: &[(Arc<ReplicaPath>, ReplicaDescription)]) -> Result<()> {
+        for (path, description) in described {
+            // The sizes of a description may be a second old, a map is not.
+            if !description.is_fresh() || path.backend.head_map().await?.clusters.iter().next().is_some() {
                 let problem = format!("replica {} holds data; only an empty volume is cloned into", path.replica);
-                Err(Error::precondition(self.object(), problem))
+                return Err(Error::precondition(self.object(), problem));
             }
         }
+        Ok(())
     }
 
     /// Takes target and mirror down, so that nobody has a replica open.

@@ -100,7 +100,7 @@ impl Follower {
                 return Err(Error::precondition(engine.object(), problem));
             }
         };
-        engine.require_fresh(&described)?;
+        engine.require_fresh(&described).await?;
         engine.close_for_clone().await?;
         let begun = match forget_restores(&path).await {
             Ok(()) => path.backend.clone_start(self.order.clone()).await,

@@ -26,7 +26,7 @@ impl Engine {
         if is_made(&orders, &described) {
             return Ok(());
         }
-        self.require_fresh(&described)?;
+        self.require_fresh(&described).await?;
         // Before the others change, so that their newer generation keeps it out for good.
         for (replica, problem) in &left_out {
             self.expel(replica, problem).await;
