@@ -2,7 +2,8 @@
 //!
 //! Read in this order:
 //! - [`env`]: start of the process' environment: cores, memory. [`log`]: SPDK's own lines.
-//! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle.
+//! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle, which it is not
+//!   while I/O is under way (`in_flight`).
 //! - [`control`]: how the rest of the program (tokio) gets work done on a reactor.
 //! - [`completion`]: C callbacks as futures.
 //! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio. [`stats`]: what
@@ -24,6 +25,7 @@ pub mod dma;
 pub mod env;
 pub mod errno;
 mod executor;
+mod in_flight;
 pub mod load;
 pub mod log;
 pub mod lvol;

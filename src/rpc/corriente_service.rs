@@ -1,4 +1,4 @@
-//! `corriente.v1.CorrienteService`: what Longhorn's contract lacks. Calls that are not listed answer Unimplemented.
+//! `corriente.v1.CorrienteService`: what Longhorn's contract lacks.
 
 use std::sync::Arc;
 

@@ -36,11 +36,6 @@ fn parse_create(request: &wire::ReplicaCreateRequest) -> Result<ReplicaRequest> 
     })
 }
 
-/// ReplicaDelete.
-pub async fn delete(replicas: &Replicas, request: wire::ReplicaDeleteRequest) -> Result<()> {
-    replicas.delete(&replica_name("name", &request.name)?, request.cleanup_required).await
-}
-
 /// ReplicaGet.
 pub async fn get(replicas: &Replicas, request: wire::ReplicaGetRequest) -> Result<wire::Replica> {
     Ok(convert::replica(&replicas.get(&replica_name("name", &request.name)?).await?))

@@ -1,5 +1,5 @@
-//! `spdkrpc.SPDKService`: which call goes where. Nothing is decided here; calls that are not listed answer
-//! Unimplemented by the generated trait's defaults.
+//! `spdkrpc.SPDKService`: which call goes where. Nothing is decided here; calls that are not listed are refused by
+//! [`super::not_offered`].
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::until_stop::until_stop;
-use super::{backing_image, clone, disk, engine, frontend, hash, log, rebuild, replica};
+use super::{backing_image, clone, disk, engine, frontend, hash, log, rebuild, replica, restore};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -75,7 +75,7 @@ impl SpdkService for SpdkServer {
     }
 
     async fn replica_delete(&self, request: Request<wire::ReplicaDeleteRequest>) -> Answer<()> {
-        answer(replica::delete(&self.node.replicas, request.into_inner()).await)
+        answer(restore::replica_delete(&self.node, request.into_inner()).await)
     }
 
     async fn replica_get(&self, request: Request<wire::ReplicaGetRequest>) -> Answer<wire::Replica> {
@@ -122,6 +122,18 @@ impl SpdkService for SpdkServer {
         request: Request<wire::BackupStatusRequest>,
     ) -> Answer<wire::BackupStatusResponse> {
         answer(replica::backup_status(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_backup_restore(&self, request: Request<wire::ReplicaBackupRestoreRequest>) -> Answer<()> {
+        let node = self.node.clone();
+        whole(async move { restore::replica_restore(&node, request.into_inner()).await }).await
+    }
+
+    async fn replica_restore_status(
+        &self,
+        request: Request<wire::ReplicaRestoreStatusRequest>,
+    ) -> Answer<wire::ReplicaRestoreStatusResponse> {
+        answer(restore::replica_status(&self.node, request.into_inner()).await)
     }
 
     async fn replica_snapshot_hash(&self, request: Request<wire::SnapshotHashRequest>) -> Answer<()> {

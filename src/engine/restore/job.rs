@@ -64,10 +64,17 @@ impl RunningRestore {
         self.progress.percent()
     }
 
-    pub(super) async fn cancel(mut self) {
+    pub(super) async fn cancel(self) {
         self.cancel.cancel();
-        // An error means that the job is gone, which is what is waited for.
-        let _ = self.done.wait_for(|done| *done).await;
+        self.ended().await;
+    }
+
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut done = self.done.clone();
+        async move {
+            // An error means that the job is gone, which is what is waited for.
+            let _ = done.wait_for(|done| *done).await;
+        }
     }
 }
 

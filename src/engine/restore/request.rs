@@ -226,6 +226,14 @@ impl Engine {
         }
     }
 
+    /// Waits for the end of the restore that runs, if any.
+    pub(in crate::engine) async fn restore_ended(&self) {
+        let ended = self.running_restore().as_ref().map(RunningRestore::ended);
+        if let Some(ended) = ended {
+            ended.await;
+        }
+    }
+
     /// Per cent of the restore that runs.
     pub fn restore_progress(&self) -> Option<u32> {
         self.running_restore().as_ref().map(RunningRestore::percent)

@@ -1,0 +1,59 @@
+//! QEMU's monitor protocol: JSON lines over a socket (docs/interop/qmp-spec of QEMU).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Qmp {
+    stream: BufReader<UnixStream>,
+    /// Names of events that came while an answer was waited for.
+    events: Vec<Value>,
+}
+
+impl Qmp {
+    /// Takes the connection that QEMU has made.
+    pub async fn greet(stream: UnixStream) -> Self {
+        let mut qmp = Self { stream: BufReader::new(stream), events: Vec::new() };
+        let greeting = qmp.line().await;
+        assert!(greeting.get("QMP").is_some(), "{greeting}");
+        qmp.execute("qmp_capabilities", json!({})).await;
+        qmp
+    }
+
+    /// Runs a command, which must succeed.
+    pub async fn execute(&mut self, command: &str, arguments: Value) -> Value {
+        let request = json!({ "execute": command, "arguments": arguments });
+        self.stream.write_all(format!("{request}\n").as_bytes()).await.expect("QEMU runs");
+        loop {
+            let mut answer = self.line().await;
+            if answer.get("event").is_some() {
+                self.events.push(answer);
+                continue;
+            }
+            assert!(answer.get("return").is_some(), "{request}: {answer}");
+            return answer["return"].take();
+        }
+    }
+
+    /// Waits for an event about a device, which may have come already.
+    pub async fn event(&mut self, name: &str, device: &str) {
+        let is_it = |event: &Value| event["event"] == name && event["data"]["device"] == device;
+        while !self.events.iter().any(is_it) {
+            let line = self.line().await;
+            self.events.push(line);
+        }
+        self.events.retain(|event| !is_it(event));
+    }
+
+    async fn line(&mut self) -> Value {
+        let mut line = String::new();
+        let read = timeout(LIMIT, self.stream.read_line(&mut line)).await.expect("QEMU answers in time");
+        assert!(read.is_ok_and(|length| length > 0), "QEMU has ended");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+}

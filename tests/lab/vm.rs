@@ -1,0 +1,248 @@
+//! A virtual machine: what it is made of, its start, its end and what it is told.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio::time::timeout;
+
+use crate::agent::{Agent, Running};
+use crate::cache::Cache;
+use crate::image;
+use crate::qmp::Qmp;
+use crate::support::process::Process;
+
+/// From QEMU's start to the agent's word: some seconds, and a minute where other work takes the cores.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// As the guest knows itself, one for each node that it may run (`image.rs` gives it these).
+pub const GUEST_ADDRESSES: [&str; 2] = ["10.0.2.15", "10.0.2.16"];
+/// Of each of them.
+const GRPC_PORT: u16 = 8504;
+/// The timer check fails where the guest's only core waits for the host's; the rest saves time.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable \
+                                rcupdate.rcu_cpu_stall_suppress=1 mitigations=off nokaslr";
+/// Lines of the console that a failed test prints.
+const CONSOLE_TAIL: usize = 60;
+
+/// What a machine is made of.
+pub struct VmOptions {
+    name: String,
+    memory_mib: u32,
+    hugepages: u32,
+    /// NVMe controllers by their serial number, one namespace each.
+    nvme: Vec<(String, u64)>,
+    /// Virtio disks: `/dev/vda`, ...
+    virtio: Vec<PathBuf>,
+}
+
+impl VmOptions {
+    /// `name` is for messages.
+    pub fn named(name: &str) -> Self {
+        let (memory_mib, hugepages) = (256, 0);
+        Self { name: name.into(), memory_mib, hugepages, nvme: vec![], virtio: vec![] }
+    }
+
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Of 2 MiB each, reserved at the start.
+    pub fn hugepages(mut self, pages: u32) -> Self {
+        self.hugepages = pages;
+        self
+    }
+
+    /// An NVMe controller that can be unplugged, with an empty disk. Its file lasts as long as the machine does.
+    pub fn nvme(mut self, serial: &str, bytes: u64) -> Self {
+        self.nvme.push((serial.into(), bytes));
+        self
+    }
+
+    /// A virtio disk on a file.
+    pub fn virtio(mut self, file: &Path) -> Self {
+        self.virtio.push(file.to_owned());
+        self
+    }
+}
+
+/// A machine that runs or was killed; its disks last until it is dropped.
+pub struct Vm {
+    options: VmOptions,
+    directory: TempDir,
+    grpc_ports: [u16; 2],
+    running: Option<Parts>,
+}
+
+struct Parts {
+    // First, so that what it prints when it is dropped comes before the directory goes.
+    _process: Process,
+    agent: Agent,
+    qmp: Qmp,
+}
+
+impl Vm {
+    /// Boots a machine and waits until its agent answers.
+    pub async fn start(options: VmOptions) -> Self {
+        // Not in the target directory: a socket's path must be short.
+        let directory = tempfile::Builder::new().prefix("corriente-lab-").tempdir().expect("a directory");
+        for (serial, bytes) in &options.nvme {
+            let disk = fs::File::create(nvme_file(directory.path(), serial));
+            disk.and_then(|disk| disk.set_len(*bytes)).expect("a sparse file");
+        }
+        let mut vm = Self { options, directory, grpc_ports: [free_port(), free_port()], running: None };
+        vm.start_again().await;
+        vm
+    }
+
+    /// Boots a killed machine: the same disks, and nothing else is left of it.
+    pub async fn start_again(&mut self) {
+        assert!(self.running.is_none(), "{} is running", self.options.name);
+        let cache = Cache::find();
+        let image = image::build(&cache);
+        let sockets = ["agent", "qmp"].map(|name| {
+            let path = self.directory.path().join(name);
+            // Left by the boot before.
+            let _ = fs::remove_file(&path);
+            UnixListener::bind(&path).expect("a socket")
+        });
+        let arguments = self.arguments(&cache, &image);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let libraries = cache.libraries();
+        let environment = [("LD_LIBRARY_PATH", Path::new(&libraries))];
+        let log = self.directory.path().join("qemu.log");
+        let mut process = Process::spawn(&self.options.name, &cache.qemu(), &arguments, &environment, log);
+        let greeted = timeout(BOOT_LIMIT, async {
+            let (monitor, _) = sockets[1].accept().await.expect("a connection");
+            let (port, _) = sockets[0].accept().await.expect("a connection");
+            (Qmp::greet(monitor).await, Agent::greet(port).await)
+        });
+        match greeted.await {
+            Ok((qmp, agent)) => self.running = Some(Parts { _process: process, agent, qmp }),
+            Err(_) => panic!("not up within {BOOT_LIMIT:?}; QEMU: {:?}\n{}", process.ended(), self.console_tail()),
+        }
+    }
+
+    /// Ends it as a power failure would. Its disks keep what it had told them to write.
+    pub fn kill9(&mut self) {
+        assert!(self.running.take().is_some(), "{} is not running", self.options.name);
+    }
+
+    /// Runs a shell script in the guest, which must succeed; what it printed.
+    pub async fn run(&self, script: &str) -> String {
+        self.begin(script).await.success().await
+    }
+
+    /// Starts a shell script in the guest.
+    pub async fn begin(&self, script: &str) -> Running {
+        self.parts().agent.start(script).await
+    }
+
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.running.as_mut().expect("a running machine").qmp
+    }
+
+    /// Where the gRPC of the guest's node with this index answers on the host.
+    pub fn grpc_port(&self, node: usize) -> u16 {
+        self.grpc_ports[node]
+    }
+
+    /// The PCI address of a controller that the kernel's driver has.
+    pub async fn pci_address(&self, serial: &str) -> String {
+        let find = format!("for one in /sys/class/nvme/*; do grep -q {serial} $one/serial && cat $one/address; done");
+        let found = self.run(&format!("{find}; true")).await;
+        assert!(!found.is_empty(), "the kernel shows no NVMe controller {serial}");
+        found
+    }
+
+    /// The end of what the guest's kernel has logged.
+    pub async fn dmesg(&self) -> String {
+        self.run("dmesg | tail -n 40").await
+    }
+
+    /// What the guest writes to its port `log<index>`, since the first boot.
+    pub fn guest_log(&self, index: usize) -> String {
+        fs::read_to_string(self.directory.path().join(format!("log{index}"))).unwrap_or_default()
+    }
+
+    /// The file of a disk.
+    pub fn nvme_file(&self, serial: &str) -> PathBuf {
+        nvme_file(self.directory.path(), serial)
+    }
+
+    fn parts(&self) -> &Parts {
+        self.running.as_ref().unwrap_or_else(|| panic!("{} is not running", self.options.name))
+    }
+
+    fn arguments(&self, cache: &Cache, image: &Path) -> Vec<String> {
+        let options = &self.options;
+        let own = |file: &str| self.directory.path().join(file).display().to_string();
+        let fixed =
+            "-nodefaults -no-user-config -display none -no-reboot -machine q35 -accel tcg,thread=multi -cpu max";
+        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        let mut add = |option: &str, value: String| arguments.extend([format!("-{option}"), value]);
+        for directory in cache.firmware() {
+            add("L", directory.display().to_string());
+        }
+        add("m", options.memory_mib.to_string());
+        add("kernel", cache.kernel().display().to_string());
+        add("initrd", image.display().to_string());
+        add("append", format!("{KERNEL_ARGUMENTS} hugepages={}", options.hugepages));
+        add("serial", format!("file:{}", own("console")));
+        add("chardev", format!("socket,id=qmp,path={}", own("qmp")));
+        add("mon", "chardev=qmp,mode=control".into());
+        add("device", "virtio-serial-pci".into());
+        add("chardev", format!("socket,id=agent,path={}", own("agent")));
+        add("device", "virtserialport,chardev=agent,name=agent".into());
+        let mut network = "user,id=net".to_owned();
+        for (index, port) in self.grpc_ports.iter().enumerate() {
+            network += &format!(",hostfwd=tcp:127.0.0.1:{port}-{}:{GRPC_PORT}", GUEST_ADDRESSES[index]);
+            add("chardev", format!("file,id=log{index},append=on,path={}", own(&format!("log{index}"))));
+            add("device", format!("virtserialport,chardev=log{index},name=log{index}"));
+        }
+        add("netdev", network);
+        add("device", "virtio-net-pci,netdev=net,romfile=".into());
+        for (index, (serial, _)) in options.nvme.iter().enumerate() {
+            let file = self.nvme_file(serial);
+            add("drive", format!("if=none,id=drive-{serial},file={},format=raw,cache=writeback", file.display()));
+            // Only what is behind a root port of its own can be unplugged.
+            add("device", format!("pcie-root-port,id=port-{serial},chassis={0},slot={0}", index + 1));
+            add("device", format!("nvme,id={serial},drive=drive-{serial},serial={serial},bus=port-{serial}"));
+        }
+        for (index, file) in options.virtio.iter().enumerate() {
+            add("drive", format!("if=none,id=virtio{index},file={},format=raw,cache=writeback", file.display()));
+            add("device", format!("virtio-blk-pci,drive=virtio{index}"));
+        }
+        arguments
+    }
+
+    fn console_tail(&self) -> String {
+        let tail = |file: &str| {
+            let text = fs::read(self.directory.path().join(file)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("--- {file} ---\n{}\n", lines[lines.len().saturating_sub(CONSOLE_TAIL)..].join("\n"))
+        };
+        ["console", "log0", "log1"].map(tail).concat()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.console_tail());
+        }
+    }
+}
+
+fn nvme_file(directory: &Path, serial: &str) -> PathBuf {
+    directory.join(format!("{serial}.raw"))
+}
+
+/// One that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
