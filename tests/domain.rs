@@ -84,6 +84,7 @@ impl Node {
         let limits = PeerLimits { connect: Duration::from_secs(1), call: Duration::from_secs(1) };
         let peers = Peers::new(8504, limits, None);
         let replicas = Replicas::new(control, disks.clone(), ports, peers, &config, telemetry);
+        disks.observe(vec![Arc::new(replicas.clone())]);
         Self { disks, replicas }
     }
 

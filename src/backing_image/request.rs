@@ -63,7 +63,9 @@ impl ImageSource {
             };
         }
         if from_address.starts_with("file:") {
-            let path = Url::parse(from_address).ok().and_then(|url| url.to_file_path().ok());
+            // The URL's grammar would also take `file:a`, for a path from the root.
+            let url = from_address.starts_with("file:///").then(|| Url::parse(from_address).ok()).flatten();
+            let path = url.and_then(|url| url.to_file_path().ok());
             return match path.filter(|path| !path.as_os_str().as_encoded_bytes().contains(&0)) {
                 Some(path) => Ok(Self::File(path)),
                 None => refused(format!("{from_address:?} does not have the form file:///absolute/path")),

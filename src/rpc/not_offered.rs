@@ -3,11 +3,11 @@
 
 use tonic::Status;
 
-/// What is not offered, by the beginning of the call's name.
-const ERASURE_CODING: (&str, &str) = (
-    "Shard",
-    "erasure-coded volumes (shards and shard groups) are not offered; create replicas and an engine with the replicated layout",
-);
+const NO_SHARDS: &str =
+    "erasure-coded volumes (shards and shard groups) are not offered; create an engine with the replicated layout";
+
+/// What is not offered, by the beginning of the calls' names.
+const FAMILIES: [(&str, &str); 1] = [("Shard", NO_SHARDS)];
 
 /// The calls that Longhorn's own engine leaves out as well (`engine-behaviour` §0).
 const LEFT_OUT: [(&str, &str); 4] = [
@@ -20,9 +20,8 @@ const LEFT_OUT: [(&str, &str); 4] = [
 /// The answer to a call, by its path, that is not offered.
 pub(super) fn refusal(path: &str) -> Option<Status> {
     let call = path.strip_prefix("/spdkrpc.SPDKService/")?;
-    let (shards, why_no_shards) = ERASURE_CODING;
-    let left_out = LEFT_OUT.iter().find(|(name, _)| *name == call).map(|(_, why)| *why);
-    let why = left_out.or_else(|| call.starts_with(shards).then_some(why_no_shards))?;
+    let left_out = LEFT_OUT.iter().find(|(name, _)| *name == call);
+    let (_, why) = left_out.or_else(|| FAMILIES.iter().find(|(beginning, _)| call.starts_with(beginning)))?;
     Some(Status::unimplemented(format!("{call}: {why}")))
 }
 

@@ -127,7 +127,6 @@ async fn back_up(cluster: &Cluster, snapshot: &str, backup: &str, full: bool) {
             backup: backup.into(),
             engine_name: "vol-e-0".into(),
             replica_address: started.replica_address.trim_start_matches("tcp://").into(),
-            ..Default::default()
         };
         let status = cluster.nodes[0].spdk().engine_backup_status(request).await.expect("a status").into_inner();
         assert_eq!(status.error, "");

@@ -167,13 +167,16 @@ async fn a_connected_volume_stays_with_its_engine_where_spdk_has_no_ana() {
         switchover_phase: String::new(),
     };
     let switched = nodes[0].spdk(&vm).engine_frontend_switch_over(request).await;
-    println!("the switch-over: {switched:?}");
     let frontend = frontend_get(&vm, nodes[0], "v1").await.expect("it is there");
     assert_eq!(frontend.state, "running", "{frontend:?}");
     match switched {
-        // SPDK with ANA.
+        // An SPDK with ANA.
         Ok(_) => assert_eq!(frontend.engine_name, "v1-e-1"),
-        Err(_) => assert_eq!(frontend.engine_name, "v1-e-0"),
+        // Documented in operations.md: the preparation fails at the closed target.
+        Err(status) => {
+            assert!(status.message().contains("the kernel refused it"), "{status}");
+            assert_eq!(frontend.engine_name, "v1-e-0");
+        }
     }
     vm.run("sleep 1").await;
     let loaded = load.end(&vm).await;

@@ -11,14 +11,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Qmp {
     stream: BufReader<UnixStream>,
-    /// Names of events that came while an answer was waited for.
-    events: Vec<Value>,
 }
 
 impl Qmp {
     /// Takes the connection that QEMU has made.
     pub async fn greet(stream: UnixStream) -> Self {
-        let mut qmp = Self { stream: BufReader::new(stream), events: Vec::new() };
+        let mut qmp = Self { stream: BufReader::new(stream) };
         let greeting = qmp.line().await;
         assert!(greeting.get("QMP").is_some(), "{greeting}");
         qmp.execute("qmp_capabilities", json!({})).await;
@@ -31,23 +29,13 @@ impl Qmp {
         self.stream.write_all(format!("{request}\n").as_bytes()).await.expect("QEMU runs");
         loop {
             let mut answer = self.line().await;
+            // Events come in between.
             if answer.get("event").is_some() {
-                self.events.push(answer);
                 continue;
             }
             assert!(answer.get("return").is_some(), "{request}: {answer}");
             return answer["return"].take();
         }
-    }
-
-    /// Waits for an event about a device, which may have come already.
-    pub async fn event(&mut self, name: &str, device: &str) {
-        let is_it = |event: &Value| event["event"] == name && event["data"]["device"] == device;
-        while !self.events.iter().any(is_it) {
-            let line = self.line().await;
-            self.events.push(line);
-        }
-        self.events.retain(|event| !is_it(event));
     }
 
     async fn line(&mut self) -> Value {

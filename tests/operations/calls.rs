@@ -7,8 +7,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 
 use crate::support::node::{Node, NodeOptions};
 
-/// Calls that are not offered (`engine-behaviour` §0): erasure coding, and what Longhorn's own engine leaves out and we
-/// have no meaning for.
+/// All but erasure coding and what Longhorn's own engine leaves out as well (`engine-behaviour` §0).
 fn is_offered(call: &str) -> bool {
     let left_out = ["EngineSuspend", "EngineResume", "EngineDeleteTarget", "EngineBackupRestoreFinish"];
     !call.starts_with("Shard") && !left_out.contains(&call)

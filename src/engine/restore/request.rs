@@ -198,7 +198,10 @@ impl Engine {
             );
             return Err(Error::invalid("backup_url", problem));
         }
-        self.check_base(&summary.volume_backing_image_name).await?;
+        // Of a backup without an image nothing is to be refused, so no replica is asked before the restore runs.
+        if !summary.volume_backing_image_name.is_empty() {
+            self.check_base(&summary.volume_backing_image_name).await?;
+        }
         let snapshot = SnapshotName::parse(&summary.snapshot_name).ok();
         let store = crate::backup::store::VolumeStore::new(target, request.url.volume.clone());
         let lock = VolumeLock::acquire(store, LockKind::CreateRestore, &LockSettings::default()).await?;

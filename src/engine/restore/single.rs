@@ -59,6 +59,7 @@ impl Engines {
             engine.context.telemetry.metrics.volume_ends(&engine.volume);
             return Err(error);
         }
+        assemble::is_up(&engine);
         let started = engine.restore(request).await;
         // What asking again would not help shows in the status, as it does with an engine's own.
         if started.is_ok() || engine.published().restore.phase == RestorePhase::Error {
