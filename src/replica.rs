@@ -6,7 +6,7 @@
 //! - [`base`]: what a chain stands on.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
-//!   replica has. [`pace`]: how fast a rebuild is written.
+//!   replica has. [`pace`]: how fast a rebuild is written. [`readers`]: who reads its snapshots.
 //! - [`clone`]: a replica made of another's snapshot, linked to it or as a full copy. `base`: what a chain stands on.
 //! - [`rebuild`]: a replica made anew as a copy of another. [`head_map`]: what its engine then copies of the head.
 //! - [`hash`]: checksums of snapshots. [`orphan`]: lvols that belong to nothing.
@@ -29,6 +29,7 @@ mod lifecycle;
 mod operation;
 pub mod orphan;
 mod pace;
+mod readers;
 pub mod rebuild;
 mod record;
 mod serving;

@@ -1,6 +1,6 @@
 //! A replica as an engine controls it, on this node or on another: the same calls, the same typed answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use uuid::Uuid;
@@ -64,8 +64,6 @@ pub struct ReplicaDescription {
     pub rebuilding: bool,
     /// What it is a linked clone of.
     pub linked: Option<EntryMark>,
-    /// Its snapshots that linked clones are based on.
-    pub cloned: BTreeSet<SnapshotName>,
     /// What it stands on; its own layers are above that.
     pub backing_image: Option<StandsOn>,
 }
@@ -159,6 +157,8 @@ pub trait Backend: Send + Sync + 'static {
     fn snapshot_delete<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
     /// Makes the head what the snapshot is. Nothing may have the head open.
     fn snapshot_revert<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
+    /// Its snapshots that cannot be deleted now, and why.
+    fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>>;
     /// Deletes what the system made and nobody needs.
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>>;
     /// Grows the head.

@@ -1,5 +1,6 @@
 //! A replica of this node as an engine controls and opens it: no network, no NVMe.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -87,6 +88,10 @@ impl Backend for LocalBackend {
 
     fn snapshot_revert<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.replicas.snapshot_revert(&self.name, snapshot).await.map(drop) })
+    }
+
+    fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>> {
+        Box::pin(async move { self.replicas.kept_snapshots(&self.name).await })
     }
 
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>> {
@@ -210,7 +215,6 @@ fn describe(view: &ReplicaView) -> ReplicaDescription {
         snapshots: view.snapshots.iter().map(|(name, lvol)| (name.clone(), layer(lvol))).collect(),
         rebuilding: view.rebuilding,
         linked: view.linked.clone(),
-        cloned: view.clone_usage.keys().cloned().collect(),
         backing_image: view.backing_image.clone().map(|name| StandsOn {
             name,
             lvs_uuid: view.lvs_uuid,

@@ -19,7 +19,9 @@ use crate::replica::{BackupPhase, HashStatus};
 use crate::spdk::clustermap::ClusterMap;
 use crate::wire::clone::{self, CloneProgress};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
-use crate::wire::corriente::v1::{ReplicaHeadMapRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest};
+use crate::wire::corriente::v1::{
+    ReplicaHeadMapRequest, ReplicaKeptSnapshotsRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest,
+};
 use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
@@ -110,6 +112,19 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = self.snapshot_request(Some(snapshot));
             self.call("revert", client.replica_snapshot_revert(request)).await.map(drop)
+        })
+    }
+
+    fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>> {
+        Box::pin(async move {
+            let mut client = self.corriente();
+            let request = ReplicaKeptSnapshotsRequest { replica_name: self.replica.to_string() };
+            let answer = self.call("kept snapshots", client.replica_kept_snapshots(request)).await?;
+            let kept = answer.kept.into_iter().map(|(name, why)| match SnapshotName::parse(&name) {
+                Ok(name) => Ok((name, why)),
+                Err(error) => Err(self.wrong(format!("the name {name:?} in its kept snapshots {error}"))),
+            });
+            kept.collect()
         })
     }
 
@@ -352,11 +367,6 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         snapshots.insert(name, parse_layer(lvol).map_err(&wrong)?);
     }
     let head = replica.head.map(parse_layer).transpose().map_err(&wrong)?;
-    let cloned = replica.clone_snapshot_usage.iter().filter(|(_, count)| **count > 0).map(|(name, _)| {
-        SnapshotName::parse(name)
-            .map_err(|error| wrong(format!("the name {name:?} in its clone_snapshot_usage {error}")))
-    });
-    let cloned = cloned.collect::<Result<_>>()?;
     let linked = replica.linked_clone_info.map(|info| {
         let source = ReplicaName::parse(&info.source_replica_name);
         let snapshot = SnapshotName::parse(&info.source_snapshot_name);
@@ -377,7 +387,6 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         snapshots,
         rebuilding: replica.rebuilding,
         linked,
-        cloned,
         backing_image,
     })
 }

@@ -240,7 +240,8 @@ impl Rebuild {
             let problem = format!("it has {} bytes, the volume has {size}", found.spec_size);
             return Err(Error::precondition(format!("replica {}", target.replica), problem));
         }
-        match self.engine.in_sync().into_iter().next() {
+        // The new replica of a linked clone gets its base in the rebuild, whatever it stands on now.
+        match self.engine.in_sync().into_iter().next().filter(|_| self.addition.linked.is_none()) {
             Some(source) => require_same_base(&source.backend.describe().await?, &found),
             None => Ok(()),
         }

@@ -1,12 +1,13 @@
 //! Snapshots of a volume: on all replicas in sync, at one point in time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
 
 use super::assemble::Start;
 use super::attach::ReplicaPath;
-use super::backend::{ReplicaDescription, SnapshotOptions};
+use super::backend::SnapshotOptions;
 use super::instance::{Engine, Frontend};
 use super::restore::replicas::forget_restores;
 use super::state::EngineState;
@@ -74,28 +75,63 @@ impl Engine {
             let problem = format!("it has {} children; delete all but one of them first", layer.children.len());
             return Err(Error::precondition(format!("snapshot {name} of {}", self.object()), problem));
         }
-        self.delete_where_cloned(name).await?;
-        let answers = self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
-        self.settle("snapshot deletion", answers).await
-    }
-
-    /// A replica with linked clones of the snapshot refuses to delete it, and names them. It is asked before the others, which
-    /// may have none, so that all keep the snapshot, and it is not taken for one that failed.
-    async fn delete_where_cloned(&self, name: &SnapshotName) -> Result<()> {
-        for path in self.in_sync() {
-            let has_clones = |found: &ReplicaDescription| found.cloned.contains(name);
-            if path.backend.describe().await.as_ref().is_ok_and(has_clones) {
-                path.backend.snapshot_delete(name).await?;
-            }
+        // A replica that must keep it refuses; the others would have deleted it then, and this one would be taken for failed.
+        self.refuse_when_kept(name, &self.kept_snapshots().await)?;
+        let mut answers = self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
+        if answers.iter().all(|(_, answer)| answer.is_ok()) || answers.iter().all(|(_, answer)| answer.is_err()) {
+            return self.settle("snapshot deletion", answers).await;
         }
-        Ok(())
+        // Somebody may have begun to read it since: such a replica is whole. It keeps the snapshot until the call is repeated.
+        let kept = self.kept_snapshots().await;
+        answers.retain(|(path, answer)| {
+            answer.is_ok() || !kept.get(&path.replica).is_some_and(|kept| kept.contains_key(name))
+        });
+        self.settle("snapshot deletion", answers).await?;
+        self.refuse_when_kept(name, &kept)
     }
 
-    /// Deletes what the system made and nobody needs.
+    /// What each replica in sync must keep now, and why. Who does not answer keeps nothing: it will fail the deletion itself.
+    async fn kept_snapshots(&self) -> BTreeMap<ReplicaName, BTreeMap<SnapshotName, String>> {
+        let asked = self.in_sync().into_iter().map(|path| async move {
+            match path.backend.kept_snapshots().await {
+                Ok(kept) => Some((path.replica.clone(), kept)),
+                Err(error) => {
+                    tracing::warn!(engine = %self.name, volume = %self.volume, replica = %path.replica, %error,
+                        "a replica does not say which snapshots it must keep");
+                    None
+                }
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    fn refuse_when_kept(
+        &self,
+        name: &SnapshotName,
+        kept: &BTreeMap<ReplicaName, BTreeMap<SnapshotName, String>>,
+    ) -> Result<()> {
+        match kept.iter().find_map(|(replica, kept)| Some((replica, kept.get(name)?))) {
+            Some((replica, why)) => Err(Error::precondition(format!("snapshot {name} of replica {replica}"), why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes what the system made and nobody needs. What one replica must keep stays on all.
     pub async fn snapshot_purge(&self) -> Result<()> {
         let _operation = self.begin("a purge")?;
-        let answers = self.on_all(|path| async move { path.backend.snapshot_purge().await }).await;
-        self.settle("snapshot purge", answers).await?;
+        let kept = self.kept_snapshots().await;
+        let snapshots = self.published().chain;
+        let system = snapshots.snapshots.iter().filter(|(_, layer)| !layer.user_created).map(|(name, _)| name);
+        let (kept, unused): (Vec<_>, Vec<_>) =
+            system.partition(|name| kept.values().any(|kept| kept.contains_key(*name)));
+        if kept.is_empty() {
+            let answers = self.on_all(|path| async move { path.backend.snapshot_purge().await }).await;
+            self.settle("snapshot purge", answers).await?;
+        } else {
+            for name in unused {
+                self.delete_snapshot(name).await?;
+            }
+        }
         self.refresh_chain().await
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::clone::{CloneBoard, CloneDestination, Copies};
 use super::hash::HashJobs;
 use super::pace::Pace;
+use super::readers::Readers;
 use super::rebuild::{Board, CopyRecord, Destination, Source};
 use super::serving::Serving;
 use super::store::{Store, Survey};
@@ -40,6 +41,8 @@ pub(super) struct Replica {
     pub(super) clone_board: CloneBoard,
     /// Full copies from it.
     pub(super) copies: Copies,
+    /// Who reads its snapshots.
+    pub(super) readers: Readers,
     /// Which of its snapshots are being hashed.
     pub(super) hashes: HashJobs,
     /// The last copy from it.
@@ -101,6 +104,7 @@ impl Replica {
             board: Board::default(),
             clone_board: CloneBoard::default(),
             copies: Copies::default(),
+            readers: Readers::default(),
             hashes: HashJobs::default(),
             copy: Default::default(),
         })

@@ -55,6 +55,9 @@ impl Replicas {
             let address = replica.turn().await?.rebuild_begin(order, linked.as_deref()).await?;
             replicas.backups().cancel(Some(&replica.name));
             replica.hashes.cancel_all();
+            if let Err(error) = replica.copies.end_all().await {
+                tracing::warn!(replica = %replica.name, %error, "a full copy still reads a replica that is rebuilt");
+            }
             Ok(address)
         })
         .await

@@ -3,7 +3,6 @@
 use uuid::Uuid;
 
 use super::attributes::{self, key_of, now_text, text_value};
-use super::clone::list;
 use super::instance::Turn;
 use super::serving::Serving;
 use crate::faults::{self, Point};
@@ -62,12 +61,7 @@ impl Turn<'_> {
         let _entry_points = replica.store.entry_points().await;
         self.remove_unused_entry_points().await?;
         let Some(node) = self.work.tree.snapshots.get(snapshot) else { return Ok(()) };
-        if let Some(clones) = self.work.tree.clones.get(snapshot) {
-            let problem = format!("linked clones are based on it: {}; delete them first", list(clones));
-            return Err(Error::precondition(format!("snapshot {snapshot} of replica {}", replica.name), problem));
-        }
-        if node.children > 1 {
-            let problem = format!("{} lvols are based on it; delete all but one of them first", node.children);
+        if let Some(problem) = self.kept_because(snapshot) {
             return Err(Error::precondition(format!("snapshot {snapshot} of replica {}", replica.name), problem));
         }
         let lvol = node.lvol.clone();
@@ -78,18 +72,15 @@ impl Turn<'_> {
         self.settle(deleted).await
     }
 
-    /// Deletes each snapshot that no user asked for, on which at most one other is based and no linked clone.
+    /// Deletes each snapshot that no user asked for and nothing keeps.
     pub(super) async fn snapshot_purge(&mut self) -> Result<()> {
         self.require_usable()?;
         self.refresh().await?;
         let replica = self.replica;
         let _entry_points = replica.store.entry_points().await;
         self.remove_unused_entry_points().await?;
-        let tree = &self.work.tree;
-        let system = tree
-            .snapshots
-            .iter()
-            .filter(|(name, node)| !node.view.user_created && node.children <= 1 && !tree.clones.contains_key(*name));
+        let snapshots = self.work.tree.snapshots.iter();
+        let system = snapshots.filter(|(name, node)| !node.view.user_created && self.kept_because(name).is_none());
         let system: Vec<_> = system.map(|(name, node)| (name.clone(), node.lvol.clone())).collect();
         let mut purged = Ok(());
         for (name, lvol) in system {

@@ -104,7 +104,6 @@ impl Tree {
             tree.snapshots.insert(name.clone(), Node { lvol, children, checksum, view });
         }
         tree.head = head.map(|facts| finder.view(facts, &names, lvols, false));
-        tree.base = finder.base(in_place, &names);
         tree
     }
 

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 
 use crate::backup::{BackupSource, ByteOffset, ChangedMap};
 use crate::disk::DiskHold;
-use crate::name::SnapshotName;
+use crate::name::{BackupName, SnapshotName};
 use crate::replica::instance::Replica;
 use crate::replica::layers::changed_map;
+use crate::replica::readers::Reader;
 use crate::spdk::DmaBuffer;
 use crate::spdk::client::BdevClient;
 use crate::{Error, Result};
@@ -23,11 +24,17 @@ pub(super) struct SnapshotSource {
     /// What the backup's image has; a snapshot from before an expansion is smaller, and reads as zeroes beyond.
     size: u64,
     _hold: DiskHold,
+    _reader: Reader,
 }
 
 impl SnapshotSource {
-    /// Opens the snapshot for a backup of a volume of `size` bytes.
-    pub(super) async fn open(replica: Arc<Replica>, snapshot: &SnapshotName, size: u64) -> Result<Self> {
+    /// Opens the snapshot for a backup, of that name, of a volume of `size` bytes.
+    pub(super) async fn open(
+        replica: Arc<Replica>,
+        snapshot: &SnapshotName,
+        backup: &BackupName,
+        size: u64,
+    ) -> Result<Self> {
         let mut turn = replica.turn().await?;
         turn.require_usable()?;
         turn.refresh().await?;
@@ -36,13 +43,14 @@ impl SnapshotSource {
         let taken_at = view.and_then(|view| view.snapshot_timestamp.parse().ok());
         let hold = replica.disk.hold(format!("replica {} is being backed up", replica.name))?;
         let bdev = BdevClient::open(replica.store.control(), alias.bdev(), false).await?;
+        let reader = replica.readers.add(snapshot, format!("backup {backup}"));
         drop(turn);
         let own = bdev.geometry().size();
         if size < own {
             let problem = format!("{size} is less than the {own} bytes of snapshot {snapshot}");
             return Err(Error::invalid("size", problem));
         }
-        Ok(Self { replica, snapshot: snapshot.clone(), bdev, taken_at, size, _hold: hold })
+        Ok(Self { replica, snapshot: snapshot.clone(), bdev, taken_at, size, _hold: hold, _reader: reader })
     }
 }
 

@@ -107,10 +107,11 @@ impl Replicas {
                 record: record.clone(),
             };
             let run = CopyRun { place, limits: replicas.copy_limits().clone() };
+            let reader = replica.readers.add(&snapshot, format!("the copy to replica {destination}"));
             let (cancel, cancelled) = Cancel::pair();
             let task = tokio::spawn(async move {
                 run.run_and_note(job, cancelled).await;
-                drop(hold);
+                drop((reader, hold));
             });
             replica.copies.add(destination, RunningCopy { record, cancel, task });
             Ok(())

@@ -72,8 +72,12 @@ pub(in crate::replica) fn clones_of(
     source: &ReplicaName,
     lvols: &[LvolFacts],
 ) -> BTreeMap<SnapshotName, BTreeSet<String>> {
-    let own = entry_points(lvols).into_iter().filter(|entry| entry.mark.source == *source);
-    own.map(|entry| (entry.mark.snapshot, entry.clones)).collect()
+    let mut clones = BTreeMap::new();
+    // A snapshot has several when the source was rebuilt in between.
+    for entry in entry_points(lvols).into_iter().filter(|entry| entry.mark.source == *source) {
+        clones.entry(entry.mark.snapshot).or_insert_with(BTreeSet::new).extend(entry.clones);
+    }
+    clones
 }
 
 /// The temporary heads in a store, and the entry points without a clone: what nobody needs, in the order in which it can
@@ -156,6 +160,21 @@ mod tests {
         assert_eq!(unused(&lvols), [head, entry.clone()]);
         lvols[1].attributes.entry_point = Some(mark);
         assert_eq!(unused(&lvols[1..]), [entry]);
+    }
+
+    #[test]
+    fn the_clones_of_before_and_after_a_rebuild_of_the_source_are_told_together() {
+        let mut before = lvol("a-r-00000000-expired-0000000a", None, true);
+        before.attributes.entry_point = Some(mark());
+        let lvols = [
+            before,
+            lvol("b-r-00000001", Some("a-r-00000000-expired-0000000a"), false),
+            lvol(ENTRY, Some("a-r-00000000-snap-s1"), true),
+            lvol("c-r-00000002", Some(ENTRY), false),
+        ];
+        let clones = clones_of(&mark().source, &lvols);
+        assert_eq!(clones[&mark().snapshot].iter().collect::<Vec<_>>(), ["b-r-00000001", "c-r-00000002"]);
+        assert!(unused(&lvols).is_empty());
     }
 
     #[test]

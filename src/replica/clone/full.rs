@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
+use super::node::SourceSnapshot;
 use super::types::{CloneMark, CloneOrder};
 use crate::faults::{self, Point};
 use crate::name::{HostPort, LvolName};
@@ -59,9 +60,9 @@ impl Replicas {
             true => SourceNode::Own(self.clone()),
             false => SourceNode::Other(self.peers().node_of(order.source_address)?),
         };
-        let bytes = source.snapshot_size(&order).await?;
+        let snapshot = source.snapshot(&order).await?;
         let mut turn = replica.turn().await?;
-        if let Some(copy) = turn.copy_begin(order, bytes, source).await? {
+        if let Some(copy) = turn.copy_begin(order, snapshot, source).await? {
             let number = copy.number;
             let follower = tokio::spawn(self.clone().copy_to_its_end(replica.clone(), copy));
             turn.copy_followed_by(number, follower.abort_handle());
@@ -122,8 +123,13 @@ async fn follow(replica: &Replica, copy: &FullCopy, stall: Duration) -> Result<(
 }
 
 impl Turn<'_> {
-    /// Prepares a copy of `bytes`. `None` when it goes on, or is done already.
-    async fn copy_begin(&mut self, order: CloneOrder, bytes: u64, source: SourceNode) -> Result<Option<FullCopy>> {
+    /// Prepares the copy of a snapshot. `None` when it goes on, or is done already.
+    async fn copy_begin(
+        &mut self,
+        order: CloneOrder,
+        snapshot: SourceSnapshot,
+        source: SourceNode,
+    ) -> Result<Option<FullCopy>> {
         let replica = self.replica;
         let mark = CloneMark::of(&order);
         if let Some(copy) = &self.work.clone {
@@ -145,17 +151,24 @@ impl Turn<'_> {
             self.require_empty()?;
         }
         let size = replica.view().spec_size;
-        if bytes > size {
-            let problem = format!("it has {size} bytes, less than the {bytes} of snapshot {}", order.snapshot);
+        if snapshot.bytes > size {
+            let problem =
+                format!("it has {size} bytes, less than the {} of snapshot {}", snapshot.bytes, order.snapshot);
             return Err(Error::precondition(replica.object(), problem));
         }
+        // What the copy does not write shows the source's image, or nothing.
+        let base = match &self.work.tree.base {
+            base if base.backing_image().is_some() && base.backing_image() == snapshot.backing_image.as_ref() => base,
+            _ => &Base::Nothing,
+        };
+        let base = base.clone();
         let Some(serving) = self.work.serving.as_ref().filter(|_| self.work.source.is_none()) else {
             let state = self.state();
             let problem = format!("it is in state {}; it must be running, and no rebuild's source", state.as_str());
             return Err(Error::precondition(replica.object(), problem));
         };
         serving.second_address()?;
-        let begun = self.copy_prepare(&mark, goes_on).await;
+        let begun = self.copy_prepare(&mark, &base, goes_on).await;
         let served = match begun {
             Ok(served) => served,
             Err(error) => {
@@ -175,7 +188,7 @@ impl Turn<'_> {
     }
 
     /// Takes the head out, and serves what the copy is written to.
-    async fn copy_prepare(&mut self, mark: &CloneMark, goes_on: bool) -> Result<ServedLvol> {
+    async fn copy_prepare(&mut self, mark: &CloneMark, base: &Base, goes_on: bool) -> Result<ServedLvol> {
         let replica = self.replica;
         self.copy_break_off().await?;
         let record = serde_json::json!({ "clone": mark, "begun": now_text() }).to_string();
@@ -183,12 +196,12 @@ impl Turn<'_> {
             true => replica.store.apply(&replica.head(), vec![setting(attributes::REBUILD, &record)?]).await?,
             false => {
                 let carried = replica.store.carried_attributes(&replica.head()).await?;
-                self.replace_head(&record, &Base::Nothing, carried).await?;
+                self.replace_head(&record, base, carried).await?;
             }
         }
         faults::pass(Point::CloneCopyBegun).await?;
         let lvol = LvolName::cloning(&replica.name);
-        replica.store.create(&lvol, replica.view().spec_size).await?;
+        replica.store.create_on(base, &lvol, replica.view().spec_size).await?;
         let marks =
             vec![setting(attributes::REPLICA, replica.name.as_str())?, setting(attributes::CREATED, &now_text())?];
         replica.store.apply(&lvol, marks).await?;

@@ -8,9 +8,10 @@ use super::entry_point::{EntryMark, mark_of, temp_head_of};
 use super::protect::sweep_or_warn;
 use super::types::{CloneMark, CloneOrder};
 use crate::faults::{self, Point};
-use crate::name::{LvolName, SnapshotName};
+use crate::name::{LvolName, ReplicaName, SnapshotName};
 use crate::replica::attributes::{self, key_of, setting, text_value};
 use crate::replica::instance::{Replica, Turn};
+use crate::replica::store::Store;
 use crate::replica::tree::Tree;
 use crate::replica::view::ReplicaState;
 use crate::{Error, Result};
@@ -125,14 +126,18 @@ pub(in crate::replica) async fn ensure_entry_point(
     }
     let mark = EntryMark { source: source.name.clone(), snapshot: snapshot.clone() };
     // A cut short one has no mark of its own, and is made anew.
-    if let Some(found) = survey.iter().find(|facts| mark_of(facts).as_ref() == Some(&mark)) {
+    let mut marked = survey.iter().filter(|facts| mark_of(facts).as_ref() == Some(&mark));
+    if let Some(found) = marked.clone().find(|facts| facts.parent.as_ref() == Some(&node.lvol)) {
         return Ok(found.lvol.clone());
+    }
+    let entry = LvolName::entry_point(&mark.source, &mark.snapshot);
+    let text = serde_json::to_string(&mark).map_err(|error| Error::internal("entry point", error.to_string()))?;
+    if let Some(outdated) = marked.find(|facts| facts.lvol == entry) {
+        set_aside(store, &outdated.lvol, &source.name, &text).await?;
     }
     if survey.iter().any(|facts| temp_head_of(facts).as_ref() == Some(&mark)) {
         super::protect::sweep(store).await?;
     }
-    let text = serde_json::to_string(&mark).map_err(|error| Error::internal("entry point", error.to_string()))?;
-    let entry = LvolName::entry_point(&mark.source, &mark.snapshot);
     let head = LvolName::entry_point_temp_head(&mark.source, &mark.snapshot);
     store.clone_of(&node.lvol, &head).await?;
     store.apply(&head, vec![setting(attributes::ENTRY_POINT, &text)?]).await?;
@@ -141,4 +146,13 @@ pub(in crate::replica) async fn ensure_entry_point(
     faults::pass(Point::CloneEntryPointMade).await?;
     store.delete(&head).await?;
     Ok(entry)
+}
+
+/// The source was rebuilt since this entry point was made: it stands on what the source held before. Its clones keep it, under
+/// another name, and new ones get one that stands on the source's snapshot of now.
+async fn set_aside(store: &Store, entry: &LvolName, source: &ReplicaName, mark: &str) -> Result<()> {
+    store.apply(entry, vec![setting(attributes::ENTRY_POINT, mark)?]).await?;
+    store.rename(entry, &LvolName::expired(source, rand::random())).await?;
+    tracing::info!(replica = %source, lvol = %entry, "the entry point of before a rebuild is set aside");
+    Ok(())
 }

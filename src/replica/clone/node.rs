@@ -1,24 +1,38 @@
 //! The source's node as a replica that is cloned into calls it: this one, or another by gRPC.
 
 use super::types::{CloneMode, CloneOrder};
-use crate::name::{HostPort, ReplicaName};
+use crate::name::{BackingImageName, HostPort, ReplicaName};
 use crate::replica::rebuild::{CopyProgress, SourceNode};
 use crate::wire::clone::{mode_number, parse_copy};
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 use crate::{Error, Result};
 
+/// A snapshot that is to be copied, as its node describes it.
+pub(super) struct SourceSnapshot {
+    /// Bytes that it presents.
+    pub(super) bytes: u64,
+    /// The backing image that the source stands on.
+    pub(super) backing_image: Option<BackingImageName>,
+}
+
 impl SourceNode {
-    /// Bytes that the order's snapshot presents.
-    pub(super) async fn snapshot_size(&self, order: &CloneOrder) -> Result<u64> {
+    /// What the order's snapshot is.
+    pub(super) async fn snapshot(&self, order: &CloneOrder) -> Result<SourceSnapshot> {
         let (source, snapshot) = (&order.source, &order.snapshot);
         let found = match self {
-            Self::Own(replicas) => replicas.get(source).await?.snapshots.get(snapshot).map(|lvol| lvol.spec_size),
+            Self::Own(replicas) => {
+                let view = replicas.get(source).await?;
+                let backing_image = view.backing_image.clone();
+                view.snapshots.get(snapshot).map(|lvol| SourceSnapshot { bytes: lvol.spec_size, backing_image })
+            }
             Self::Other(peer) => {
                 let mut client = SpdkServiceClient::new(peer.channel());
                 let call = client.replica_get(wire::ReplicaGetRequest { name: source.to_string() });
                 let answer = peer.answer("description", source, call).await?;
-                answer.snapshots.get(snapshot.as_str()).map(|lvol| lvol.spec_size)
+                let backing_image = BackingImageName::parse(&answer.backing_image_name).ok();
+                let lvol = answer.snapshots.get(snapshot.as_str());
+                lvol.map(|lvol| SourceSnapshot { bytes: lvol.spec_size, backing_image })
             }
         };
         found.ok_or_else(|| Error::not_found("snapshot", format!("{snapshot} of replica {source}")))
