@@ -80,6 +80,8 @@ pub enum Point {
     RestoreEarlierDeleted,
     /// Everything is proven, nothing published.
     RestoreProven,
+    /// A block of a snapshot is about to be read for a backup.
+    BackupReads,
     /// The temporary head of a linked clone's entry point is made.
     CloneEntryPointBegun,
     /// The entry point is made of its temporary head, which is there still.
@@ -137,6 +139,7 @@ impl Point {
             Self::RestoreMarkedComplete => "restore-marked-complete",
             Self::RestoreEarlierDeleted => "restore-earlier-deleted",
             Self::RestoreProven => "restore-proven",
+            Self::BackupReads => "backup-reads",
             Self::CloneEntryPointBegun => "clone-entry-point-begun",
             Self::CloneEntryPointMade => "clone-entry-point-made",
             Self::CloneEntryPointReady => "clone-entry-point-ready",

@@ -1,5 +1,7 @@
 //! A replica on another node, over that node's gRPC. Every answer is parsed before the engine sees it.
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use tonic::transport::Channel;
 

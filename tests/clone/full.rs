@@ -5,10 +5,8 @@ use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
 use crate::cluster::{create_replica, ready, refused};
-use crate::scene::{BOTH, SIZE, SNAPSHOT, Scene, engine, replica};
+use crate::scene::{BOTH, LIMIT, SIZE, SNAPSHOT, Scene, engine, replica};
 use crate::support::wait::wait_until;
-
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(90);
 
 fn request(scene: &Scene, volume: &str) -> wire::EngineSnapshotCloneRequest {
     wire::EngineSnapshotCloneRequest {
@@ -127,6 +125,12 @@ async fn a_copy_is_cancelled_by_deleting_what_it_goes_to_and_nothing_of_it_is_le
     refused(scene.clone(request(&scene, "one")).await, Code::FailedPrecondition, "");
     let found = scene.replica("one", 1).await;
     assert!(found.head.is_none() && found.rebuilding, "{found:?}");
+    refused(
+        scene.delete_snapshot("src", SNAPSHOT).await,
+        Code::FailedPrecondition,
+        "the copy to replica one-r-00000001",
+    );
+    scene.source_has(&[SNAPSHOT]).await;
     // The engine gives the copy up, the replica does not, until it is deleted.
     scene.cluster.delete_engine("one").await;
     assert!(status(&scene, "one", 1).await.is_cloning);

@@ -3,12 +3,11 @@
 use corriente::wire::spdkrpc as wire;
 
 use crate::cluster::ready;
-use crate::scene::{BOTH, SIZE, SNAPSHOT, Scene, engine, replica};
+use crate::scene::{BOTH, LIMIT, SIZE, SNAPSHOT, Scene, engine, replica};
 use crate::support::client::connect;
 use crate::support::wait::wait_until;
 
 const MIB: usize = 1 << 20;
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_replicas_of_a_linked_clone_are_made_at_once_and_it_is_read_and_written_alone() {
@@ -102,10 +101,10 @@ async fn a_backup_of_a_linked_clone_holds_all_that_it_shows() {
     scene.write("one", 2 * MIB, &vec![3; MIB], &mut image).await;
     scene.snapshot("one", "c1").await;
     let at_c1 = image.clone();
-    backed_up(&scene, "one", "c1", "backup-1").await;
+    scene.backed_up("one", "c1", "backup-1").await;
     scene.write("one", 12 * MIB, &vec![4; MIB], &mut image).await;
     scene.snapshot("one", "c2").await;
-    backed_up(&scene, "one", "c2", "backup-2").await;
+    scene.backed_up("one", "c2", "backup-2").await;
 
     scene.cluster.engine("dr", SIZE, "", scene.cluster.replicas("dr", SIZE).await).await;
     for (backup, image) in [("backup-1", &at_c1), ("backup-2", &image)] {
@@ -126,7 +125,7 @@ async fn a_backup_of_a_linked_clone_holds_all_that_it_shows() {
     let mut image = vec![0; SIZE as usize];
     scene.write("thin", 6 * MIB, &vec![6; MIB], &mut image).await;
     scene.snapshot("thin", "t1").await;
-    backed_up(&scene, "thin", "t1", "backup-3").await;
+    scene.backed_up("thin", "t1", "backup-3").await;
     let addresses = scene.linked("onto", &BOTH).await;
     scene.cluster.delete_engine("onto").await;
     scene.cluster.engine("onto", SIZE, "", addresses.clone()).await;
@@ -137,29 +136,4 @@ async fn a_backup_of_a_linked_clone_holds_all_that_it_shows() {
     for (name, address) in &addresses {
         assert!(crate::cluster::read_replica(name, address).await == image, "the source shows through in {name}");
     }
-}
-
-async fn backed_up(scene: &Scene, volume: &str, snapshot: &str, backup: &str) {
-    let request = wire::BackupCreateRequest {
-        engine_name: engine(volume),
-        snapshot_name: snapshot.into(),
-        backup_target: format!("vfs://{}", scene.cluster.store.display()),
-        volume_name: volume.into(),
-        backup_name: backup.into(),
-        compression_method: "lz4".into(),
-        ..Default::default()
-    };
-    let started = scene.cluster.nodes[0].spdk().engine_backup_create(request).await.expect("a backup").into_inner();
-    wait_until(LIMIT, "the backup is complete", async || {
-        let request = wire::BackupStatusRequest {
-            engine_name: engine(volume),
-            backup: backup.into(),
-            replica_address: started.replica_address.replace("tcp://", ""),
-            ..Default::default()
-        };
-        let status = scene.cluster.nodes[0].spdk().engine_backup_status(request).await.expect("a status").into_inner();
-        assert_ne!(status.state, "error", "{}", status.error);
-        if status.state == "complete" { Ok(()) } else { Err(format!("{status:?}")) }
-    })
-    .await;
 }

@@ -1,5 +1,6 @@
 //! A source is kept while it has linked clones; what was made for them goes with the last one.
 
+use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
@@ -22,9 +23,7 @@ async fn a_snapshot_and_a_replica_with_linked_clones_are_not_deleted_and_the_clo
     refused(scene.delete_snapshot("src", SNAPSHOT).await, Code::FailedPrecondition, "one-r-00000000");
     let both = scene.cluster.nodes[1].spdk().replica_snapshot_delete(order(&replica("src", 1), SNAPSHOT)).await;
     refused(both, Code::FailedPrecondition, "one-r-00000001, two-r-00000001; delete them first");
-    // All replicas refused alike, so none is to blame.
-    let found = scene.cluster.get("src").await;
-    assert!(found.replica_mode_map.values().all(|mode| *mode == i32::from(wire::ReplicaMode::Rw)), "{found:?}");
+    scene.source_has(&[SNAPSHOT, "s2"]).await;
 
     // A purge leaves it, whoever made it; what is above and below it is merged as ever.
     scene.delete_snapshot("src", "s2").await.expect("a snapshot above can go");
@@ -46,9 +45,7 @@ async fn a_snapshot_and_a_replica_with_linked_clones_are_not_deleted_and_the_clo
     let addresses = scene.cluster.replicas("src", crate::scene::SIZE).await;
     scene.cluster.engine("src", crate::scene::SIZE, "", addresses).await;
     refused(scene.delete_snapshot("src", SNAPSHOT).await, Code::FailedPrecondition, "two-r-00000001");
-    let found = scene.cluster.get("src").await;
-    assert!(found.replica_mode_map.values().all(|mode| *mode == i32::from(wire::ReplicaMode::Rw)), "{found:?}");
-    assert!(scene.replica("src", 0).await.snapshots.contains_key(SNAPSHOT));
+    scene.source_has(&[SNAPSHOT]).await;
     scene.cluster.delete_engine("src").await;
     assert_eq!((scene.clones(0).await, scene.clones(1).await), (0, 1));
     scene.delete_replica("src", 0).await.expect("its last clone is gone");
@@ -100,4 +97,25 @@ async fn source_and_clone_are_reverted_hashed_and_purged_without_touching_each_o
         let address = format!("{}:{}", found.ip, found.port_start);
         assert!(crate::cluster::read_replica(&name, &address).await == at_c1, "the clone is not what it was at c1");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_one_replica_is_backed_up_from_stays_on_all_until_that_is_over() {
+    let scene = Scene::start().await;
+    let faults = scene.cluster.nodes[0].faults();
+    faults.always(Point::BackupReads, Action::Block);
+    let address = scene.backup("src", SNAPSHOT, "b1").await;
+    faults.blocked(Point::BackupReads).await;
+    refused(scene.delete_snapshot("src", SNAPSHOT).await, Code::FailedPrecondition, "backup b1");
+    let direct = scene.cluster.nodes[0].spdk().replica_snapshot_delete(order(&replica("src", 0), SNAPSHOT)).await;
+    refused(direct, Code::FailedPrecondition, "backup b1");
+    scene.source_has(&[SNAPSHOT]).await;
+
+    // Others come and go as ever.
+    scene.snapshot("src", "s2").await;
+    scene.delete_snapshot("src", "s2").await.expect("nobody reads it");
+    faults.lift(Point::BackupReads);
+    scene.backup_is_complete("src", "b1", &address).await;
+    scene.delete_snapshot("src", SNAPSHOT).await.expect("nobody reads it any more");
+    scene.source_has(&[]).await;
 }

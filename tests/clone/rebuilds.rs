@@ -6,7 +6,7 @@ use corriente::wire::spdkrpc as wire;
 use tonic::{Code, Status};
 
 use crate::cluster::{create_replica, refused};
-use crate::scene::{BOTH, SIZE, Scene, engine, replica};
+use crate::scene::{BOTH, SIZE, SNAPSHOT, Scene, engine, replica};
 use crate::support::client::Client;
 use crate::support::wait::wait_until;
 
@@ -130,6 +130,78 @@ async fn a_failed_replica_of_a_linked_clone_is_rebuilt_in_its_place_and_after_an
     add(&scene, &address, Some(source(&scene))).await.expect("the rebuild after the expansion starts");
     in_sync(&scene).await;
     holds(&scene, &address, &image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_is_rebuilt_below_its_clones_and_what_they_stand_on_survives_a_purge() {
+    let mut scene = Scene::start().await;
+    scene.linked("one", &BOTH).await;
+    let mut image = scene.image.clone();
+    scene.write("one", 2 * MIB, &vec![3; MIB], &mut image).await;
+    scene.client.work().await;
+
+    // Its second replica is made anew, from all of the data, under the clone that stands on what it held.
+    let address = scene.replica("src", 1).await;
+    let address = format!("{}:{}", address.ip, address.port_start);
+    let removal = wire::EngineReplicaDeleteRequest {
+        engine_name: engine("src"),
+        replica_name: replica("src", 1),
+        ..Default::default()
+    };
+    scene.cluster.nodes[0].spdk().engine_replica_delete(removal).await.expect("the replica is removed");
+    let addition = wire::EngineReplicaAddRequest {
+        engine_name: engine("src"),
+        replica_name: replica("src", 1),
+        replica_address: address.clone(),
+        ..Default::default()
+    };
+    scene.cluster.nodes[0].spdk().engine_replica_add(addition).await.expect("the rebuild starts");
+    wait_until(LIMIT, "the source is rebuilt", async || {
+        let found = scene.cluster.get("src").await;
+        match Scene::mode(&found, &replica("src", 1)) {
+            wire::ReplicaMode::Rw => Ok(()),
+            mode => Err(format!("{mode:?}")),
+        }
+    })
+    .await;
+    scene.client.work().await;
+    assert_eq!(scene.clones(1).await, 1);
+    assert!(scene.read("one").await == image, "the clone changed with its source's rebuild");
+
+    // A new clone stands on what the source has now, beside the one that stands on what it had.
+    scene.linked("two", &BOTH).await;
+    assert_eq!((scene.clones(0).await, scene.clones(1).await), (2, 2));
+    refused(scene.delete_snapshot("src", SNAPSHOT).await, Code::FailedPrecondition, "one-r-00000000, two-r-00000000");
+
+    // A system snapshot with a clone on one replica stays on both in a purge.
+    let found = scene.cluster.get("src").await;
+    let system = found.snapshots.iter().find(|(_, lvol)| !lvol.user_created).expect("the rebuild's snapshot").0.clone();
+    scene.empty("three", &[1]).await;
+    let request = wire::EngineSnapshotCloneRequest { snapshot_name: system.clone(), ..scene.request("three", &[1]) };
+    scene.clone(request).await.expect("the clone is made");
+    scene.snapshot("src", "s2").await;
+    let purge = wire::SnapshotRequest { name: engine("src"), ..Default::default() };
+    scene.cluster.nodes[0].spdk().engine_snapshot_purge(purge.clone()).await.expect("a purge");
+    scene.source_has(&[&system, SNAPSHOT, "s2"]).await;
+    scene.delete_volume("three", &[1]).await;
+    scene.cluster.nodes[0].spdk().engine_snapshot_purge(purge).await.expect("a purge");
+    scene.source_has(&[SNAPSHOT, "s2"]).await;
+
+    // Each replica alone is whole, and nothing is left of what the source held before.
+    let source = scene.client.image();
+    let second = scene.replica("one", 1).await;
+    let second = format!("{}:{}", second.ip, second.port_start);
+    assert!(scene.read_alone("one", &replica("one", 1), &second).await == image, "the clone's second replica");
+    assert!(scene.read("two").await == scene.image, "the second clone is not the snapshot");
+    assert!(scene.read_alone("src", &replica("src", 1), &address).await == source, "the source's second replica");
+    scene.delete_volume("one", &BOTH).await;
+    scene.delete_volume("two", &BOTH).await;
+    scene.delete_volume("src", &BOTH).await;
+    for node in &scene.cluster.nodes {
+        let request = wire::DiskGetRequest { disk_name: "disk".into(), ..Default::default() };
+        let disk = node.spdk().disk_get(request).await.expect("the disk").into_inner();
+        assert_eq!(disk.free_size, disk.total_size, "something is left over");
+    }
 }
 
 /// The source's engine takes its second replica in again; it was not written to meanwhile, so nothing is copied.

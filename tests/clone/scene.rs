@@ -8,10 +8,12 @@ use tonic::Status;
 use crate::cluster::{Cluster, create_replica};
 use crate::support::client::Client;
 use crate::support::node::NodeOptions;
+use crate::support::wait::wait_until;
 
 pub const SIZE: u64 = 32 << 20;
 pub const SNAPSHOT: &str = "s1";
 pub const BOTH: [usize; 2] = [0, 1];
+pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub struct Scene {
     pub cluster: Cluster,
@@ -108,6 +110,53 @@ impl Scene {
         self.cluster.delete_engine(volume).await;
         for node in nodes {
             self.delete_replica(volume, *node).await.expect("the replica is deleted");
+        }
+    }
+
+    /// Starts a backup on the replica of the first node; the address to follow it by.
+    pub async fn backup(&self, volume: &str, snapshot: &str, backup: &str) -> String {
+        let request = wire::BackupCreateRequest {
+            engine_name: engine(volume),
+            snapshot_name: snapshot.into(),
+            backup_target: format!("vfs://{}", self.cluster.store.display()),
+            volume_name: volume.into(),
+            backup_name: backup.into(),
+            compression_method: "lz4".into(),
+            ..Default::default()
+        };
+        let started = self.cluster.nodes[0].spdk().engine_backup_create(request).await.expect("a backup").into_inner();
+        started.replica_address.replace("tcp://", "")
+    }
+
+    pub async fn backup_is_complete(&self, volume: &str, backup: &str, replica_address: &str) {
+        wait_until(LIMIT, "the backup is complete", async || {
+            let request = wire::BackupStatusRequest {
+                engine_name: engine(volume),
+                backup: backup.into(),
+                replica_address: replica_address.into(),
+                ..Default::default()
+            };
+            let status =
+                self.cluster.nodes[0].spdk().engine_backup_status(request).await.expect("a status").into_inner();
+            assert_ne!(status.state, "error", "{}", status.error);
+            if status.state == "complete" { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+    }
+
+    pub async fn backed_up(&self, volume: &str, snapshot: &str, backup: &str) {
+        let address = self.backup(volume, snapshot, backup).await;
+        self.backup_is_complete(volume, backup, &address).await;
+    }
+
+    /// Both replicas of the source are in sync, and have these of its snapshots.
+    pub async fn source_has(&self, snapshots: &[&str]) {
+        let found = self.cluster.get("src").await;
+        let in_sync = |mode: &i32| *mode == i32::from(wire::ReplicaMode::Rw);
+        assert!(found.replica_mode_map.len() == 2 && found.replica_mode_map.values().all(in_sync), "{found:?}");
+        assert_eq!(found.snapshots.keys().collect::<Vec<_>>(), snapshots);
+        for node in BOTH {
+            assert_eq!(self.replica("src", node).await.snapshots.keys().collect::<Vec<_>>(), snapshots);
         }
     }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::backup::{BackupSource, ByteOffset, ChangedMap};
 use crate::disk::DiskHold;
+use crate::faults::{self, Point};
 use crate::name::{BackupName, SnapshotName};
 use crate::replica::instance::Replica;
 use crate::replica::layers::changed_map;
@@ -83,6 +84,7 @@ impl BackupSource for SnapshotSource {
     }
 
     async fn read(&self, offset: ByteOffset, length: usize) -> Result<DmaBuffer> {
+        faults::pass(Point::BackupReads).await?;
         let mut buffer = DmaBuffer::zeroed(length)?;
         let inside = self.bdev.geometry().size().saturating_sub(offset.0);
         if inside >= length as u64 {
