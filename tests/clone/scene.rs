@@ -134,7 +134,6 @@ impl Scene {
                 engine_name: engine(volume),
                 backup: backup.into(),
                 replica_address: replica_address.into(),
-                ..Default::default()
             };
             let status =
                 self.cluster.nodes[0].spdk().engine_backup_status(request).await.expect("a status").into_inner();
