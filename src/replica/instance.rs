@@ -238,7 +238,11 @@ impl Turn<'_> {
     pub(super) fn require_usable(&self) -> Result<()> {
         match self.state() {
             ReplicaState::Stopped | ReplicaState::Running if self.replica.view().rebuilding => {
-                let problem = "a rebuild of it, or a copy into it, is in progress or was interrupted; it must come to its end first";
+                let what = match self.replica.view().interrupted {
+                    Some(_) => "a full copy into it",
+                    None => "a rebuild of it",
+                };
+                let problem = format!("{what} is in progress or was interrupted; it must come to its end first");
                 Err(Error::precondition(self.replica.object(), problem))
             }
             ReplicaState::Stopped | ReplicaState::Running => Ok(()),

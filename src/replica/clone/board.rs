@@ -34,9 +34,9 @@ impl CloneBoard {
         }
     }
 
-    /// It failed.
+    /// It failed. The first reason stays: what comes after it is a consequence.
     pub(super) fn fail(&self, error: &Error) {
-        if let Some(status) = &mut *self.entry() {
+        if let Some(status) = self.entry().as_mut().filter(|status| status.state != CopyState::Error) {
             (status.state, status.error) = (CopyState::Error, error.to_string());
         }
     }
@@ -49,5 +49,30 @@ impl CloneBoard {
     fn entry(&self) -> MutexGuard<'_, Option<CloneStatus>> {
         // No code between two changes of the entry can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::{HostPort, ReplicaName, SnapshotName};
+    use crate::replica::clone::CloneMode;
+
+    #[test]
+    fn the_first_reason_of_a_failure_stays_until_the_next_copy() {
+        let mark = CloneMark {
+            source: ReplicaName::parse("src-r-00000001").unwrap(),
+            source_address: HostPort::parse("10.0.0.1:20001").unwrap(),
+            snapshot: SnapshotName::parse("s1").unwrap(),
+            mode: CloneMode::FullCopy,
+        };
+        let board = CloneBoard::default();
+        board.begin(mark.clone());
+        board.fail(&Error::medium("disk d", "EIO"));
+        board.fail(&Error::Canceled { what: "the copy".into() });
+        let status = board.get().unwrap();
+        assert!(status.error.contains("EIO") && status.state == CopyState::Error, "{status:?}");
+        board.begin(mark);
+        assert_eq!(board.get().unwrap().error, "");
     }
 }

@@ -277,10 +277,10 @@ impl Turn<'_> {
     /// The replica is in state error with the reason, and has no head until it is cloned into again.
     async fn copy_fail(&mut self, error: &Error) {
         tracing::error!(replica = %self.replica.name, %error, "a full copy failed");
+        self.replica.clone_board.fail(error);
         if let Err(undo) = self.copy_break_off().await {
             tracing::error!(replica = %self.replica.name, %undo, "what a failed copy had begun is left over");
         }
-        self.replica.clone_board.fail(error);
         self.fail(error);
     }
 
