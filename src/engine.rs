@@ -6,13 +6,14 @@
 //! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. [`target`]: the
 //!   mirror as a target.
 //! - `create`: from a request to a volume that is served. `snapshot`, `hash`, `expand`, `suspend`, `rebuild`, [`backup`],
-//!   [`checksum`], [`restore`]: operations. `tell`: what changed, as events.
+//!   [`checksum`], [`clone`], [`restore`]: operations. `tell`: what changed, as events.
 
 pub mod assemble;
 pub mod attach;
 pub mod backend;
 pub mod backup;
 pub mod checksum;
+pub mod clone;
 pub mod context;
 mod create;
 mod expand;
@@ -210,6 +211,7 @@ impl Engine {
         self.publish(|published| published.state = EngineState::Terminating);
         self.cancel_restore().await;
         self.cancel_rebuild(None).await;
+        self.cancel_clone().await;
         self.drop_suspension().await;
         let _operation = self.operations.lock().await;
         self.unexport().await?;

@@ -48,6 +48,23 @@ async fn create_on(node: &Node) -> Result<wire::Replica, Status> {
     crate::volume::try_create_replica(node, "vol-r-00000001").await
 }
 
+/// SPDK 20.07 counts the last cluster of its metadata as free after a crash, and would give it to an lvol.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_leaves_the_space_of_a_disk_as_it_was_also_after_an_orderly_stop_later() {
+    let mut cluster = Cluster::start(1).await;
+    let node = &mut cluster.nodes[0];
+    create_replica(node, "vol-r-00000001").await;
+    let before = disk(node).await.free_size;
+    node.kill9();
+    node.start_again().await;
+    assert_eq!(ready_disk(node).await.free_size, before, "after a crash");
+    node.restart().await;
+    assert_eq!(ready_disk(node).await.free_size, before, "after an orderly stop");
+    crate::volume::delete_replica(node, "vol-r-00000001", true).await;
+    let emptied = disk(node).await;
+    assert_eq!(emptied.free_size, emptied.total_size, "all but the metadata is free");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn drivers_that_do_not_fit_are_refused_and_only_nvme_tells_its_health() {
     let cluster = Cluster::start(1).await;
