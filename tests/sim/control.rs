@@ -118,6 +118,7 @@ impl World {
             self.time.after(50, Step::RequestPause { life });
         }
         let view = engine.core.view();
+        engine.dirty.log.view_in_force();
         for _ in 0..count {
             engine.channels.push(Channel {
                 state: ChannelState::new(view, policy),
