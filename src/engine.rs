@@ -209,9 +209,9 @@ impl Engine {
     /// Cancels a restore, takes target and mirror down.
     async fn take_down(self: &Arc<Self>) -> Result<()> {
         self.publish(|published| published.state = EngineState::Terminating);
+        self.cancel_clone().await;
         self.cancel_restore().await;
         self.cancel_rebuild(None).await;
-        self.cancel_clone().await;
         self.drop_suspension().await;
         let _operation = self.operations.lock().await;
         self.unexport().await?;

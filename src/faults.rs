@@ -45,6 +45,8 @@ pub enum Point {
     SnapshotBegins,
     /// A volume's snapshot was taken on a replica.
     SnapshotTaken,
+    /// A volume's snapshot is about to be deleted; all replicas were asked whether they must keep it.
+    SnapshotDeletionBegins,
     /// A member of a volume is about to grow; passed once for each, those of the node first.
     ExpansionBegins,
     /// A member has grown and its size was seen.
@@ -134,6 +136,7 @@ impl Point {
             Self::DiskLetGo => "disk-let-go",
             Self::ReplicaWrite => "replica-write",
             Self::SnapshotBegins => "snapshot-begins",
+            Self::SnapshotDeletionBegins => "snapshot-deletion-begins",
             Self::SnapshotTaken => "snapshot-taken",
             Self::ExpansionBegins => "expansion-begins",
             Self::ExpansionGrown => "expansion-grown",

@@ -79,6 +79,7 @@ impl Engine {
         }
         // A replica that must keep it refuses; the others would have deleted it then, and this one would be taken for failed.
         self.refuse_when_kept(name, &self.kept_snapshots().await)?;
+        faults::pass(Point::SnapshotDeletionBegins).await?;
         let mut answers = self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
         if answers.iter().all(|(_, answer)| answer.is_ok()) || answers.iter().all(|(_, answer)| answer.is_err()) {
             return self.settle("snapshot deletion", answers).await;

@@ -67,6 +67,25 @@ async fn what_fails_on_the_way_to_a_linked_clone_is_undone_and_can_be_repeated()
         let found = scene.replica("one", 1).await;
         assert_eq!((found.state.as_str(), found.linked_clone_info, scene.clones(1).await), ("running", None, 0));
     }
-    spdk.replica_snapshot_clone_dst_start(order(&scene)).await.expect("the clone is made");
+    // As its source is told, which makes the same.
+    let request = wire::ReplicaSnapshotCloneSrcStartRequest {
+        name: replica("src", 1),
+        snapshot_name: SNAPSHOT.into(),
+        dst_replica_name: replica("one", 1),
+        clone_mode: wire::CloneMode::LinkedClone.into(),
+        ..Default::default()
+    };
+    spdk.replica_snapshot_clone_src_start(request).await.expect("the clone is made");
+    spdk.replica_snapshot_clone_dst_start(order(&scene)).await.expect("the same again is fine");
+    let request = wire::ReplicaSnapshotCloneSrcStatusCheckRequest {
+        name: replica("src", 1),
+        snapshot_name: SNAPSHOT.into(),
+        dst_replica_name: replica("one", 1),
+    };
+    let status = spdk.replica_snapshot_clone_src_status_check(request).await.expect("a status").into_inner();
+    assert_eq!((status.state.as_str(), status.error_msg.as_str()), ("complete", ""));
+    let request =
+        wire::ReplicaSnapshotCloneSrcFinishRequest { name: replica("src", 1), dst_replica_name: replica("one", 1) };
+    spdk.replica_snapshot_clone_src_finish(request).await.expect("there is nothing to end");
     assert!(read_replica(&replica("one", 1), &address).await == scene.image, "the clone is not the snapshot");
 }

@@ -60,7 +60,9 @@ async fn wire_mirror(scene: &Scene, volume: &str) -> bool {
 
 /// A copy that is slow, in its middle.
 async fn half_way(scene: &Scene, volume: &str, node: usize) {
-    scene.empty(volume, &[node]).await;
+    let name = replica(volume, node);
+    let addresses = [(name.clone(), create_replica(&scene.cluster.nodes[node], &name, SIZE).await)];
+    scene.cluster.engine(volume, SIZE, "", addresses.into()).await;
     limit(scene, volume, node, 1).await;
     scene.clone(request(scene, volume)).await.expect("the copy begins");
     wait_until(LIMIT, "the copy runs", async || {
@@ -131,6 +133,11 @@ async fn a_copy_is_cancelled_by_deleting_what_it_goes_to_and_nothing_of_it_is_le
         "the copy to replica one-r-00000001",
     );
     scene.source_has(&[SNAPSHOT]).await;
+    // To its manager the volume is up, and nothing else is done with it meanwhile.
+    let engine = scene.cluster.get("one").await;
+    assert_eq!((engine.state.as_str(), Scene::mode(&engine, &replica("one", 1))), ("running", wire::ReplicaMode::Rw));
+    let restore = scene.cluster.start_restore("one", scene.cluster.url("src", "none")).await;
+    refused(restore, Code::FailedPrecondition, "a clone is in progress");
     // The engine gives the copy up, the replica does not, until it is deleted.
     scene.cluster.delete_engine("one").await;
     assert!(status(&scene, "one", 1).await.is_cloning);

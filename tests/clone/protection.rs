@@ -119,3 +119,28 @@ async fn a_snapshot_that_one_replica_is_backed_up_from_stays_on_all_until_that_i
     scene.delete_snapshot("src", SNAPSHOT).await.expect("nobody reads it any more");
     scene.source_has(&[]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_begins_to_be_backed_up_under_the_deletion_keeps_the_snapshot_and_its_place_in_the_mirror() {
+    let scene = Scene::start().await;
+    let faults = scene.cluster.nodes[0].faults();
+    faults.always(Point::BackupReads, Action::Block);
+    faults.always(Point::SnapshotDeletionBegins, Action::Block);
+    let mut spdk = scene.cluster.nodes[0].spdk();
+    let deletion =
+        tokio::spawn(async move { spdk.engine_snapshot_delete(order(&engine("src"), SNAPSHOT)).await.map(drop) });
+    faults.blocked(Point::SnapshotDeletionBegins).await;
+    let address = scene.backup("src", SNAPSHOT, "b1").await;
+    faults.blocked(Point::BackupReads).await;
+    faults.lift(Point::SnapshotDeletionBegins);
+    refused(deletion.await.expect("no panic"), Code::FailedPrecondition, "backup b1");
+    let found = scene.cluster.get("src").await;
+    assert!(found.replica_mode_map.values().all(|mode| *mode == i32::from(wire::ReplicaMode::Rw)), "{found:?}");
+    assert!(scene.replica("src", 0).await.snapshots.contains_key(SNAPSHOT));
+    assert!(!scene.replica("src", 1).await.snapshots.contains_key(SNAPSHOT), "the other was to delete it first");
+
+    faults.lift(Point::BackupReads);
+    scene.backup_is_complete("src", "b1", &address).await;
+    scene.delete_snapshot("src", SNAPSHOT).await.expect("the deletion is repeated");
+    scene.source_has(&[]).await;
+}

@@ -1,13 +1,10 @@
 //! A replica taken into a linked clone: based on a replica of the source on its own disk.
 
-use std::collections::BTreeMap;
-
 use corriente::wire::spdkrpc as wire;
 use tonic::{Code, Status};
 
 use crate::cluster::{create_replica, refused};
 use crate::scene::{BOTH, SIZE, SNAPSHOT, Scene, engine, replica};
-use crate::support::client::Client;
 use crate::support::wait::wait_until;
 
 const MIB: usize = 1 << 20;
@@ -33,10 +30,10 @@ async fn add(scene: &Scene, address: &str, source: Option<wire::LinkedCloneSourc
     scene.cluster.nodes[0].spdk().engine_replica_add(request).await.map(drop)
 }
 
-async fn in_sync(scene: &Scene) {
+async fn in_sync(scene: &Scene, volume: &str) {
     wait_until(LIMIT, "the replica is in sync", async || {
-        let found = scene.cluster.get("one").await;
-        match found.replica_mode_map.get(&replica("one", 1)).map(|_| Scene::mode(&found, &replica("one", 1))) {
+        let found = scene.cluster.get(volume).await;
+        match found.replica_mode_map.get(&replica(volume, 1)).map(|_| Scene::mode(&found, &replica(volume, 1))) {
             Some(wire::ReplicaMode::Rw) => Ok(()),
             Some(wire::ReplicaMode::Wo) => Err("it is being rebuilt".into()),
             other => panic!("its mode is {other:?}"),
@@ -82,7 +79,7 @@ async fn a_new_replica_of_a_linked_clone_is_based_on_the_source_on_its_own_disk(
     assert_eq!(scene.cluster.get("one").await.snapshots.len(), 1, "a refused addition leaves no snapshot");
 
     add(&scene, &address, Some(source(&scene))).await.expect("the rebuild starts");
-    in_sync(&scene).await;
+    in_sync(&scene, "one").await;
     holds(&scene, &address, &image).await;
 }
 
@@ -105,12 +102,13 @@ async fn a_failed_replica_of_a_linked_clone_is_rebuilt_in_its_place_and_after_an
         ..Default::default()
     };
     scene.cluster.nodes[0].spdk().engine_replica_delete(request).await.expect("the failed replica is removed");
-    // The source's replica failed with it, and is one of the source again.
-    restore_source(&mut scene).await;
-
     let address = create_replica(&scene.cluster.nodes[1], &replica("one", 1), SIZE).await;
+    // The source's replica failed with it, and is made anew first; what it held is below the old replica of the clone still.
+    scene.client.work().await;
+    refused(add(&scene, &address, Some(source(&scene))).await, Code::FailedPrecondition, "not in sync");
+    rebuild_source(&scene).await;
     add(&scene, &address, Some(source(&scene))).await.expect("the rebuild starts");
-    in_sync(&scene).await;
+    in_sync(&scene, "one").await;
 
     let grown = SIZE + (8 << 20);
     let request = wire::EngineExpandRequest { name: engine("one"), size: grown };
@@ -128,7 +126,7 @@ async fn a_failed_replica_of_a_linked_clone_is_rebuilt_in_its_place_and_after_an
     assert_eq!(scene.clones(1).await, 0);
     let address = create_replica(&scene.cluster.nodes[1], &replica("one", 1), grown).await;
     add(&scene, &address, Some(source(&scene))).await.expect("the rebuild after the expansion starts");
-    in_sync(&scene).await;
+    in_sync(&scene, "one").await;
     holds(&scene, &address, &image).await;
 }
 
@@ -140,30 +138,8 @@ async fn a_source_is_rebuilt_below_its_clones_and_what_they_stand_on_survives_a_
     scene.write("one", 2 * MIB, &vec![3; MIB], &mut image).await;
     scene.client.work().await;
 
-    // Its second replica is made anew, from all of the data, under the clone that stands on what it held.
-    let address = scene.replica("src", 1).await;
-    let address = format!("{}:{}", address.ip, address.port_start);
-    let removal = wire::EngineReplicaDeleteRequest {
-        engine_name: engine("src"),
-        replica_name: replica("src", 1),
-        ..Default::default()
-    };
-    scene.cluster.nodes[0].spdk().engine_replica_delete(removal).await.expect("the replica is removed");
-    let addition = wire::EngineReplicaAddRequest {
-        engine_name: engine("src"),
-        replica_name: replica("src", 1),
-        replica_address: address.clone(),
-        ..Default::default()
-    };
-    scene.cluster.nodes[0].spdk().engine_replica_add(addition).await.expect("the rebuild starts");
-    wait_until(LIMIT, "the source is rebuilt", async || {
-        let found = scene.cluster.get("src").await;
-        match Scene::mode(&found, &replica("src", 1)) {
-            wire::ReplicaMode::Rw => Ok(()),
-            mode => Err(format!("{mode:?}")),
-        }
-    })
-    .await;
+    // Under the clone that stands on what the replica held.
+    let address = rebuild_source(&scene).await;
     scene.client.work().await;
     assert_eq!(scene.clones(1).await, 1);
     assert!(scene.read("one").await == image, "the clone changed with its source's rebuild");
@@ -204,11 +180,23 @@ async fn a_source_is_rebuilt_below_its_clones_and_what_they_stand_on_survives_a_
     }
 }
 
-/// The source's engine takes its second replica in again; it was not written to meanwhile, so nothing is copied.
-async fn restore_source(scene: &mut Scene) {
-    scene.cluster.delete_engine("src").await;
-    let addresses: BTreeMap<_, _> = scene.cluster.replicas("src", SIZE).await;
-    let found = scene.cluster.engine("src", SIZE, "spdk-tcp-nvmf", addresses).await;
-    assert_eq!(Scene::mode(&found, &replica("src", 1)), wire::ReplicaMode::Rw);
-    scene.client = Client::of(&found, SIZE).await;
+/// Takes the source's second replica out and makes it anew, from all of the data. Returns where it is.
+async fn rebuild_source(scene: &Scene) -> String {
+    let found = scene.replica("src", 1).await;
+    let address = format!("{}:{}", found.ip, found.port_start);
+    let removal = wire::EngineReplicaDeleteRequest {
+        engine_name: engine("src"),
+        replica_name: replica("src", 1),
+        ..Default::default()
+    };
+    scene.cluster.nodes[0].spdk().engine_replica_delete(removal).await.expect("the replica is removed");
+    let addition = wire::EngineReplicaAddRequest {
+        engine_name: engine("src"),
+        replica_name: replica("src", 1),
+        replica_address: address.clone(),
+        ..Default::default()
+    };
+    scene.cluster.nodes[0].spdk().engine_replica_add(addition).await.expect("the rebuild starts");
+    in_sync(scene, "src").await;
+    address
 }

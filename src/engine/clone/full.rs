@@ -58,6 +58,11 @@ impl Engine {
         self.clone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a full copy into the volume runs.
+    pub(in crate::engine) fn is_cloning(&self) -> bool {
+        self.running_clone().is_some()
+    }
+
     /// Follows no copy any more, and waits until that is so. The replica goes on with it.
     pub(in crate::engine) async fn cancel_clone(&self) {
         let running = self.running_clone().take();
@@ -85,6 +90,7 @@ impl Follower {
             }
             Err(error) => drop(started.send(Err(error))),
         }
+        *engine.running_clone() = None;
         self.done.send_replace(true);
     }
 
