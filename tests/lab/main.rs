@@ -1,4 +1,4 @@
-//! Tests in virtual machines: a real Linux kernel as the initiator, real-looking NVMe controllers. Run by
+//! Tests in virtual machines: a real Linux kernel as the initiator, real-looking NVMe controllers, real reboots. Run by
 //! `scripts/lab`; docs/lab.md says what they need and how to write one.
 //!
 //! - [`vm`]: a machine. [`agent`], `guest/agent.rs`: commands into it. [`qmp`]: what is done to its hardware.
@@ -17,4 +17,5 @@ mod vm;
 mod volume;
 
 mod kernel_device;
+mod pci_disk;
 mod smoke;

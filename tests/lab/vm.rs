@@ -34,13 +34,15 @@ pub struct VmOptions {
     hugepages: u32,
     /// NVMe controllers by their serial number, one namespace each.
     nvme: Vec<(String, u64)>,
+    /// Virtio disks: `/dev/vda`, ...
+    virtio: Vec<PathBuf>,
 }
 
 impl VmOptions {
     /// `name` is for messages.
     pub fn named(name: &str) -> Self {
         let (memory_mib, hugepages) = (256, 0);
-        Self { name: name.into(), memory_mib, hugepages, nvme: vec![] }
+        Self { name: name.into(), memory_mib, hugepages, nvme: vec![], virtio: vec![] }
     }
 
     pub fn memory_mib(mut self, mib: u32) -> Self {
@@ -59,9 +61,15 @@ impl VmOptions {
         self.nvme.push((serial.into(), bytes));
         self
     }
+
+    /// A virtio disk on a file.
+    pub fn virtio(mut self, file: &Path) -> Self {
+        self.virtio.push(file.to_owned());
+        self
+    }
 }
 
-/// A running machine; it ends, and its disks go, when it is dropped.
+/// A machine that runs or was killed; its disks last until it is dropped.
 pub struct Vm {
     // First: QEMU ends, and prints its log if the test has failed, before the directory goes.
     running: Option<Parts>,
@@ -86,15 +94,21 @@ impl Vm {
             disk.and_then(|disk| disk.set_len(*bytes)).expect("a sparse file");
         }
         let mut vm = Self { options, directory, grpc_ports: [free_port(), free_port()], running: None };
-        vm.boot().await;
+        vm.start_again().await;
         vm
     }
 
-    async fn boot(&mut self) {
+    /// Boots a killed machine: the same disks, and nothing else is left of it.
+    pub async fn start_again(&mut self) {
+        assert!(self.running.is_none(), "{} is running", self.options.name);
         let cache = Cache::find();
         let image = image::build(&cache);
-        let sockets =
-            ["agent", "qmp"].map(|name| UnixListener::bind(self.directory.path().join(name)).expect("a socket"));
+        let sockets = ["agent", "qmp"].map(|name| {
+            let path = self.directory.path().join(name);
+            // Left by the boot before.
+            let _ = fs::remove_file(&path);
+            UnixListener::bind(&path).expect("a socket")
+        });
         let arguments = self.arguments(&cache, &image);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let libraries = cache.libraries();
@@ -110,6 +124,11 @@ impl Vm {
             Ok((qmp, agent)) => self.running = Some(Parts { _process: process, agent, qmp }),
             Err(_) => panic!("not up within {BOOT_LIMIT:?}; QEMU: {:?}\n{}", process.ended(), self.console_tail()),
         }
+    }
+
+    /// Ends it as a power failure would. Its disks keep what it had told them to write.
+    pub fn kill9(&mut self) {
+        assert!(self.running.take().is_some(), "{} is not running", self.options.name);
     }
 
     /// Runs a shell script in the guest, which must succeed; what it printed.
@@ -144,13 +163,13 @@ impl Vm {
         self.run("dmesg | tail -n 40").await
     }
 
-    /// What the guest writes to its port `log<index>`, since its boot.
+    /// What the guest writes to its port `log<index>`, since the first boot.
     pub fn guest_log(&self, index: usize) -> String {
         fs::read_to_string(self.directory.path().join(format!("log{index}"))).unwrap_or_default()
     }
 
     /// The file of a disk.
-    fn nvme_file(&self, serial: &str) -> PathBuf {
+    pub fn nvme_file(&self, serial: &str) -> PathBuf {
         nvme_file(self.directory.path(), serial)
     }
 
@@ -192,6 +211,10 @@ impl Vm {
             // Only what is behind a root port of its own can be unplugged.
             add("device", format!("pcie-root-port,id=port-{serial},chassis={0},slot={0}", index + 1));
             add("device", format!("nvme,id={serial},drive=drive-{serial},serial={serial},bus=port-{serial}"));
+        }
+        for (index, file) in options.virtio.iter().enumerate() {
+            add("drive", format!("if=none,id=virtio{index},file={},format=raw,cache=writeback", file.display()));
+            add("device", format!("virtio-blk-pci,drive=virtio{index}"));
         }
         arguments
     }
