@@ -60,6 +60,9 @@ fn compile_shim(tree: &Tree) {
         .opt_level(2)
         .link_lib_modifier("+whole-archive")
         .link_lib_modifier("-bundle");
+    if link::has_virtio(tree) {
+        build.define("CS_HAVE_VIRTIO", None);
+    }
     for include in tree.includes() {
         // Not our headers: their warnings are not ours either.
         build.flag("-isystem").flag(include.to_str().expect("the SPDK path is UTF-8"));

@@ -3,10 +3,11 @@
 //! - [`exit`]: how a command ends: messages and stable exit codes (docs/cli.md).
 //! - [`arguments`]: values that several commands take. [`connect`]: a node's gRPC. [`output`]: tables and JSON.
 //!   [`wait`]: following long work with a progress bar.
-//! - [`serve`]: starting a node. One file for each noun: [`node`], [`disk`], [`replica`], [`engine`], [`frontend`],
+//! - [`serve`]: starting a node. One file for each noun: [`node`], [`disk`], [`backing_image`], [`replica`], [`engine`], [`frontend`],
 //!   [`snapshot`], [`backup`], [`restore`], and [`volume`] for the steps that a person would otherwise type.
 
 pub mod arguments;
+pub mod backing_image;
 pub mod backup;
 pub mod connect;
 pub mod credentials;
@@ -15,6 +16,7 @@ pub mod engine;
 pub mod exit;
 pub mod frontend;
 pub mod node;
+pub mod orphan;
 pub mod output;
 pub mod replica;
 pub mod restore;
@@ -89,6 +91,9 @@ enum Command {
     /// Disks of a node, each with a store for replicas
     #[command(subcommand)]
     Disk(disk::DiskCommand),
+    /// Images on the disks of a node, which volumes may stand on
+    #[command(subcommand)]
+    BackingImage(backing_image::BackingImageCommand),
     /// Copies of volumes on the disks of a node
     #[command(subcommand)]
     Replica(replica::ReplicaCommand),
@@ -186,6 +191,7 @@ async fn run_client(command: Command, context: &Context) -> Result<(), Failure> 
     match command {
         Command::Node(command) => node::run(command, context).await,
         Command::Disk(command) => disk::run(command, context).await,
+        Command::BackingImage(command) => backing_image::run(command, context).await,
         Command::Replica(command) => replica::run(command, context).await,
         Command::Engine(command) => engine::run(command, context).await,
         Command::Frontend(command) => frontend::run(command, context).await,

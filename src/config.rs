@@ -165,6 +165,8 @@ pub struct LimitsConfig {
     pub rebuild_queue_depth: Bounded<1, 64>,
     /// Snapshots that are hashed at once; more wait.
     pub hashes: Bounded<1, 64>,
+    /// Backing images that are made or verified at once; more wait.
+    pub backing_images: Bounded<1, 64>,
     /// Events kept for slow watchers before they lose the oldest; rounded up to a power of two.
     pub watch_queue_depth: Bounded<1, 65536>,
     /// gRPC calls of one connection that are served at once.
@@ -196,6 +198,8 @@ pub struct TimeoutsConfig {
     pub restore_stall: Duration,
     /// A copy of a rebuild that makes no progress for this long has failed.
     pub rebuild_stall: Duration,
+    /// A backing image whose source gives nothing for this long has failed.
+    pub backing_image_stall: Duration,
 }
 
 impl Default for NodeConfig {
@@ -243,6 +247,7 @@ impl Default for LimitsConfig {
             rebuilds: Bounded::of::<4>(),
             rebuild_queue_depth: Bounded::of::<8>(),
             hashes: Bounded::of::<2>(),
+            backing_images: Bounded::of::<2>(),
             watch_queue_depth: Bounded::of::<256>(),
             calls_per_connection: Bounded::of::<256>(),
             message_size: ByteSize::mib(16),
@@ -264,6 +269,7 @@ impl Default for TimeoutsConfig {
             shutdown: Duration::from_secs(20),
             restore_stall: Duration::from_secs(120),
             rebuild_stall: Duration::from_secs(60),
+            backing_image_stall: Duration::from_secs(60),
         }
     }
 }

@@ -1,19 +1,24 @@
-//! Disks of this node: a file, a block device or an NVMe controller, with an lvstore of the same name on it.
+//! Disks of this node: a file, a block device, an NVMe controller or a virtio disk, with an lvstore of the same name on it.
 //!
 //! - [`request`]: what a disk is asked to be, as types. [`info`]: a disk as it is shown. [`handle`]: a ready disk.
 //! - [`device`], [`pci`], [`signature`]: a path before SPDK opens it: is it free, large enough, whose data is on it.
-//! - [`bring_up`]: from a path to an lvstore. [`record`]: what brings a disk back after a restart.
+//! - [`bring_up`]: from a path to an lvstore; `user_space` where SPDK drives the device itself, `moved` when the kernel
+//!   has given it another name. [`record`]: what brings a disk back after a restart.
+//! - [`health`]: what an NVMe disk says of itself.
 //! - [`flush`]: making written data durable, many callers by one flush.
 
 mod bring_up;
 mod device;
 mod flush;
 mod handle;
+pub mod health;
 pub mod info;
+mod moved;
 mod pci;
 mod record;
 pub mod request;
 mod signature;
+mod user_space;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,9 +35,10 @@ use crate::telemetry::Events;
 use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
-use bring_up::{BringUp, blocking, host_path};
+use bring_up::{BringUp, blocking};
 use record::Records;
 
+pub(crate) use bring_up::host_path;
 pub use flush::FlushHandle;
 pub use handle::{Disk, DiskHold};
 pub use info::{DiskInfo, DiskState, StoreInfo};
@@ -55,7 +61,7 @@ struct Shared {
     records: Records,
     changes: Changes,
     events: Events,
-    observer: OnceLock<Arc<dyn DiskObserver>>,
+    observers: OnceLock<Vec<Arc<dyn DiskObserver>>>,
     entries: Mutex<BTreeMap<DiskName, Entry>>,
     /// Bring-ups and take-downs go one at a time.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -86,17 +92,21 @@ impl Disks {
             records: Records::new(state_dir),
             changes: Changes::new(),
             events,
-            observer: OnceLock::new(),
+            observers: OnceLock::new(),
             entries: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
         }))
     }
 
-    /// Sets who is told of disks first. Once, before any disk is created.
-    pub fn observe(&self, observer: Arc<dyn DiskObserver>) {
-        if self.0.observer.set(observer).is_err() {
-            tracing::error!("the disks have an observer already");
+    /// Sets who is told of disks first, in this order. Once, before any disk is created.
+    pub fn observe(&self, observers: Vec<Arc<dyn DiskObserver>>) {
+        if self.0.observers.set(observers).is_err() {
+            tracing::error!("the disks have observers already");
         }
+    }
+
+    fn observers(&self) -> impl Iterator<Item = &Arc<dyn DiskObserver>> {
+        self.0.observers.get().into_iter().flatten()
     }
 
     /// Announces every change of a disk's state.
@@ -119,7 +129,29 @@ impl Disks {
             Some(self.bring_up_in_turn(request))
         });
         futures::future::join_all(bring_ups.collect::<Vec<_>>()).await;
+        self.find_moved().await;
         Ok(())
+    }
+
+    /// Looks for those whose device has another name than in the last run; one after the other, when all that are where
+    /// they were have theirs.
+    async fn find_moved(&self) {
+        let failed = |entry: &Entry| match entry {
+            Entry::Failed(request, _) => Some(request.clone()),
+            _ => None,
+        };
+        let missing: Vec<_> = self.entries().values().filter_map(failed).collect();
+        for request in missing {
+            let others: Vec<_> = self.entries().values().filter_map(identity).collect();
+            match self.0.bring_up.search(&request, &others).await {
+                Ok(Some(disk)) => {
+                    let found = self.publish(disk).await;
+                    self.settle(&request, found);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(disk = %request.name, %error, "a disk could not be looked for"),
+            }
+        }
     }
 
     /// Begins to create a disk and returns at once. The same request again is answered with the disk as it is.
@@ -151,7 +183,9 @@ impl Disks {
 
     async fn repeated(&self, entry: Entry, request: &DiskRequest) -> Result<DiskInfo> {
         let known = entry.request();
-        if known.path != request.path {
+        // A disk that was found by its lvstore may be asked for by either of its paths.
+        let is_meant = matches!(&entry, Entry::Ready(disk) if request.uuid == Some(disk.uuid()));
+        if known.path != request.path && !is_meant {
             return Err(Error::AlreadyExists {
                 kind: "disk",
                 name: request.name.to_string(),
@@ -246,13 +280,13 @@ impl Disks {
         let name = disk.name().clone();
         disk.close()?;
         self.set(&name, Entry::Deleting(disk.clone()));
-        if let Some(observer) = self.0.observer.get() {
+        for observer in self.observers() {
             observer.unloading(disk.clone()).await;
         }
         if let Err(error) = bring_up::unload(&disk).await {
             tracing::error!(disk = %name, %error, "a disk could not be unloaded, and is used further");
             disk.reopen();
-            if let Some(observer) = self.0.observer.get() {
+            for observer in self.observers() {
                 observer.loaded(disk.clone()).await;
             }
             self.set(&name, Entry::Ready(disk));
@@ -287,6 +321,11 @@ impl Disks {
             Ok(disk) => self.publish(disk).await,
             Err(error) => Err(error),
         };
+        self.settle(&request, outcome);
+    }
+
+    /// Takes over how a bring-up ended.
+    fn settle(&self, request: &DiskRequest, outcome: Result<Disk>) {
         let entry = match outcome {
             Ok(disk) => {
                 tracing::info!(disk = %request.name, path = %request.path, uuid = %disk.uuid(), "disk is ready");
@@ -303,12 +342,17 @@ impl Disks {
     /// Makes the disk durable knowledge of the node, and its content known.
     async fn publish(&self, disk: Disk) -> Result<Disk> {
         let (records, recorded) = (self.0.records.clone(), disk.clone());
-        if let Err(error) = blocking(move || records.write(&recorded.inner().request, recorded.uuid())).await {
+        if let Err(error) = blocking(move || {
+            let inner = recorded.inner();
+            records.write(&inner.request, inner.driver, recorded.uuid())
+        })
+        .await
+        {
             bring_up::unload(&disk).await?;
             bring_up::let_go(&disk).await?;
             return Err(error);
         }
-        if let Some(observer) = self.0.observer.get() {
+        for observer in self.observers() {
             observer.loaded(disk.clone()).await;
         }
         Ok(disk)

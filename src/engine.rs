@@ -68,6 +68,8 @@ pub struct EngineRequest {
 pub struct Engines {
     context: Arc<EngineContext>,
     engines: Mutex<Registry>,
+    /// Those of restores into one replica by itself, the last of each replica.
+    singles: Mutex<BTreeMap<ReplicaName, Arc<Engine>>>,
 }
 
 #[derive(Default)]
@@ -105,7 +107,7 @@ impl Drop for Busy<'_> {
 impl Engines {
     /// No engine yet.
     pub fn new(context: Arc<EngineContext>) -> Self {
-        Self { context, engines: Mutex::default() }
+        Self { context, engines: Mutex::default(), singles: Mutex::default() }
     }
 
     /// Who watches engines.
@@ -193,6 +195,7 @@ impl Engines {
         while !self.registry().busy.is_empty() {
             tokio::time::sleep(WORKER_POLL).await;
         }
+        self.stop_replica_restores().await;
         for engine in self.list() {
             if let Err(error) = engine.take_down().await {
                 tracing::warn!(engine = %engine.name, volume = %engine.volume, %error, "an engine could not be stopped");

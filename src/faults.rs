@@ -37,6 +37,8 @@ pub enum Point {
     AttachEmptyName,
     /// A flush of any disk of the node.
     DiskFlush,
+    /// A disk's lvstore is put away, and its device is about to be let go of.
+    DiskLetGo,
     /// A write, an unmap or a write of zeroes to any replica of the node.
     ReplicaWrite,
     /// A volume's snapshot is about to be taken on a replica; passed once for each, those of the node first.
@@ -78,6 +80,16 @@ pub enum Point {
     RestoreEarlierDeleted,
     /// Everything is proven, nothing published.
     RestoreProven,
+    /// A backing image has what it is to be written to; nothing was copied.
+    ImageBegun,
+    /// All bytes of a backing image are copied and flushed, none was read back.
+    ImageCopied,
+    /// A backing image is what its checksum says; nothing tells so.
+    ImageVerified,
+    /// How the making of a backing image ended is stored with what it was written to.
+    ImageRecorded,
+    /// A backing image is there; what it was written to is so too.
+    ImageTaken,
 }
 
 impl Point {
@@ -88,6 +100,7 @@ impl Point {
             Self::AttachTwoNames => "attach-two-names",
             Self::AttachEmptyName => "attach-empty-name",
             Self::DiskFlush => "disk-flush",
+            Self::DiskLetGo => "disk-let-go",
             Self::ReplicaWrite => "replica-write",
             Self::SnapshotBegins => "snapshot-begins",
             Self::SnapshotTaken => "snapshot-taken",
@@ -108,6 +121,11 @@ impl Point {
             Self::RestoreMarkedComplete => "restore-marked-complete",
             Self::RestoreEarlierDeleted => "restore-earlier-deleted",
             Self::RestoreProven => "restore-proven",
+            Self::ImageBegun => "image-begun",
+            Self::ImageCopied => "image-copied",
+            Self::ImageVerified => "image-verified",
+            Self::ImageRecorded => "image-recorded",
+            Self::ImageTaken => "image-taken",
         }
     }
 

@@ -1,9 +1,11 @@
 //! Corriente: a storage data-plane engine for one Linux node.
 
+pub mod backing_image;
 pub mod backup;
 pub mod changes;
 pub mod cli;
 pub mod config;
+pub mod digest;
 pub mod disk;
 pub mod engine;
 pub mod error;
@@ -16,6 +18,7 @@ pub mod node;
 pub mod peer;
 pub mod ports;
 pub mod record;
+pub mod remote_bdev;
 pub mod replica;
 pub mod rpc;
 pub mod spdk;

@@ -17,7 +17,10 @@ pub mod spdk;
 
 pub use address::{HostPort, ReplicaAddress};
 pub use nonempty::NonEmpty;
-pub use object::{BackupName, DiskName, EngineName, FrontendName, ReplicaName, SnapshotName, VolumeName};
+pub use object::{
+    BackingImageId, BackingImageName, BackupName, DiskName, EngineName, FrontendName, ReplicaName, SnapshotName,
+    VolumeName,
+};
 pub use spdk::{BdevName, LvolAlias, LvolName, LvsName, Nguid, Nqn};
 
 /// Why a text is not a name. The wire layer adds the field it came from.

@@ -1,16 +1,18 @@
 //! The node: everything that runs in one process, put together, started in order and stopped in reverse.
 //!
-//! - `info`: the node for people. `sample`: for graphs. [`Logs`]: what it logs. `affinity`: cores. `shutdown`: signals.
+//! - `info`: the node for people. `sample`: for graphs. [`Rates`]: how fast volumes are read and written. [`Logs`]: what it logs. `affinity`: cores. `shutdown`: signals.
 
 mod affinity;
 mod info;
 mod logs;
+mod rates;
 mod sample;
 mod shutdown;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backing_image::BackingImages;
 use crate::changes::Changes;
 use crate::config::{NodeConfig, choice};
 use crate::disk::Disks;
@@ -41,6 +43,7 @@ use crate::tls::Credentials;
 
 pub use info::info;
 pub use logs::Logs;
+pub use rates::{Rate, Rates};
 pub use shutdown::Stopping;
 
 /// Structures for I/O in flight, and how many each thread keeps: enough for 128-deep queues of several volumes on three
@@ -56,6 +59,8 @@ pub struct Node {
     pub config: NodeConfig,
     /// Disks.
     pub disks: Disks,
+    /// Backing images on them.
+    pub backing_images: BackingImages,
     /// Replicas on them.
     pub replicas: Replicas,
     /// Volumes served here.
@@ -66,6 +71,8 @@ pub struct Node {
     pub telemetry: Telemetry,
     /// What it logs.
     pub logs: Logs,
+    /// How fast its volumes are read and written.
+    pub rates: Rates,
     /// When it stops.
     pub stopping: Stopping,
     environment: Arc<Environment>,
@@ -108,6 +115,7 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     let mut server = tokio::spawn(listeners.serve(gate.routes(), telemetry.metrics.clone(), stopping.wait()));
     let node = Arc::new(Node::start(config, telemetry, log_control, stopping.clone(), credentials).await?);
     node.telemetry.metrics.sample_with(sample::sampler(&node));
+    rates::follow(&node, stopping.clone());
     node.disks.load_all().await?;
     node.engines.recover().await?;
     node.frontends.follow_engines();
@@ -160,6 +168,16 @@ impl Node {
         let peers = Peers::new(peer_port, peer_limits, credentials);
         let replicas =
             Replicas::new(control.clone(), disks.clone(), ports.clone(), peers.clone(), &config, telemetry.clone());
+        let (images_peers, images_ports) = (peers.clone(), ports.clone());
+        let backing_images = BackingImages::new(
+            control.clone(),
+            disks.clone(),
+            images_ports,
+            images_peers,
+            &config,
+            telemetry.events.clone(),
+        );
+        disks.observe(vec![Arc::new(backing_images.clone()), Arc::new(replicas.clone())]);
         let restores = config.limits.restores.get();
         let context = EngineContext {
             control,
@@ -186,7 +204,21 @@ impl Node {
             events: telemetry.events.clone(),
         };
         let frontends = EngineFrontends::new(frontends, &config.state_dir);
-        Ok(Self { config, disks, replicas, engines, frontends, telemetry, logs, stopping, environment, started })
+        let rates = Rates::default();
+        Ok(Self {
+            config,
+            disks,
+            backing_images,
+            replicas,
+            engines,
+            frontends,
+            telemetry,
+            logs,
+            rates,
+            stopping,
+            environment,
+            started,
+        })
     }
 
     /// Takes everything down in order; what cannot be is logged and left to the end of the process.
@@ -196,6 +228,7 @@ impl Node {
             self.frontends.stop_all().await;
             self.engines.stop_all().await;
             self.replicas.stop_all().await;
+            self.backing_images.stop_all().await;
             self.disks.unload_all().await;
         };
         if tokio::time::timeout(limit, engines).await.is_err() {

@@ -30,7 +30,7 @@ struct Shared {
     port: u16,
     limits: PeerLimits,
     credentials: Option<Credentials>,
-    channels: Mutex<HashMap<IpAddr, Channel>>,
+    channels: Mutex<HashMap<HostPort, Channel>>,
 }
 
 /// One other node. Cheap to clone.
@@ -54,11 +54,15 @@ impl Peers {
 
     /// The node with this data address, which `field` of a request names.
     pub fn node_at(&self, field: &'static str, ip: IpAddr) -> Result<Peer> {
-        let Shared { port, limits, credentials, channels } = &*self.0;
-        let node = HostPort::new(ip, *port).map_err(|error| Error::name(field, error))?;
+        self.node(HostPort::new(ip, self.0.port).map_err(|error| Error::name(field, error))?)
+    }
+
+    /// The node whose gRPC answers there.
+    pub fn node(&self, node: HostPort) -> Result<Peer> {
+        let Shared { limits, credentials, channels, .. } = &*self.0;
         // No code between two changes of the map can panic.
         let mut channels = channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = channels.get(&node.ip()) {
+        if let Some(channel) = channels.get(&node) {
             return Ok(Peer { node, channel: channel.clone(), limit: limits.call });
         }
         let endpoint = tls::endpoint(&node.to_string(), credentials.as_ref())
@@ -67,7 +71,7 @@ impl Peers {
             .http2_keep_alive_interval(Duration::from_secs(15))
             .keep_alive_timeout(Duration::from_secs(10));
         let channel = endpoint.connect_lazy();
-        channels.insert(node.ip(), channel.clone());
+        channels.insert(node, channel.clone());
         Ok(Peer { node, channel, limit: limits.call })
     }
 }
@@ -95,11 +99,21 @@ impl Peer {
         replica: &crate::name::ReplicaName,
         call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T> {
+        self.answer_about(what, ("replica", replica.as_str()), call).await
+    }
+
+    /// The same for a call about anything, told by its kind and name.
+    pub async fn answer_about<T>(
+        &self,
+        what: &str,
+        object: (&'static str, &str),
+        call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T> {
         match tokio::time::timeout(self.limit, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(from_peer(&self.title(), ("replica", replica.as_str()), &status)),
+            Ok(Err(status)) => Err(from_peer(&self.title(), object, &status)),
             Err(_) => Err(Error::Timeout {
-                what: format!("{what} of replica {replica} on {}", self.title()),
+                what: format!("{what} of {} {} on {}", object.0, object.1, self.title()),
                 limit: self.limit,
             }),
         }

@@ -3,16 +3,18 @@
 //! - [`view`]: a replica as it is shown. [`tree`]: which lvols are a replica's, and how they hang together (pure).
 //! - [`instance`]: one replica, its published view and its turn-taking. [`lifecycle`], [`snapshot`], [`attribute`]: its
 //!   operations. [`discover`]: replicas found again on a disk. `record`: which of them run.
+//! - [`base`]: what a chain stands on.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
 //!   replica has. [`pace`]: how fast a rebuild is written.
 //! - [`rebuild`]: a replica made anew as a copy of another. [`head_map`]: what its engine then copies of the head.
-//! - [`hash`]: checksums of snapshots.
+//! - [`hash`]: checksums of snapshots. [`orphan`]: lvols that belong to nothing.
 //! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
 
 mod attribute;
 pub mod attributes;
 pub mod backup;
+mod base;
 mod budget;
 mod discover;
 mod export;
@@ -23,6 +25,7 @@ mod instance;
 mod layers;
 mod lifecycle;
 mod operation;
+pub mod orphan;
 mod pace;
 pub mod rebuild;
 mod record;
@@ -45,7 +48,7 @@ use uuid::Uuid;
 use crate::changes::Changes;
 use crate::config::NodeConfig;
 use crate::disk::{Disk, DiskObserver, Disks, FlushHandle};
-use crate::name::{BdevName, DiskName, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, BdevName, DiskName, ReplicaName, SnapshotName};
 use crate::peer::Peers;
 use crate::ports::Ports;
 use crate::record::Records;
@@ -56,15 +59,17 @@ use crate::{Error, Result};
 
 use backup::Backups;
 use hash::HashLimits;
-use instance::Replica;
+use instance::{Replica, Turn};
 use operation::Operation;
 use rebuild::CopyLimits;
 use record::ReplicaRecord;
-use store::Store;
+use store::{Store, Survey};
+use tree::Tree;
 
 pub use attributes::AttributeKey;
 pub use backup::{BackupOrder, BackupPhase, BackupStatus, StartedBackup};
 pub use hash::{HashPhase, HashStatus};
+pub use orphan::{Orphan, OrphanChoice, OrphanKind};
 pub use snapshot::SnapshotOptions;
 pub use view::{Child, LvolView, ReplicaPorts, ReplicaState, ReplicaView};
 
@@ -79,6 +84,8 @@ pub struct ReplicaRequest {
     pub spec_size: u64,
     /// How many data ports it gets, the first for its export.
     pub port_count: NonZeroU16,
+    /// The backing image that a new one stands on; one that is there already must stand on this one if it is given.
+    pub backing_image: Option<BackingImageName>,
 }
 
 /// A disk, by either of its identities.
@@ -121,8 +128,8 @@ struct Shared {
 }
 
 impl Replicas {
-    /// Replicas on `disks`, reached at the node's data address on `ports`. They are found when their disk is loaded, so
-    /// call this before any disk is. Replicas of other nodes are reached by `peers`.
+    /// Replicas on `disks`, reached at the node's data address on `ports`. They are found when their disk is loaded, which
+    /// they must observe ([`Disks::observe`]). Replicas of other nodes are reached by `peers`.
     pub fn new(
         control: Control,
         disks: Disks,
@@ -132,7 +139,7 @@ impl Replicas {
         telemetry: Telemetry,
     ) -> Self {
         let (limits, timeouts) = (&config.limits, &config.timeouts);
-        let replicas = Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             control,
             disks: disks.clone(),
             ports,
@@ -152,9 +159,7 @@ impl Replicas {
             hashes: HashLimits::new(limits.hashes.get()),
             stopping: AtomicBool::new(false),
             records: Records::new(&config.state_dir),
-        }));
-        disks.observe(Arc::new(replicas.clone()));
-        replicas
+        }))
     }
 
     /// Announces every change of a replica.
@@ -177,7 +182,7 @@ impl Replicas {
         let replicas = self.clone();
         detached(async move {
             let mut turn = replica.turn().await?;
-            let started = replicas.start(&mut turn, spec_size, request.port_count).await;
+            let started = replicas.start(&mut turn, spec_size, &request).await;
             if started.is_err() && is_new {
                 turn.work.gone = true;
                 replicas.forget(&replica);
@@ -232,12 +237,36 @@ impl Replicas {
         // An operation that is running shows its outcome itself, and is not waited for.
         if let Some(mut turn) = replica.try_turn() {
             match replica.store.recent_survey().await {
+                Ok(survey) if self.has_vanished(&mut turn, &survey) => {
+                    tracing::warn!(replica = %name, disk = %replica.disk.name(), "a replica has no lvol any more");
+                    turn.work.gone = true;
+                    self.forget(&replica);
+                    return Err(Error::not_found("replica", name));
+                }
                 Ok(survey) => turn.take(&survey),
                 // What cannot be read is not shown as it once was.
                 Err(error) => turn.fail(&error),
             }
         }
         Ok(replica.view())
+    }
+
+    /// Whether a stopped replica has none of its lvols left, which only somebody else can have deleted
+    /// (`engine-behaviour` §1.2). A running one that has lost its head is in state error: its export is still there.
+    fn has_vanished(&self, turn: &mut Turn<'_>, survey: &Survey) -> bool {
+        if survey.iter().any(|facts| facts.lvol == turn.replica.head()) {
+            return false;
+        }
+        let tree = Tree::build(&turn.replica.name, survey);
+        let is_empty = tree.snapshots.is_empty() && tree.rebuilding.is_none() && tree.expired.is_empty();
+        match turn.state() {
+            ReplicaState::Stopped => is_empty,
+            ReplicaState::Running => {
+                turn.fail(&Error::precondition(turn.replica.object(), "its head was deleted by somebody else"));
+                false
+            }
+            ReplicaState::Pending | ReplicaState::Error | ReplicaState::Terminating => false,
+        }
     }
 
     /// All replicas by name, as [`Self::get`] tells them.
@@ -374,6 +403,10 @@ impl Replicas {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || Store::new(self.0.control.clone(), disk.lvs().clone(), disk.clear_method());
         stores.entry(disk.uuid()).or_insert_with(make).clone()
+    }
+
+    fn disks(&self) -> &Disks {
+        &self.0.disks
     }
 
     fn telemetry(&self) -> &Telemetry {

@@ -2,14 +2,15 @@
 //!
 //! Read in this order:
 //! - [`env`]: start of the process' environment: cores, memory. [`log`]: SPDK's own lines.
-//! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle.
+//! - [`reactor`]: one pinned loop per core that polls SPDK threads, runs local futures, and naps when idle, which it is not
+//!   while I/O is under way (`in_flight`).
 //! - [`control`]: how the rest of the program (tokio) gets work done on a reactor.
 //! - [`completion`]: C callbacks as futures.
 //! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio. [`stats`]: what
 //!   is counted of it.
 //! - [`vdev`]: bdevs written in safe Rust.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
-//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs.
+//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs. [`virtio`]: disks of a virtual machine.
 //!
 //! What is bound to an SPDK thread is `!Send`; a function that must run on a certain thread takes a token
 //! ([`OnThread`], [`OnControl`]) which exists only there.
@@ -24,6 +25,7 @@ pub mod dma;
 pub mod env;
 pub mod errno;
 mod executor;
+mod in_flight;
 pub mod load;
 pub mod log;
 pub mod lvol;
@@ -34,6 +36,7 @@ pub mod reactor;
 pub mod stats;
 mod text;
 pub mod vdev;
+pub mod virtio;
 pub mod xattr;
 
 pub use client::BdevClient;

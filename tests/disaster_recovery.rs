@@ -21,5 +21,7 @@ mod names;
 mod restore;
 #[path = "disaster_recovery/scene.rs"]
 mod scene;
+#[path = "disaster_recovery/single.rs"]
+mod single;
 #[path = "disaster_recovery/store.rs"]
 mod store;

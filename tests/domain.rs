@@ -84,6 +84,7 @@ impl Node {
         let limits = PeerLimits { connect: Duration::from_secs(1), call: Duration::from_secs(1) };
         let peers = Peers::new(8504, limits, None);
         let replicas = Replicas::new(control, disks.clone(), ports, peers, &config, telemetry);
+        disks.observe(vec![Arc::new(replicas.clone())]);
         Self { disks, replicas }
     }
 
@@ -130,6 +131,7 @@ fn request(name: &str, path: &Path) -> DiskRequest {
 
 fn replica_request(replica: &str, disk: &str, mib: u64) -> ReplicaRequest {
     ReplicaRequest {
+        backing_image: None,
         name: ReplicaName::parse(replica).unwrap(),
         disk: DiskChoice::Name(DiskName::parse(disk).unwrap()),
         spec_size: mib * MIB,
@@ -481,6 +483,48 @@ fn an_interrupted_revert_is_undone_or_finished_when_the_disk_is_found_again() {
         assert_eq!(store.free_size, store.total_size, "no leftover");
         node.disks.delete(&DiskName::parse("crash").unwrap(), None).await.unwrap();
     });
+}
+
+/// Nobody but a node itself can delete an lvol of a disk that it has; SPDK below it stands for whoever did.
+#[test]
+fn runtime_monitoring_verify_stale_cache_removal() {
+    run(async {
+        let (folder, path) = file(64);
+        let node = Node::start(folder.path(), "21180-21199");
+        node.ready_disk("stale", &path).await;
+        let [gone, kept, running] =
+            ["gone", "kept", "runs"].map(|name| replica_name(&format!("vol-{name}-r-00000001")));
+        for name in [&gone, &kept, &running] {
+            node.create_replica(name.as_str(), "stale", 8).await;
+        }
+        node.replicas.snapshot_create(&kept, &snapshot_name("s1"), options(true, 0)).await.unwrap();
+        for name in [&gone, &kept] {
+            node.replicas.delete(name, false).await.unwrap();
+            delete_lvol("stale", name.as_str()).await;
+        }
+        // A survey may be a second old.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(matches!(node.replicas.get(&gone).await, Err(Error::NotFound { .. })), "nothing of it is left");
+        let listed: Vec<_> = node.replicas.list().await.unwrap().iter().map(|view| view.name.clone()).collect();
+        assert_eq!(
+            listed,
+            [kept.clone(), running.clone()],
+            "one with a snapshot is there, one that runs is not touched"
+        );
+        assert_eq!(node.replicas.get(&kept).await.unwrap().head, None);
+        node.create_replica(gone.as_str(), "stale", 8).await;
+        for name in [&gone, &kept, &running] {
+            node.replicas.delete(name, true).await.unwrap();
+        }
+        node.disks.delete(&DiskName::parse("stale").unwrap(), None).await.unwrap();
+    });
+}
+
+async fn delete_lvol(lvs: &str, lvol: &str) {
+    let alias = LvolAlias { lvs: LvsName::parse(lvs).unwrap(), lvol: LvolName::parse(lvol).unwrap() };
+    let deleted: Result<(), SpdkError> =
+        environment().control().run(async move |on| lvol::delete(on, &alias).await).await;
+    deleted.unwrap();
 }
 
 async fn backed_up(node: &Node, request: &wire::BackupCreateRequest) -> (bool, wire::BackupStatusResponse) {

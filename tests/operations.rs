@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "operations/calls.rs"]
+mod calls;
 #[path = "operations/checksum.rs"]
 mod checksum;
 // Shared with the tests of disaster recovery, which use more of it.

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use corriente::disk::health::HealthLog;
 use corriente::name::{BdevName, HostPort, LvolAlias, LvolName, LvsName, Nguid, Nqn, ReplicaName};
-use corriente::spdk::bdev::{BdevEvent, Geometry, IoChannel, OpenBdev};
+use corriente::spdk::bdev::{AdminRead, BdevEvent, Geometry, IoChannel, OpenBdev};
 use corriente::spdk::lvol::{self, Provision};
 use corriente::spdk::lvstore::{self, ClearMethod};
 use corriente::spdk::nvme::{self, AttachFault, Peer, TcpTarget};
@@ -709,6 +710,16 @@ fn a_volume_of_another_node_is_a_bdev_here() {
             fill(&channel, MIB, MIB as usize, b'r').await?;
             channel.flush().await?;
             assert!(holds(&channel, MIB, MIB as usize, b'r').await?);
+            // What the other side says of itself, and of its health: SPDK's target tells nothing of the latter.
+            let identify = AdminRead { opcode: 0x06, namespace: 0, dword_10: 1 };
+            let identity = channel.nvme_admin_read(identify, DmaBuffer::zeroed(4096)?).await?;
+            assert!(identity[24..64].starts_with(b"Corriente volume "), "{:?}", &identity[..72]);
+            let health = AdminRead { opcode: 0x02, namespace: u32::MAX, dword_10: 0x02 | (127 << 16) };
+            let page = channel.nvme_admin_read(health, DmaBuffer::zeroed(512)?).await?;
+            assert_eq!(HealthLog::parse(&page).temperature, None, "no temperature at all is none that can be");
+            let unknown = AdminRead { dword_10: 0xee | (127 << 16), ..health };
+            let refused = channel.nvme_admin_read(unknown, DmaBuffer::zeroed(512)?).await;
+            assert!(matches!(refused, Err(SpdkError::Answer { .. })), "{refused:?}");
             Ok(opened)
         }
     });

@@ -16,9 +16,9 @@ SPDK_RECIPE=1
 SPDK_CONFIGURE=(--disable-tests --disable-unit-tests --disable-examples --target-arch=x86-64-v2)
 # Only what we link, in the order that SPDK's own makefiles would build it.
 SPDK_LIBRARIES=(
-  lib/{log,util,conf,thread,json,jsonrpc,rpc,trace,notify,sock,accel,vmd,nvme,blob,lvol,bdev,nvmf,event,env_dpdk}
+  lib/{log,util,conf,thread,json,jsonrpc,rpc,trace,notify,sock,accel,vmd,nvme,virtio,blob,lvol,bdev,nvmf,event,env_dpdk}
   module/{blob/bdev,sock/posix}
-  module/bdev/{malloc,null,aio,error,delay,lvol,nvme}
+  module/bdev/{malloc,null,aio,error,delay,lvol,nvme,virtio}
   module/event/subsystems/{bdev,accel,sock,nvmf,vmd}
 )
 

@@ -44,6 +44,8 @@ const SPDK_20_07: &[&str] = &[
     "util",
     "vmd",
 ];
+/// SPDK's virtio drivers, where the tree was built with them; 20.07's own archives.
+const VIRTIO: &[&str] = &["bdev_virtio", "virtio"];
 const DPDK_20_05: &[&str] = &["bus_pci", "eal", "kvargs", "mempool", "mempool_ring", "pci", "ring", "telemetry"];
 const SYSTEM_20_07: &[&str] = &["aio", "crypto", "dl", "numa", "rt", "uuid"];
 
@@ -56,19 +58,27 @@ const MODERN_COLLECTIONS: &[&str] = &["spdk_bdev_modules", "spdk_accel_modules"]
 const MODERN_MODULES: &[&str] =
     &["bdev_aio", "bdev_delay", "bdev_error", "bdev_lvol", "bdev_malloc", "bdev_null", "bdev_nvme", "blob_bdev"];
 
+/// Whether the tree can drive virtio disks.
+pub fn has_virtio(tree: &Tree) -> bool {
+    VIRTIO.iter().all(|library| tree.root.join(format!("build/lib/libspdk_{library}.a")).exists())
+}
+
 pub fn emit(tree: &Tree) {
     for folder in ["build/lib", "dpdk/build/lib", "isa-l/.libs", "isa-l-crypto/.libs"] {
         println!("cargo::rustc-link-search=native={}", tree.root.join(folder).display());
     }
-    if tree.is_modern() { modern(tree) } else { fixed() }
+    if tree.is_modern() { modern(tree) } else { fixed(tree) }
 }
 
 fn whole(library: &str) {
     println!("cargo::rustc-link-lib=static:+whole-archive,-bundle={library}");
 }
 
-fn fixed() {
+fn fixed(tree: &Tree) {
     SPDK_20_07.iter().for_each(|library| whole(&format!("spdk_{library}")));
+    if has_virtio(tree) {
+        VIRTIO.iter().for_each(|library| whole(&format!("spdk_{library}")));
+    }
     DPDK_20_05.iter().for_each(|library| whole(&format!("rte_{library}")));
     println!("cargo::rustc-link-lib=static:-bundle=isal");
     SYSTEM_20_07.iter().for_each(|library| println!("cargo::rustc-link-lib=dylib={library}"));
@@ -82,6 +92,9 @@ fn modern(tree: &Tree) {
     }
     for module in MODERN_MODULES {
         collect(&folder, &format!("spdk_{module}"), &mut names, &mut BTreeSet::new());
+    }
+    if has_virtio(tree) {
+        collect(&folder, "spdk_bdev_virtio", &mut names, &mut BTreeSet::new());
     }
     let is_archive = |name: &str| {
         let archive = format!("lib{name}.a");

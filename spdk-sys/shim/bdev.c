@@ -256,6 +256,23 @@ cs_bdev_nvme_flush(struct spdk_bdev_desc *desc, struct spdk_io_channel *channel,
 	return spdk_bdev_nvme_io_passthru(desc, channel, &command, NULL, 0, cb, arg);
 }
 
+int
+cs_bdev_nvme_admin_read(struct spdk_bdev_desc *desc, struct spdk_io_channel *channel, uint8_t opcode,
+			uint32_t namespace_id, uint32_t cdw10, void *buffer, size_t size,
+			void (*cb)(struct spdk_bdev_io *io, bool success, void *arg), void *arg)
+{
+	struct spdk_bdev *bdev = spdk_bdev_desc_get_bdev(desc);
+	struct spdk_nvme_cmd command = {};
+
+	if (!spdk_bdev_io_type_supported(bdev, SPDK_BDEV_IO_TYPE_NVME_ADMIN)) {
+		return -ENOTSUP;
+	}
+	command.opc = opcode;
+	command.nsid = namespace_id;
+	command.cdw10 = cdw10;
+	return spdk_bdev_nvme_admin_passthru(desc, channel, &command, buffer, size, cb, arg);
+}
+
 struct stat_context {
 	cs_bdev_stat_cb cb;
 	void *arg;

@@ -37,6 +37,8 @@ struct cs_capabilities {
 	bool ana;
 	bool tls;
 	bool no_huge_option;
+	/* SPDK was built with its virtio drivers. */
+	bool virtio;
 };
 
 struct cs_env_config {
@@ -170,6 +172,14 @@ void cs_bdev_io_status(const struct spdk_bdev_io *io, int *sct, int *sc);
 /* Sends an NVMe Flush as a raw command: bdev_nvme answers a plain flush without sending it. */
 int cs_bdev_nvme_flush(struct spdk_bdev_desc *desc, struct spdk_io_channel *channel,
 		       void (*cb)(struct spdk_bdev_io *io, bool success, void *arg), void *arg);
+
+/*
+ * Sends an NVMe admin command that reads `size` bytes into `buffer` (of spdk_dma_malloc), to a descriptor open for
+ * writing: SPDK asks for that. -ENOTSUP when the bdev is not one of NVMe.
+ */
+int cs_bdev_nvme_admin_read(struct spdk_bdev_desc *desc, struct spdk_io_channel *channel, uint8_t opcode,
+			    uint32_t namespace_id, uint32_t cdw10, void *buffer, size_t size,
+			    void (*cb)(struct spdk_bdev_io *io, bool success, void *arg), void *arg);
 
 struct cs_bdev_stat {
 	uint64_t bytes_read;
@@ -448,6 +458,23 @@ bool cs_nvme_is_attached(const char *name);
 void cs_nvme_read_size(const char *name, const char *bdev, cs_done_cb cb, void *arg);
 /* For tests: spoils the answer of the next successful attach. */
 void cs_fault_attach(enum cs_fault_attach fault);
+
+/* ------------------------------------------------------------------ virtio.c: virtio disks of this machine */
+
+enum cs_virtio_kind {
+	CS_VIRTIO_BLK = 0,
+	CS_VIRTIO_SCSI = 1,
+};
+
+/*
+ * Drives a PCI function that is bound to a user-space driver. A blk device becomes the bdev `name`, a scsi
+ * one a bdev "<name>t<target>" for each of its targets. -ETIMEDOUT when its targets do not answer within
+ * `timeout_ms`; should they later, it is let go of again. -ENOTSUP without virtio drivers.
+ */
+void cs_virtio_attach(const char *name, const char *pci_address, enum cs_virtio_kind kind,
+		      uint32_t timeout_ms, cs_nvme_attach_cb cb, void *arg);
+/* Lets go of the device with its bdevs. -EBUSY while one of them is open or claimed, -ENODEV when there is none. */
+void cs_virtio_detach(const char *name, enum cs_virtio_kind kind, cs_done_cb cb, void *arg);
 
 /* ------------------------------------------------------------------ nvmf.c: target */
 

@@ -43,6 +43,9 @@ cs_capabilities(struct cs_capabilities *out)
 	out->set_parent = true;
 	out->tls = true;
 #endif
+#ifdef CS_HAVE_VIRTIO
+	out->virtio = true;
+#endif
 }
 
 static cs_log_cb g_log_cb;

@@ -1,7 +1,7 @@
 /*
  * Holds SPDK 20.07's lvols right where that release is wrong; compiled to nothing on newer ones.
  *
- * Three faults, all found in its blobstore and mended in later releases:
+ * Four faults, all found in its blobstore and mended in later releases:
  * 1. An I/O looks twice whether its cluster is allocated: once for the address, once for the path. When the
  *    metadata thread enters the cluster in between, an I/O of another thread goes to an address that
  *    was meant for the parent: it reads or overwrites a foreign place of the disk.
@@ -13,6 +13,11 @@
  *    only the other has. (mended in 20.10)
  * 3. A clone that was grown reads beyond the end of its smaller parent and gets an I/O error.
  *    (mended in 22.09)
+ * 4. The load of a store that was not put away in order counts as metadata only as many clusters as the table of pages
+ *    is long, not what stands before it. The last cluster of that table then counts as free, is given to
+ *    an lvol, and the two overwrite each other. The count of free clusters may be wrong beside that, as a cluster
+ *    found twice is counted twice. What was counted so is stored when the store is put away.
+ *    (right in 24.09)
  */
 #include "lvs.h"
 
@@ -267,8 +272,8 @@ find_blob(struct spdk_lvol_store *lvs, spdk_blob_id id)
  * Has each clone read from the blob that the parent's lvol holds, closes any other of that id, and marks
  * what is open in a bitmap that is large enough.
  */
-int
-cs_guard_loaded(struct spdk_lvol_store *lvs)
+static int
+join_duplicates(struct spdk_lvol_store *lvs)
 {
 	struct spdk_blob_store *store = lvs->blobstore;
 	struct spdk_blob_bs_dev *back;
@@ -299,6 +304,30 @@ cs_guard_loaded(struct spdk_lvol_store *lvs)
 		}
 	}
 	return 0;
+}
+
+/* ------------------------------------------------------------------ fault 4: metadata that counts as free */
+
+/*
+ * After every load, as an orderly one may bring what an earlier one counted wrong. The lvols of the store are not
+ * known to anybody yet, so nothing takes or gives back a cluster meanwhile.
+ */
+static void
+claim_metadata(struct spdk_blob_store *store)
+{
+	uint64_t clusters = spdk_divide_round_up((uint64_t)store->md_start + store->md_len, store->pages_per_cluster);
+
+	for (uint64_t i = 0; i < clusters; i++) {
+		spdk_bit_array_set(store->used_clusters, i);
+	}
+	store->num_free_clusters = spdk_bit_array_count_clear(store->used_clusters);
+}
+
+int
+cs_guard_loaded(struct spdk_lvol_store *lvs)
+{
+	claim_metadata(lvs->blobstore);
+	return join_duplicates(lvs);
 }
 
 /* ------------------------------------------------------------------ fault 3: beyond the parent's end */

@@ -6,15 +6,21 @@ use comfy_table::Table;
 use super::Context;
 use super::connect::Node;
 use super::exit::{Exit, Failure};
-use super::output::{fields, signed_size, table};
+use super::orphan::{self, OrphanCommand};
+use super::output::{fields, signed_size, size, table};
 use super::wait::{Step, WaitOptions, follow};
 use crate::name::DiskName;
-use crate::wire::spdkrpc::{Disk, DiskCreateRequest, DiskDeleteRequest, DiskGetRequest};
+use crate::wire::spdkrpc::{
+    Disk, DiskCreateRequest, DiskDeleteRequest, DiskGetRequest, DiskHealthGetRequest, DiskHealthGetResponse,
+};
+
+/// Bytes in a data unit of the health log: a thousand blocks of 512.
+const DATA_UNIT: u64 = 512_000;
 
 /// Verbs for disks.
 #[derive(Debug, Subcommand)]
 pub enum DiskCommand {
-    /// Make a file, block device or NVMe device a disk, or take one that is a disk already
+    /// Make a file, block device, NVMe or virtio device a disk, or take one that is a disk already
     #[command(after_help = "Examples:\n  corriente disk create d1 --path /dev/sdb --wait\n  \
                             corriente disk create d2 --path 0000:03:00.0 --driver nvme --wait")]
     Create {
@@ -23,7 +29,7 @@ pub enum DiskCommand {
         /// A file, a block device, or a PCI address like 0000:03:00.0
         #[arg(long)]
         path: String,
-        /// auto, aio or nvme
+        /// auto, aio, nvme, virtio-blk, virtio-scsi or virtio-pci
         #[arg(long, default_value = "auto")]
         driver: String,
         /// 512 or 4096
@@ -46,6 +52,16 @@ pub enum DiskCommand {
     Delete {
         /// The disk
         name: DiskName,
+    },
+    /// Show what an NVMe disk says of its health
+    Health {
+        /// The disk
+        name: DiskName,
+    },
+    /// Volumes and snapshots on disks that belong to nothing: list, delete, adopt
+    Orphans {
+        #[command(subcommand)]
+        command: OrphanCommand,
     },
 }
 
@@ -76,6 +92,12 @@ pub async fn run(command: DiskCommand, context: &Context) -> Result<(), Failure>
             node.spdk().disk_delete(request).await?;
             context.printer.done(&format!("disk {name} is let go"))
         }
+        DiskCommand::Health { name } => {
+            let request = DiskHealthGetRequest { disk_name: name.to_string(), ..Default::default() };
+            let health = node.spdk().disk_health_get(request).await?.into_inner();
+            context.printer.show(&health, health_table)
+        }
+        DiskCommand::Orphans { command } => orphan::run(command, &node, context).await,
     }
 }
 
@@ -118,6 +140,31 @@ fn disk_table(disk: &Disk) -> Table {
         ("free", signed_size(disk.free_size)),
         ("block size", disk.block_size.to_string()),
         ("cluster size", signed_size(disk.cluster_size)),
+    ])
+}
+
+fn health_table(health: &DiskHealthGetResponse) -> Table {
+    let temperature = match health.temperature_celsius {
+        unknown if unknown < 0.0 => "unknown".to_owned(),
+        celsius => format!("{celsius} °C"),
+    };
+    fields([
+        ("model", health.model_number.clone()),
+        ("serial", health.serial_number.clone()),
+        ("firmware", health.firmware_revision.clone()),
+        ("address", health.traddr.clone()),
+        ("critical warning", format!("{:#04x}", health.critical_warning)),
+        ("temperature", temperature),
+        ("life used", format!("{} %", health.percentage_used)),
+        ("spare left", format!("{} %", health.available_spare_percentage)),
+        ("spare threshold", format!("{} %", health.available_spare_threshold_percentage)),
+        ("media errors", health.media_errors.to_string()),
+        ("error log entries", health.num_err_log_entries.to_string()),
+        ("unsafe shutdowns", health.unsafe_shutdowns.to_string()),
+        ("power cycles", health.power_cycles.to_string()),
+        ("power-on hours", health.power_on_hours.to_string()),
+        ("written", size(health.data_units_written.saturating_mul(DATA_UNIT))),
+        ("read", size(health.data_units_read.saturating_mul(DATA_UNIT))),
     ])
 }
 

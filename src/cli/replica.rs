@@ -8,7 +8,7 @@ use super::connect::Node;
 use super::exit::{Exit, Failure};
 use super::output::{fields, size, table};
 use crate::config::ByteSize;
-use crate::name::{DiskName, ReplicaName};
+use crate::name::{BackingImageName, DiskName, ReplicaName};
 use crate::wire::spdkrpc::{
     Replica, ReplicaCreateRequest, ReplicaDeleteRequest, ReplicaExpandRequest, ReplicaGetRequest,
 };
@@ -34,6 +34,9 @@ pub enum ReplicaCommand {
         /// How many ports it may use
         #[arg(long, default_value_t = PORT_COUNT)]
         ports: i32,
+        /// The image on that disk that a new replica stands on
+        #[arg(long, value_name = "IMAGE")]
+        backing_image: Option<BackingImageName>,
     },
     /// Show a replica
     Get {
@@ -63,8 +66,8 @@ pub enum ReplicaCommand {
 pub async fn run(command: ReplicaCommand, context: &Context) -> Result<(), Failure> {
     let node = context.server().await?;
     match command {
-        ReplicaCommand::Create { name, disk, size, ports } => {
-            let replica = create(&node, &name, &disk, size.bytes(), ports).await?;
+        ReplicaCommand::Create { name, disk, size, ports, backing_image } => {
+            let replica = create(&node, &name, &disk, size.bytes(), ports, backing_image.as_ref()).await?;
             context.printer.show(&replica, replica_table)
         }
         ReplicaCommand::Get { name } => {
@@ -96,12 +99,14 @@ pub async fn create(
     disk: &DiskName,
     size_bytes: u64,
     ports: i32,
+    backing_image: Option<&BackingImageName>,
 ) -> Result<Replica, Failure> {
     let request = ReplicaCreateRequest {
         name: name.to_string(),
         lvs_name: disk.to_string(),
         spec_size: size_bytes,
         port_count: ports,
+        backing_image_name: backing_image.map(ToString::to_string).unwrap_or_default(),
         ..Default::default()
     };
     let replica = node.spdk().replica_create(request).await?.into_inner();
@@ -122,13 +127,15 @@ fn address(replica: &Replica) -> String {
     if replica.ip.is_empty() { String::new() } else { format!("{}:{}", replica.ip, replica.port_start) }
 }
 
-fn replica_table(replica: &Replica) -> Table {
+/// A replica, a field a line.
+pub fn replica_table(replica: &Replica) -> Table {
     let snapshots: Vec<_> = replica.snapshots.keys().cloned().collect();
     fields([
         ("name", replica.name.clone()),
         ("state", replica.state.clone()),
         ("error", replica.error_msg.clone()),
         ("disk", replica.lvs_name.clone()),
+        ("backing image", replica.backing_image_name.clone()),
         ("size", size(replica.spec_size)),
         ("actual size", size(replica.actual_size)),
         ("address", address(replica)),

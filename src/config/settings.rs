@@ -125,6 +125,11 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!("limits.hashes", limits.hashes, "Snapshots that are hashed at once; more wait"),
     setting!(
+        "limits.backing_images",
+        limits.backing_images,
+        "Backing images that are made or verified at once; more wait"
+    ),
+    setting!(
         "limits.watch_queue_depth",
         limits.watch_queue_depth,
         "Events kept for a slow watcher of a node's events before it loses the oldest"
@@ -164,5 +169,10 @@ pub static SETTINGS: &[Setting] = &[
         "timeouts.rebuild_stall",
         timeouts.rebuild_stall,
         "A copy of a rebuild without progress for this long has failed"
+    ),
+    setting!(
+        "timeouts.backing_image_stall",
+        timeouts.backing_image_stall,
+        "A backing image whose source gives nothing for this long has failed"
     ),
 ];

@@ -1,28 +1,25 @@
 //! From a path to a ready disk: open the device, make its bdev, find its lvstore or make one.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, Weak};
 
 use uuid::Uuid;
 
 use super::device::{Device, check_carried};
 use super::flush::{Flusher, Medium};
 use super::handle::{Disk, Holds, Inner};
-use super::pci::PciFunction;
+use super::moved;
 use super::request::{DiskDriver, DiskPath, DiskRequest};
 use super::signature::PROBE_LENGTH;
+use super::user_space;
 use crate::name::{BdevName, LvsName};
 use crate::spdk::bdev::OpenBdev;
 use crate::spdk::lvstore::{self, ClearMethod, LvsInfo};
-use crate::spdk::nvme::{self, PciAddress, Peer};
-use crate::spdk::{Control, DmaBuffer, SpdkError, base};
-use crate::{Error, Result};
+use crate::spdk::{Control, DmaBuffer, base};
+use crate::{Error, Result, faults};
 
 /// Bytes in a cluster of a new lvstore (`engine-behaviour` §2).
 const CLUSTER_SIZE: u32 = 1 << 20;
-/// How long an NVMe controller may take to come up, or to be let go.
-const NVME_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a bring-up needs of the node.
 pub(super) struct BringUp {
@@ -32,7 +29,7 @@ pub(super) struct BringUp {
 }
 
 /// The path that is really opened.
-pub(super) fn host_path(prefix: Option<&PathBuf>, path: &Path) -> PathBuf {
+pub(crate) fn host_path(prefix: Option<&PathBuf>, path: &Path) -> PathBuf {
     match prefix {
         // Joining an absolute path would replace the prefix.
         Some(prefix) => prefix.join(path.strip_prefix("/").unwrap_or(path)),
@@ -51,34 +48,63 @@ struct Base {
 /// What is below a bdev.
 enum Below {
     Kernel(Arc<Device>),
-    Nvme,
+    UserSpace,
 }
 
+/// Ids and names of disks that are ready already.
+pub(super) type Others = [(String, String)];
+
 impl BringUp {
-    /// Makes the disk ready. `others` are the ids and names of disks that are ready already. On an error nothing is left
-    /// open.
-    pub(super) async fn run(&self, request: &DiskRequest, others: &[(String, String)]) -> Result<Disk> {
+    /// Makes the disk ready. On an error nothing is left open.
+    pub(super) async fn run(&self, request: &DiskRequest, others: &Others) -> Result<Disk> {
         let base = match (&request.path, request.driver) {
             (DiskPath::File(path), DiskDriver::Auto | DiskDriver::Aio) => {
                 let path = host_path(self.host_prefix.as_ref(), path);
                 self.kernel_device(request, path, others).await?
             }
-            (DiskPath::Pci(address), DiskDriver::Auto | DiskDriver::Nvme) => {
-                self.nvme_controller(request, address, others).await?
-            }
-            (DiskPath::File(path), DiskDriver::Nvme) => {
-                let problem = format!("{} is not a PCI address, which the nvme driver needs", path.display());
+            (DiskPath::File(path), driver) => {
+                let problem =
+                    format!("{} is not a PCI address, which the {} driver needs", path.display(), driver.as_str());
                 return Err(Error::invalid("disk_path", problem));
             }
-            (DiskPath::Pci(address), DiskDriver::Aio) => {
-                let problem = format!("{address} is a PCI address; the aio driver needs a file or block device");
-                return Err(Error::invalid("disk_path", problem));
+            (DiskPath::Pci(address), _) => {
+                refuse_known(&request.path, address, others)?;
+                let (driver, bdev) = user_space::attach(&self.control, request, address).await?;
+                Base { driver, id: address.clone(), bdev, below: Below::UserSpace }
             }
         };
+        self.finish_or_undo(request, base).await
+    }
+
+    /// Asks all block devices for the lvstore of a disk of an earlier run that is not where it was: the kernel may have
+    /// given its device another name since.
+    pub(super) async fn search(&self, request: &DiskRequest, others: &Others) -> Result<Option<Disk>> {
+        let (DiskPath::File(old), Some(_)) = (&request.path, request.uuid) else { return Ok(None) };
+        for path in moved::candidates(self.host_prefix.clone(), old.clone()).await? {
+            let at = host_path(self.host_prefix.as_ref(), &path);
+            let found = match self.kernel_device(request, at, others).await {
+                Ok(base) => self.finish_or_undo(request, base).await,
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(disk) => {
+                    tracing::warn!(
+                        disk = %request.name, old = %old.display(), path = %path.display(), uuid = %disk.uuid(),
+                        "a disk was found by its lvstore under another path than before"
+                    );
+                    return Ok(Some(disk));
+                }
+                Err(error) => tracing::debug!(disk = %request.name, path = %path.display(), %error, "not this disk"),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn finish_or_undo(&self, request: &DiskRequest, base: Base) -> Result<Disk> {
         match self.finish(request, &base).await {
             Ok(disk) => Ok(disk),
             Err(error) => {
-                if let Err(undo) = take_down(&self.control, request, &base.bdev).await {
+                if let Err(undo) = take_down(&self.control, request, base.driver, &base.bdev).await {
                     let disk = &request.name;
                     tracing::error!(%disk, error = %undo, "a disk that could not be created could not be taken down");
                 }
@@ -87,7 +113,7 @@ impl BringUp {
         }
     }
 
-    async fn kernel_device(&self, request: &DiskRequest, path: PathBuf, others: &[(String, String)]) -> Result<Base> {
+    async fn kernel_device(&self, request: &DiskRequest, path: PathBuf, others: &Others) -> Result<Base> {
         let block_size = request.block_size;
         let device = blocking(move || Device::open(&path, block_size)).await?;
         let id = device.identity.to_string();
@@ -101,50 +127,17 @@ impl BringUp {
         Ok(Base { driver: DiskDriver::Aio, id, bdev, below: Below::Kernel(Arc::new(device)) })
     }
 
-    async fn nvme_controller(&self, request: &DiskRequest, address: &str, others: &[(String, String)]) -> Result<Base> {
-        let pci = PciAddress::parse(address).map_err(|error| Error::name("disk_path", error))?;
-        refuse_known(&request.path, address, others)?;
-        let (auto, wanted) = (request.driver == DiskDriver::Auto, pci.clone());
-        let function = blocking(move || {
-            let function = PciFunction::find(wanted)?;
-            if auto {
-                function.check_is_nvme()?;
-            }
-            function.hand_to_user_space()?;
-            Ok(function)
-        })
-        .await?;
-        let controller = request.bdev_name()?;
-        let attached = self
-            .control
-            .run(move |on| async move {
-                let names = nvme::attach_pcie(on, &controller, &pci, NVME_LIMIT).await?;
-                nvme::only(on, &controller, names, NVME_LIMIT).await
-            })
-            .await;
-        match attached {
-            Ok(bdev) => {
-                let id = address.to_owned();
-                Ok(Base { driver: DiskDriver::Nvme, id, bdev, below: Below::Nvme })
-            }
-            Err(error) => {
-                blocking(move || function.hand_to_kernel()).await?;
-                Err(SpdkError::into(error))
-            }
-        }
-    }
-
     /// From a bdev to a disk.
     async fn finish(&self, request: &DiskRequest, base: &Base) -> Result<Disk> {
-        let (lvs, medium) = match &base.below {
+        let (lvs, medium, raw) = match &base.below {
             Below::Kernel(device) => {
                 let lvs = self.store(request, base).await?;
                 // Both descriptors are one open file, so its lock stays as long as the flusher has it.
                 let file = device.file.try_clone();
                 let file = file.map_err(|error| Error::medium(device.path.display(), error.to_string()))?;
-                (lvs, Medium::Kernel(Arc::new(file)))
+                (lvs, Medium::Kernel(Arc::new(file)), Weak::new())
             }
-            Below::Nvme => {
+            Below::UserSpace => {
                 // A raw flush needs a descriptor for writing, which cannot be had once the lvstore has its claim.
                 let found = self.store(request, base).await?;
                 let (name, bdev) = (found.name, base.bdev.clone());
@@ -153,9 +146,11 @@ impl BringUp {
                     let flushed = bdev.clone();
                     OpenBdev::open(on, &bdev, true, move |event| tracing::warn!(bdev = %flushed, ?event, "a disk"))
                 });
-                let medium = Medium::Bdev(self.control.clone(), opened.await?);
+                let opened = opened.await?;
+                let raw = Arc::downgrade(&opened);
+                let medium = Medium::Bdev(self.control.clone(), opened);
                 let lvs = self.load(&base.bdev).await?;
-                (lvs.ok_or_else(|| Error::medium(&base.bdev, "its lvstore vanished"))?, medium)
+                (lvs.ok_or_else(|| Error::medium(&base.bdev, "its lvstore vanished"))?, medium, raw)
             }
         };
         Ok(Disk::new(Inner {
@@ -165,6 +160,7 @@ impl BringUp {
             id: base.id.clone(),
             lvs,
             bdev: base.bdev.clone(),
+            raw,
             // The aio bdev has no unmap in 20.07, and none of the drivers promises zeroes after one.
             clear: ClearMethod::WriteZeroes,
             flusher: Flusher::start(request.name.as_str(), medium),
@@ -187,7 +183,7 @@ impl BringUp {
                 let is_zero = blocking(move || device.check_vacant().map(|()| device.zero_quickly())).await?;
                 if is_zero { ClearMethod::None } else { ClearMethod::WriteZeroes }
             }
-            Below::Nvme => {
+            Below::UserSpace => {
                 let start = self.read_start(&base.bdev).await?;
                 check_carried(&request.path, &start)?;
                 ClearMethod::WriteZeroes
@@ -244,12 +240,13 @@ pub(super) async fn unload(disk: &Disk) -> Result<()> {
 pub(super) async fn let_go(disk: &Disk) -> Result<()> {
     let inner = disk.inner();
     inner.flusher.stop().await;
-    remove_bdev(&inner.control, &inner.request, &inner.bdev).await
+    faults::pass(faults::Point::DiskLetGo).await?;
+    remove_bdev(&inner.control, &inner.request, inner.driver, &inner.bdev).await
 }
 
-async fn take_down(control: &Control, request: &DiskRequest, bdev: &BdevName) -> Result<()> {
+async fn take_down(control: &Control, request: &DiskRequest, driver: DiskDriver, bdev: &BdevName) -> Result<()> {
     unload_store(control, bdev).await?;
-    remove_bdev(control, request, bdev).await
+    remove_bdev(control, request, driver, bdev).await
 }
 
 async fn unload_store(control: &Control, bdev: &BdevName) -> Result<()> {
@@ -263,18 +260,17 @@ async fn unload_store(control: &Control, bdev: &BdevName) -> Result<()> {
     Ok(unloaded.await?)
 }
 
-async fn remove_bdev(control: &Control, request: &DiskRequest, bdev: &BdevName) -> Result<()> {
-    let DiskPath::Pci(address) = &request.path else {
-        let bdev = bdev.clone();
-        return Ok(control.run(move |on| async move { base::delete(on, &bdev).await }).await?);
-    };
-    let controller = request.bdev_name()?;
-    control.run(move |on| async move { nvme::detach(on, &controller, Peer::Alive, NVME_LIMIT).await }).await?;
-    let address = PciAddress::parse(address).map_err(|error| Error::name("disk_path", error))?;
-    blocking(move || PciFunction::find(address)?.hand_to_kernel()).await
+async fn remove_bdev(control: &Control, request: &DiskRequest, driver: DiskDriver, bdev: &BdevName) -> Result<()> {
+    match &request.path {
+        DiskPath::Pci(address) => user_space::detach(control, request, driver, address).await,
+        DiskPath::File(_) => {
+            let bdev = bdev.clone();
+            Ok(control.run(move |on| async move { base::delete(on, &bdev).await }).await?)
+        }
+    }
 }
 
-fn refuse_known(path: &DiskPath, id: &str, others: &[(String, String)]) -> Result<()> {
+fn refuse_known(path: &DiskPath, id: &str, others: &Others) -> Result<()> {
     match others.iter().find(|(other, _)| other == id) {
         Some((_, name)) => Err(Error::precondition(path, format!("it is disk {name} already"))),
         None => Ok(()),

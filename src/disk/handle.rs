@@ -1,7 +1,7 @@
 //! A disk that is ready: what the rest of the node holds of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use uuid::Uuid;
 
@@ -9,6 +9,7 @@ use super::flush::{FlushHandle, Flusher};
 use super::request::{DiskDriver, DiskRequest};
 use crate::name::{BdevName, DiskName, LvsName};
 use crate::spdk::Control;
+use crate::spdk::bdev::OpenBdev;
 use crate::spdk::lvstore::{self, ClearMethod, LvsInfo};
 use crate::{Error, Result};
 
@@ -24,6 +25,8 @@ pub(super) struct Inner {
     pub(super) id: String,
     pub(super) lvs: LvsInfo,
     pub(super) bdev: BdevName,
+    /// The bdev as its flusher has it open; of a device that user space drives.
+    pub(super) raw: Weak<OpenBdev>,
     pub(super) clear: ClearMethod,
     pub(super) flusher: Flusher,
     pub(super) holds: Arc<Mutex<Holds>>,

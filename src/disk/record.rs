@@ -35,14 +35,15 @@ impl Records {
         Self(state_dir.join("disks"))
     }
 
-    /// Writes the record of a disk whose lvstore is `uuid`; durable on return. Blocks.
-    pub(super) fn write(&self, request: &DiskRequest, uuid: Uuid) -> Result<()> {
+    /// Writes the record of a disk whose lvstore is `uuid`; durable on return. `driver` is the one in use: after a crash
+    /// `auto` could not tell what a device is that user space still has. Blocks.
+    pub(super) fn write(&self, request: &DiskRequest, driver: DiskDriver, uuid: Uuid) -> Result<()> {
         let record = Record {
             version: VERSION,
             name: request.name.clone(),
             uuid,
             path: request.path.to_string(),
-            driver: request.driver.as_str().into(),
+            driver: driver.as_str().into(),
             block_size: request.block_size.bytes(),
         };
         let text = serde_json::to_vec_pretty(&record).map_err(|error| Error::internal("record", error.to_string()))?;
@@ -132,9 +133,9 @@ mod tests {
             block_size: BlockSize::B4096,
         };
         let uuid = Uuid::new_v4();
-        records.write(&request, uuid).unwrap();
-        records.write(&request, uuid).unwrap();
-        let expected = DiskRequest { uuid: Some(uuid), ..request.clone() };
+        records.write(&request, DiskDriver::Aio, uuid).unwrap();
+        records.write(&request, DiskDriver::Aio, uuid).unwrap();
+        let expected = DiskRequest { uuid: Some(uuid), driver: DiskDriver::Aio, ..request.clone() };
         assert_eq!(records.read_all().unwrap(), vec![expected]);
         records.remove(&request.name).unwrap();
         records.remove(&request.name).unwrap();

@@ -170,14 +170,24 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probes: &Probes) -> Re
         |replica: &ReplicaName| modes.get(replica).is_some_and(|listed| listed.mode == ReplicaMode::ReadWrite);
     let last_restored = probes.last_restored(in_sync, &chain);
     engine.publish(|published| {
-        published.state = EngineState::Running;
-        published.error_message.clear();
         published.size = size;
         published.chain = chain;
         published.restore.last_restored = last_restored;
     });
     follow(engine, &mirror);
     Ok(())
+}
+
+/// Says that the engine runs, once nothing is missing any more: whoever reads that may connect at once.
+pub(super) fn is_up(engine: &Engine) {
+    engine.publish(|published| {
+        published.state = EngineState::Running;
+        published.error_message.clear();
+    });
+    // What has happened to the mirror since it was adopted.
+    if let Ok(mirror) = engine.mirror() {
+        engine.apply(&mirror.status());
+    }
 }
 
 /// Keeps the published modes those of the mirror, as long as it is the engine's.

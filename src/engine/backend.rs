@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
+use uuid::Uuid;
 
 use crate::error::Result;
-use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, BackupName, HostPort, LvsName, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
 use crate::spdk::clustermap::ClusterMap;
@@ -59,9 +60,27 @@ pub struct ReplicaDescription {
     pub snapshots: BTreeMap<SnapshotName, Layer>,
     /// A rebuild of it was begun and has not come to its end: it is no copy of its volume.
     pub rebuilding: bool,
+    /// What it stands on; its own layers are above that.
+    pub backing_image: Option<StandsOn>,
+}
+
+/// A backing image as a replica's node has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandsOn {
+    /// The image.
+    pub name: BackingImageName,
+    /// The lvstore of the replica, and so of the image there.
+    pub lvs_uuid: Uuid,
+    /// That lvstore's name.
+    pub lvs_name: LvsName,
 }
 
 impl ReplicaDescription {
+    /// The name of the image that it stands on.
+    pub fn backing_image_name(&self) -> Option<&BackingImageName> {
+        self.backing_image.as_ref().map(|image| &image.name)
+    }
+
     /// Nothing was ever written to it and it has no history.
     pub fn is_fresh(&self) -> bool {
         self.snapshots.is_empty()

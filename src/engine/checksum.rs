@@ -1,29 +1,22 @@
-//! Digests of a volume: of what its mirror serves, and of each replica on its own. All is read in this process, in
-//! bounded pieces, and digested on worker threads.
+//! Digests of a volume: of what its mirror serves, and of each replica on its own. All is read in this process.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::digest::{Context as Digester, SHA256};
-use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use aws_lc_rs::digest::SHA256;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::instance::Engine;
 use super::state::EngineState;
+use crate::digest::digest_device;
 use crate::error::{Error, Result};
 use crate::mirror::Mirror;
 use crate::mirror::core::control::MemberMode;
 use crate::name::{BdevName, ReplicaName};
-use crate::spdk::{BdevClient, DmaBuffer};
+use crate::spdk::BdevClient;
 
 /// Checksums that a node makes at once; more are refused.
 pub const CHECKSUMS_AT_ONCE: usize = 2;
-/// Bytes of one read.
-const PIECE: u64 = 512 << 10;
-/// Reads under way at once. With the pieces that wait for the digest, one checksum takes 6 MiB of DMA memory.
-const READS: usize = 8;
-/// Pieces that were read and wait for the digest.
-const WAITING: usize = 3;
 
 /// How far a checksum is.
 #[derive(Debug, Default)]
@@ -110,28 +103,10 @@ impl Checksum {
     async fn digest(&self, bdev: &BdevName, progress: &ChecksumProgress) -> Result<String> {
         let client = BdevClient::open(&self.engine.context.control, bdev.clone(), false).await?;
         let size = self.mirror.geometry().size();
-        let (pieces, received) = mpsc::channel(WAITING);
-        let idle = Arc::new(Idle::default());
-        let digested = tokio::task::spawn_blocking({
-            let idle = idle.clone();
-            move || digest_all(received, &idle)
+        let digest = digest_device(&client, size, &SHA256, |bytes| {
+            progress.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         });
-        let offsets = stream::iter((0..size).step_by(PIECE as usize));
-        let mut reads = offsets
-            .map(|offset| {
-                let buffer = idle.take(PIECE.min(size - offset) as usize);
-                let client = &client;
-                async move { Ok::<_, Error>(client.read(offset, buffer?).await?) }
-            })
-            .buffered(READS);
-        while let Some(piece) = reads.try_next().await? {
-            let length = piece.len() as u64;
-            let ended = |_| Error::internal("a checksum", "its worker ended early");
-            pieces.send(piece).await.map_err(ended)?;
-            progress.done_bytes.fetch_add(length, Ordering::Relaxed);
-        }
-        drop(pieces);
-        digested.await.map_err(|error| Error::internal("a checksum", error.to_string()))
+        Ok(digest.await?.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Ends when the result would be of no use any more.
@@ -161,33 +136,4 @@ impl Checksum {
             _ => refuse("its mirror was taken down during the checksum".into()),
         }
     }
-}
-
-/// Buffers to be used again.
-#[derive(Default)]
-struct Idle(Mutex<Vec<DmaBuffer>>);
-
-impl Idle {
-    fn take(&self, length: usize) -> Result<DmaBuffer> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // All pieces but the last have one length.
-        match idle.pop().filter(|buffer| buffer.len() == length) {
-            Some(buffer) => Ok(buffer),
-            None => Ok(DmaBuffer::zeroed(length)?),
-        }
-    }
-
-    fn put(&self, buffer: DmaBuffer) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
-    }
-}
-
-/// Digests pieces in their order until there are no more. Blocks; for a worker thread.
-fn digest_all(mut pieces: mpsc::Receiver<DmaBuffer>, idle: &Idle) -> String {
-    let mut digester = Digester::new(&SHA256);
-    while let Some(piece) = pieces.blocking_recv() {
-        digester.update(&piece);
-        idle.put(piece);
-    }
-    digester.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,6 +17,9 @@ impl Engines {
     /// `error`, as callers expect (`engine-behaviour` §1.4).
     pub async fn create(&self, request: EngineRequest) -> Result<Arc<Engine>> {
         let _busy = self.occupy_in_turn(&request.name, Worker::Owner).await?;
+        for replica in request.replicas.keys() {
+            self.require_no_restore_into(replica)?;
+        }
         let known = self.get(&request.name).ok();
         match &known {
             Some(known) => {
@@ -138,5 +141,7 @@ pub(super) async fn start(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
         engine.clear_marker().await?;
         engine.publish(|published| published.restore = Default::default());
     }
-    engine.export().await
+    engine.export().await?;
+    assemble::is_up(engine);
+    Ok(())
 }

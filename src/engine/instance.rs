@@ -67,6 +67,8 @@ pub struct Engine {
     /// How the volume's clients reach it.
     pub frontend: Frontend,
     pub(super) context: Arc<EngineContext>,
+    /// Brought up again by the next start of the node.
+    pub(super) is_remembered: bool,
     published: Mutex<Published>,
     paths: Mutex<BTreeMap<ReplicaName, Arc<ReplicaPath>>>,
     mirror: Mutex<Option<Arc<Mirror>>>,
@@ -86,6 +88,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Engine {
     /// An engine that is not up yet, in state `pending`, without paths to its replicas.
     pub(super) fn new(context: Arc<EngineContext>, request: &EngineRequest) -> Self {
+        Self { is_remembered: true, ..Self::passing(context, request) }
+    }
+
+    /// As [`Self::new`], for an engine that no restart brings back.
+    pub(super) fn passing(context: Arc<EngineContext>, request: &EngineRequest) -> Self {
         let listed = |(replica, address): (&ReplicaName, &ReplicaAddress)| {
             let listed = ListedReplica { address: *address, mode: ReplicaMode::Error, problem: String::new() };
             (replica.clone(), listed)
@@ -95,6 +102,7 @@ impl Engine {
             volume: request.volume.clone(),
             frontend: request.frontend,
             context,
+            is_remembered: false,
             published: Mutex::new(Published {
                 state: EngineState::Pending,
                 error_message: String::new(),

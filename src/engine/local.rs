@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use super::attach::LocalHead;
 use super::backend::{
     Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
+    StandsOn,
 };
 use super::context::{LocalReplica, LocalReplicas};
 use crate::disk::FlushHandle;
@@ -195,6 +196,11 @@ fn describe(view: &ReplicaView) -> ReplicaDescription {
         head: view.head.as_ref().map(layer),
         snapshots: view.snapshots.iter().map(|(name, lvol)| (name.clone(), layer(lvol))).collect(),
         rebuilding: view.rebuilding,
+        backing_image: view.backing_image.clone().map(|name| StandsOn {
+            name,
+            lvs_uuid: view.lvs_uuid,
+            lvs_name: view.lvs_name.clone(),
+        }),
     }
 }
 

@@ -5,10 +5,11 @@ use tonic::transport::Channel;
 
 use super::backend::{
     Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
+    StandsOn,
 };
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
-use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, BackupName, HostPort, LvsName, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::peer::Peer;
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
@@ -329,6 +330,10 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         snapshots.insert(name, parse_layer(lvol).map_err(&wrong)?);
     }
     let head = replica.head.map(parse_layer).transpose().map_err(&wrong)?;
+    let backing_image = match replica.backing_image_name.as_str() {
+        "" => None,
+        name => Some(parse_base(name, &replica.lvs_uuid, &replica.lvs_name).map_err(&wrong)?),
+    };
     Ok(ReplicaDescription {
         name: expected.clone(),
         spec_size: replica.spec_size,
@@ -337,6 +342,15 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         head,
         snapshots,
         rebuilding: replica.rebuilding,
+        backing_image,
+    })
+}
+
+fn parse_base(name: &str, lvs_uuid: &str, lvs_name: &str) -> std::result::Result<StandsOn, String> {
+    Ok(StandsOn {
+        name: BackingImageName::parse(name).map_err(|error| format!("its backing image's name {name:?} {error}"))?,
+        lvs_uuid: lvs_uuid.parse().map_err(|_| format!("its lvstore {lvs_uuid:?} is not a UUID"))?,
+        lvs_name: LvsName::parse(lvs_name).map_err(|error| format!("its lvstore's name {lvs_name:?} {error}"))?,
     })
 }
 

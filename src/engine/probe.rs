@@ -1,6 +1,7 @@
 //! Asking every replica, before any is opened, what it has and what it durably knows; and making good what a restore
 //! that was cut short has left.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -33,7 +34,20 @@ impl Probes {
         });
         let probes = Self(join_all(probes).await);
         probes.require_one(engine)?;
+        probes.require_one_base(engine)?;
         Ok(probes)
+    }
+
+    /// What was never written must read alike on all.
+    fn require_one_base(&self, engine: &Engine) -> Result<()> {
+        let bases: BTreeSet<_> =
+            self.answered().map(|probed| probed.standing.description.backing_image_name()).collect();
+        if bases.len() <= 1 {
+            return Ok(());
+        }
+        let words: Vec<_> = bases.iter().map(|base| base.map_or("none", |name| name.as_str())).collect();
+        let problem = format!("its replicas stand on different backing images: {}", words.join(", "));
+        Err(Error::precondition(engine.object(), problem))
     }
 
     /// A restore that was cut short left a mixture. Where every replica that is up to date has the point before it, they

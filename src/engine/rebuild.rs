@@ -17,13 +17,13 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::attach::{self, ReplicaPath};
-use super::backend::{Attribute, Backend, HeadMap, Layer, SnapshotOptions};
+use super::backend::{Attribute, Backend, HeadMap, Layer, ReplicaDescription, SnapshotOptions};
 use super::instance::Engine;
 use super::state::{EngineState, ListedReplica, Published, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::mirror::ResyncProgress;
 use crate::mirror::core::MemberIndex;
-use crate::name::{ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::replica::rebuild::{CopyState, RebuildOrder, RebuildSnapshot};
 
 /// How often the copy of a snapshot is asked about.
@@ -235,7 +235,10 @@ impl Rebuild {
             let problem = format!("it has {} bytes, the volume has {size}", found.spec_size);
             return Err(Error::precondition(format!("replica {}", target.replica), problem));
         }
-        Ok(())
+        match self.engine.in_sync().into_iter().next() {
+            Some(source) => require_same_base(&source.backend.describe().await?, &found),
+            None => Ok(()),
+        }
     }
 
     async fn carry_out(&self, plan: Plan) {
@@ -362,6 +365,20 @@ impl Rebuild {
             tracing::warn!(replica = %source.replica, %error, "the source of a rebuild could not be released");
         }
     }
+}
+
+/// Only what is above a backing image is copied, so both must stand on the same.
+fn require_same_base(source: &ReplicaDescription, target: &ReplicaDescription) -> Result<()> {
+    let (wanted, found) = (source.backing_image_name(), target.backing_image_name());
+    if wanted == found {
+        return Ok(());
+    }
+    let words = |name: Option<&BackingImageName>| match name {
+        Some(name) => format!("backing image {name}"),
+        None => "no backing image".into(),
+    };
+    let problem = format!("it stands on {}, and replica {} on {}", words(found), source.name, words(wanted));
+    Err(Error::precondition(format!("replica {}", target.name), problem))
 }
 
 fn as_ordered((name, layer): &(SnapshotName, Layer)) -> RebuildSnapshot {

@@ -48,10 +48,10 @@ impl Record for EngineRecord {
 }
 
 impl EngineRecord {
-    /// What to remember of an engine now; nothing of one that is going.
+    /// What to remember of an engine now; nothing of one that is going, or is not to come back.
     fn of(engine: &Engine) -> Option<Self> {
         let published = engine.published();
-        if published.state == EngineState::Terminating {
+        if !engine.is_remembered || published.state == EngineState::Terminating {
             return None;
         }
         let address =

@@ -123,11 +123,12 @@ impl Engine {
     /// Takes the mirror up after it was taken down; what fails leaves the engine in state `error` with the reason.
     pub(super) async fn bring_up_again(self: &Arc<Self>) -> Result<()> {
         let result = super::assemble::bring_up(self, Start::Listed).await;
-        if let Err(error) = &result {
-            self.publish(|published| {
+        match &result {
+            Ok(()) => super::assemble::is_up(self),
+            Err(error) => self.publish(|published| {
                 published.state = EngineState::Error;
                 published.error_message = error.to_string();
-            });
+            }),
         }
         result
     }

@@ -69,7 +69,7 @@ impl From<MemberMode> for ReplicaMode {
 /// Why a member is out, for people.
 pub(super) fn out_reason_text(reason: OutReason) -> &'static str {
     match reason {
-        OutReason::WriteFailed => "it failed a write or a flush",
+        OutReason::WriteFailed => "it failed a write or a flush; is its disk full?",
         OutReason::Gone => "its device is gone",
         OutReason::Deadline => "it did not answer in time",
         OutReason::FenceFailed => "it could not store the generation",

@@ -111,6 +111,19 @@ name_type!(
     check_snapshot
 );
 name_type!(
+    /// A backing image: what volumes may stand on, one copy on each disk that needs it.
+    BackingImageName,
+    |text| {
+        check_object(text)?;
+        check_not_internal(text)
+    }
+);
+name_type!(
+    /// Which making of a backing image a copy is of: an image that is made anew under its old name has another.
+    BackingImageId,
+    check_object
+);
+name_type!(
     /// A disk of this node: a bdev with an lvstore of the same name.
     DiskName,
     check_object

@@ -6,7 +6,9 @@
 
 use uuid::Uuid;
 
-use super::{NameError, ReplicaName, SnapshotName, VolumeName, check_characters, check_text, name_type};
+use super::{
+    BackingImageName, NameError, ReplicaName, SnapshotName, VolumeName, check_characters, check_text, name_type,
+};
 
 /// What an lvol or lvstore name may have, in bytes without the NUL.
 pub const LVOL_NAME_LIMIT: usize = 63;
@@ -83,17 +85,31 @@ impl From<LvolName> for BdevName {
     }
 }
 
+/// How the lvol of a backing image is named (`engine-behaviour` §1.6).
+const BACKING_IMAGE: &str = "bi-";
+const ON_DISK: &str = "-disk-";
+const TEMP_HEAD: &str = "-temp-head";
+
+/// What the copy of a backing image on one disk is known by: `bi-<name>-disk-<uuid of the lvstore>`.
+pub fn backing_image_key(image: &BackingImageName, lvs: Uuid) -> String {
+    format!("{BACKING_IMAGE}{image}{ON_DISK}{lvs}")
+}
+
 impl LvolName {
     /// Fits `text` into an lvol's name: unchanged when short enough, else its start and 16 hex
     /// digits of a digest of the whole, so that two long names stay two names. Who shortens keeps the full name
     /// in an xattr.
     fn shorten(text: &str) -> Self {
-        if text.len() <= LVOL_NAME_LIMIT {
-            return Self(text.into());
+        Self(Self::shorten_to(LVOL_NAME_LIMIT, text).into())
+    }
+
+    fn shorten_to(limit: usize, text: &str) -> String {
+        if text.len() <= limit {
+            return text.to_owned();
         }
         let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string();
-        let kept = &text[..LVOL_NAME_LIMIT - 17];
-        Self(format!("{kept}~{}", &digest[..16]).into())
+        let kept = &text[..limit - 17];
+        format!("{kept}~{}", &digest[..16])
     }
 
     /// The head of a replica.
@@ -109,6 +125,34 @@ impl LvolName {
     /// What a rebuild of a replica is written to, one snapshot after the other.
     pub fn rebuilding(replica: &ReplicaName) -> Self {
         Self::shorten(&format!("{replica}-rebuilding"))
+    }
+
+    /// A backing image in the store `lvs`.
+    pub fn backing_image(image: &BackingImageName, lvs: Uuid) -> Self {
+        Self::shorten(&backing_image_key(image, lvs))
+    }
+
+    /// What a backing image is written to before it is one. The end of the name tells, also of a shortened one.
+    pub fn backing_image_temp_head(image: &BackingImageName, lvs: Uuid) -> Self {
+        Self(
+            format!(
+                "{}{TEMP_HEAD}",
+                Self::shorten_to(LVOL_NAME_LIMIT - TEMP_HEAD.len(), &backing_image_key(image, lvs))
+            )
+            .into(),
+        )
+    }
+
+    /// Whether it has the name of something that a backing image is written to.
+    pub fn is_backing_image_temp_head(&self) -> bool {
+        self.as_str().starts_with(BACKING_IMAGE) && self.as_str().ends_with(TEMP_HEAD)
+    }
+
+    /// The backing image whose name this is, when it is written out in full.
+    pub fn as_backing_image(&self) -> Option<BackingImageName> {
+        let (name, lvs) = self.as_str().strip_prefix(BACKING_IMAGE)?.rsplit_once(ON_DISK)?;
+        Uuid::parse_str(lvs).ok()?;
+        BackingImageName::parse(name).ok()
     }
 
     /// What a replica held before a rebuild of it, kept until that is complete. `number` tells several apart.

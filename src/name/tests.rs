@@ -8,6 +8,8 @@ fn refused_everywhere(text: &str) {
     assert!(VolumeName::parse(text).is_err(), "volume {text:?}");
     assert!(EngineName::parse(text).is_err(), "engine {text:?}");
     assert!(FrontendName::parse(text).is_err(), "frontend {text:?}");
+    assert!(BackingImageName::parse(text).is_err(), "backing image {text:?}");
+    assert!(BackingImageId::parse(text).is_err(), "making of a backing image {text:?}");
     assert!(ReplicaName::parse(text).is_err(), "replica {text:?}");
     assert!(SnapshotName::parse(text).is_err(), "snapshot {text:?}");
     assert!(DiskName::parse(text).is_err(), "disk {text:?}");
@@ -103,4 +105,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_image_is_known_by_its_lvol_also_while_it_is_made() {
+    let lvs = uuid::Uuid::from_u128(7);
+    for name in ["parrot", &"a".repeat(200), "x-disk-00000000-0000-0000-0000-000000000007"] {
+        let name = BackingImageName::parse(name).unwrap();
+        let (image, temp_head) = (LvolName::backing_image(&name, lvs), LvolName::backing_image_temp_head(&name, lvs));
+        for lvol in [&image, &temp_head] {
+            assert_eq!(LvolName::parse(lvol.as_str()).as_ref(), Ok(lvol), "{name}");
+        }
+        assert!(temp_head.is_backing_image_temp_head() && !image.is_backing_image_temp_head());
+        assert_ne!(image, LvolName::backing_image(&name, uuid::Uuid::from_u128(8)));
+        assert_eq!(temp_head.as_backing_image(), None);
+    }
+    let parrot = BackingImageName::parse("parrot").unwrap();
+    assert_eq!(LvolName::backing_image(&parrot, lvs).as_backing_image(), Some(parrot));
+    for other in ["bi-parrot", "bi-parrot-disk-0", "parrot-disk-00000000-0000-0000-0000-000000000007"] {
+        assert_eq!(LvolName::parse(other).unwrap().as_backing_image(), None, "{other}");
+    }
+    assert!(BackingImageName::parse("parrot-temp-head").is_err());
 }

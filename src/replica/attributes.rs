@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::backing_image::ImageRecord;
 use crate::name::{LvolAlias, ReplicaName, SnapshotName};
 use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrChange, XattrName, XattrValue};
 use crate::spdk::{OnControl, SpdkError, lvol};
@@ -13,7 +14,7 @@ pub(super) const USER_CREATED: &str = "user_created";
 /// Longhorn's time of a snapshot, the same on all replicas.
 pub(super) const SNAPSHOT_TIMESTAMP: &str = "snapshot_timestamp";
 /// The full name of the replica that an lvol of ours belongs to.
-pub(super) const REPLICA: &str = "corriente.replica";
+pub(super) const REPLICA: &str = crate::backing_image::REPLICA;
 /// The full name of a snapshot of ours; its lvol's name may be a shortened one.
 pub(super) const SNAPSHOT: &str = "corriente.snapshot";
 /// When the lvol was made. SPDK 20.07 does not keep that.
@@ -49,6 +50,8 @@ pub(super) struct Attributes {
     pub(super) rebuilt: Option<Uuid>,
     pub(super) checksum: Option<u64>,
     pub(super) checksum_found: Option<u64>,
+    /// The lvol is a backing image, or becomes one.
+    pub(super) image: Option<ImageRecord>,
 }
 
 impl Attributes {
@@ -69,6 +72,7 @@ impl Attributes {
             rebuilt: text(REBUILT)?.and_then(|uuid| uuid.parse().ok()),
             checksum: text(CHECKSUM)?.and_then(|number| number.parse().ok()),
             checksum_found: text(CHECKSUM_FOUND)?.and_then(|number| number.parse().ok()),
+            image: ImageRecord::read(on, alias)?,
         })
     }
 }

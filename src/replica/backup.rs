@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Replicas;
+use super::instance::Replica;
 use crate::backup::{
     BackupJob, BackupReport, BackupRequest, Cancel, CancelHandle, CreateSettings, Progress, Target, TargetUrl,
 };
-use crate::name::{BackupName, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, BackupName, ReplicaName, SnapshotName};
 use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
@@ -180,8 +181,10 @@ impl Replicas {
         let settings = CreateSettings { workers, blocks_in_flight: 2 * workers, ..CreateSettings::default() };
         let prepared = async {
             let size = order.size.unwrap_or_else(|| replica.view().spec_size);
+            let base = base_of(&replica).await?;
             let source = Arc::new(SnapshotSource::open(replica, &order.request.snapshot, size).await?);
             let mut request = order.request;
+            name_base(&mut request, base)?;
             request.snapshot_created_at = source.taken_at.unwrap_or(request.snapshot_created_at);
             BackupJob::prepare(&Target::open(&order.target)?, source, request, settings).await
         };
@@ -244,6 +247,31 @@ impl Replicas {
     }
 }
 
+/// The backing image that a replica stands on, with its checksum where that is known.
+async fn base_of(replica: &Replica) -> Result<Option<(BackingImageName, String)>> {
+    let Some(name) = replica.view().backing_image.clone() else { return Ok(None) };
+    let survey = replica.store.survey().await?;
+    let mut images = survey.iter().filter_map(|facts| facts.attributes.image.as_ref());
+    let checksum = images.find(|image| image.name == name).and_then(|image| image.checksum.as_ref());
+    Ok(Some((name, checksum.map(ToString::to_string).unwrap_or_default())))
+}
+
+/// The backup says what shows through where it has no block. What the caller says of it must be so.
+fn name_base(request: &mut BackupRequest, base: Option<(BackingImageName, String)>) -> Result<()> {
+    let (name, checksum) = base.map_or_else(Default::default, |(name, checksum)| (name.to_string(), checksum));
+    let named = &request.backing_image_name;
+    if !named.is_empty() && *named != name {
+        let found = if name.is_empty() { "none".to_owned() } else { name };
+        let problem = format!("{named} is not what the replica stands on: {found}");
+        return Err(Error::invalid("backing_image_name", problem));
+    }
+    if request.backing_image_checksum.is_empty() {
+        request.backing_image_checksum = checksum;
+    }
+    request.backing_image_name = name;
+    Ok(())
+}
+
 /// Ends when no block was finished for `limit`.
 async fn stalled(progress: &Progress, limit: Duration) -> Duration {
     loop {
@@ -304,6 +332,34 @@ mod tests {
         assert_eq!(backups.records().len(), 2 * REMEMBERED + 1);
         assert!(known("running") && known("good-2") && known("bad-101"));
         assert!(!known("good-0") && !known("good-1") && !known("bad-1"));
+    }
+
+    #[test]
+    fn a_backup_names_the_image_below_and_refuses_another() {
+        let request = |name: &str| BackupRequest {
+            volume: crate::name::VolumeName::parse("volume").unwrap(),
+            backup: BackupName::parse("b1").unwrap(),
+            snapshot: SnapshotName::parse("s").unwrap(),
+            snapshot_created_at: jiff::Timestamp::UNIX_EPOCH,
+            labels: crate::backup::BackupLabels::parse::<&str>(&[]).unwrap(),
+            method: crate::backup::CompressionMethod::Lz4,
+            backing_image_name: name.into(),
+            backing_image_checksum: String::new(),
+            storage_class_name: String::new(),
+        };
+        let base = || Some((BackingImageName::parse("parrot").unwrap(), "sum".to_owned()));
+        for named in ["", "parrot"] {
+            let mut request = request(named);
+            name_base(&mut request, base()).unwrap();
+            assert_eq!(
+                (request.backing_image_name.as_str(), request.backing_image_checksum.as_str()),
+                ("parrot", "sum")
+            );
+        }
+        for (named, base) in [("other", base()), ("parrot", None)] {
+            let refused = name_base(&mut request(named), base);
+            assert!(matches!(refused, Err(Error::InvalidArgument { field: "backing_image_name", .. })), "{refused:?}");
+        }
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Replica {
             ports: None,
             head: None,
             snapshots: Default::default(),
+            backing_image: None,
         };
         Arc::new(Self {
             name,
@@ -177,6 +178,7 @@ impl Turn<'_> {
             view.rebuilding = tree.rebuild.is_some();
             view.head = tree.head.clone();
             view.snapshots = tree.snapshot_views();
+            view.backing_image = tree.base.backing_image().cloned();
             view.ports = self.work.serving.as_ref().map(Serving::address);
         });
         self.work.tree = tree;

@@ -2,21 +2,24 @@
 
 use std::num::NonZeroU16;
 
-use super::Replicas;
 use super::attributes::{self, now_text, setting};
+use super::base::Base;
 use super::discover::interrupted;
 use super::instance::{Replica, Turn};
 use super::record::ReplicaRecord;
 use super::serving::Serving;
+use super::tree::LvolFacts;
 use super::view::{ReplicaPorts, ReplicaState};
-use crate::name::LvolName;
+use super::{ReplicaRequest, Replicas};
+use crate::backing_image::Outcome;
+use crate::name::{BackingImageName, LvolName};
 use crate::ports::PortRangeGuard;
 use crate::{Error, Result};
 
 impl Replicas {
     /// Makes the head what `spec_size` asks for, and exports it. A failure of the node leaves state error; what the
     /// caller did wrong is an error, and changes nothing.
-    pub(super) async fn start(&self, turn: &mut Turn<'_>, spec_size: u64, ports: NonZeroU16) -> Result<()> {
+    pub(super) async fn start(&self, turn: &mut Turn<'_>, spec_size: u64, request: &ReplicaRequest) -> Result<()> {
         match turn.state() {
             ReplicaState::Running => return Err(Error::exists("replica", &turn.replica.name)),
             ReplicaState::Pending | ReplicaState::Stopped => {}
@@ -29,25 +32,27 @@ impl Replicas {
                 ));
             }
         }
-        turn.refresh().await?;
+        let survey = turn.replica.store.survey().await?;
+        turn.take(&survey);
+        let base = base_for(turn, &survey, spec_size, request.backing_image.as_ref())?;
         let tree = &turn.work.tree;
         let size = tree.head.as_ref().map(|head| head.spec_size).or(tree.rebuild.as_ref().map(|facts| facts.size));
         if let Some(size) = size.filter(|size| *size > spec_size) {
             let problem = format!("its head has {size} bytes, more than the {spec_size} asked for");
             return Err(Error::precondition(turn.replica.object(), format!("{problem}; it is kept as it is")));
         }
-        if let Err(error) = self.start_new(turn, spec_size, ports).await {
+        if let Err(error) = self.start_new(turn, spec_size, request.port_count, &base).await {
             turn.fail(&error);
         }
         Ok(())
     }
 
-    async fn start_new(&self, turn: &mut Turn<'_>, spec_size: u64, port_count: NonZeroU16) -> Result<()> {
+    async fn start_new(&self, turn: &mut Turn<'_>, spec_size: u64, port_count: NonZeroU16, base: &Base) -> Result<()> {
         let replica = turn.replica;
         match turn.work.tree.rebuild.is_some() {
             // Its head is to be made by a rebuild.
             true => replica.store.grow(&replica.head(), spec_size).await?,
-            false => ensure_head(turn, spec_size).await?,
+            false => ensure_head(turn, spec_size, base).await?,
         }
         replica.disk.flush().await?;
         let serving = match turn.work.serving.take() {
@@ -201,8 +206,36 @@ impl Replicas {
     }
 }
 
-/// The head as it is to be: found and grown, continued from the newest snapshot, or new.
-async fn ensure_head(turn: &mut Turn<'_>, spec_size: u64) -> Result<()> {
+/// What the replica stands on, or is to stand on when there is nothing of it yet.
+fn base_for(turn: &Turn<'_>, survey: &[LvolFacts], spec_size: u64, asked: Option<&BackingImageName>) -> Result<Base> {
+    let (replica, tree) = (turn.replica, &turn.work.tree);
+    let Some(asked) = asked else { return Ok(tree.base.clone()) };
+    if tree.base.backing_image() == Some(asked) {
+        return Ok(tree.base.clone());
+    }
+    if tree.head.is_some() || tree.rebuild.is_some() || !tree.snapshots.is_empty() {
+        let stands_on = tree.base.backing_image().map_or("no backing image".to_owned(), |name| format!("{name}"));
+        return Err(Error::precondition(replica.object(), format!("it stands on {stands_on}, not on {asked}")));
+    }
+    let disk = replica.disk.name();
+    let images = survey.iter().filter(|facts| facts.is_snapshot);
+    let found = images.filter_map(|facts| Some((facts, facts.attributes.image.as_ref()?)));
+    let Some((facts, image)) = found.into_iter().find(|(_, image)| image.name == *asked) else {
+        return Err(Error::not_found("backing image", format!("{asked} on disk {disk}")));
+    };
+    if image.outcome != Some(Outcome::Ready) {
+        let problem = format!("it is not ready, so replica {} cannot stand on it", replica.name);
+        return Err(Error::precondition(format!("backing image {asked} on disk {disk}"), problem));
+    }
+    if facts.size > spec_size {
+        let problem = format!("{spec_size} is less than the {} bytes of backing image {asked}", facts.size);
+        return Err(Error::invalid("spec_size", problem));
+    }
+    Ok(Base::BackingImage { name: asked.clone(), lvol: facts.lvol.clone() })
+}
+
+/// The head as it is to be: found and grown, continued from the newest snapshot, or new above `base`.
+async fn ensure_head(turn: &mut Turn<'_>, spec_size: u64, base: &Base) -> Result<()> {
     let replica = turn.replica;
     let head = replica.head();
     if turn.work.tree.is_partial() {
@@ -219,7 +252,7 @@ async fn ensure_head(turn: &mut Turn<'_>, spec_size: u64) -> Result<()> {
             size
         }
         (None, None) => {
-            replica.store.create(&head, spec_size).await?;
+            replica.store.create_on(base, &head, spec_size).await?;
             mark(replica, &head).await?;
             spec_size
         }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::attributes::{Attributes, is_carried};
+use super::base::Base;
 use super::tree::LvolFacts;
 use crate::name::{LvolAlias, LvolName, LvsName};
 use crate::spdk::clustermap::ClusterMap;
@@ -101,6 +102,13 @@ impl Store {
         self.change(move |on| async move { lvol::create(on, &alias, size, Provision::Thin, clear).await.map(drop) })
             .await
             .map_err(|error| no_room(error, &self.0.lvs))
+    }
+
+    /// Makes an lvol of `size` bytes, at least those of `base`, that reads as `base` does.
+    pub(super) async fn create_on(&self, base: &Base, lvol: &LvolName, size: u64) -> Result<()> {
+        let Some(below) = base.lvol() else { return self.create(lvol, size).await };
+        self.clone_of(below, lvol).await?;
+        self.grow(lvol, size).await
     }
 
     /// Takes a snapshot of `lvol` that carries `attributes`.

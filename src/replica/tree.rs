@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::attributes::Attributes;
+use super::base::Base;
 use super::view::{Child, LvolView};
 use crate::name::{LvolName, ReplicaName, SnapshotName};
 
@@ -46,6 +47,8 @@ pub(super) struct Tree {
     pub(super) expired: Vec<LvolFacts>,
     /// Snapshots that a rebuild made, and that are not told from others yet.
     pub(super) rebuilt: Vec<LvolName>,
+    /// What the chain stands on.
+    pub(super) base: Base,
 }
 
 /// What finds a replica's lvols among those of a store.
@@ -82,6 +85,7 @@ impl Tree {
             tree.snapshots.insert(name.clone(), Node { lvol, children, checksum, view });
         }
         tree.head = head.map(|facts| finder.view(facts, &names, lvols, false));
+        tree.base = finder.base(in_place, &names);
         tree
     }
 
@@ -160,14 +164,20 @@ impl<'a> Finder<'a> {
         let mut ancestors = BTreeSet::new();
         let mut next = self.by_name.get(&self.head).and_then(|head| head.parent.as_ref());
         while let Some(facts) = next.and_then(|name| self.by_name.get(name)) {
-            // A backing image, and the entry point of a linked clone, are below the replica, not of it.
-            let text = facts.lvol.as_str();
-            if text.starts_with("bi-") || text.contains("-clone-ep-") || !ancestors.insert(&facts.lvol) {
+            if as_base(facts).is_some() || !ancestors.insert(&facts.lvol) {
                 break;
             }
             next = facts.parent.as_ref();
         }
         ancestors
+    }
+
+    /// What the oldest lvols, or the one in the head's place, are based on.
+    fn base(&self, in_place: Option<&LvolFacts>, names: &BTreeMap<&LvolName, SnapshotName>) -> Base {
+        let own = in_place.into_iter().chain(names.keys().filter_map(|lvol| self.by_name.get(*lvol).copied()));
+        let parents = own.filter_map(|facts| facts.parent.as_ref()).filter(|parent| !names.contains_key(parent));
+        let mut found = parents.filter_map(|parent| self.by_name.get(parent)).filter_map(|facts| as_base(facts));
+        found.next().unwrap_or_default()
     }
 
     fn name_of(&self, facts: &LvolFacts, prefix: &str) -> Option<SnapshotName> {
@@ -201,6 +211,15 @@ impl<'a> Finder<'a> {
             silently_corrupted: attributes.checksum_found.is_some(),
             checksum: attributes.checksum_found.or(attributes.checksum).map_or_else(String::new, |sum| sum.to_string()),
         }
+    }
+}
+
+/// A backing image, and the entry point of a linked clone, are below a replica, not of it.
+fn as_base(facts: &LvolFacts) -> Option<Base> {
+    let lvol = facts.lvol.clone();
+    match &facts.attributes.image {
+        Some(image) => Some(Base::BackingImage { name: image.name.clone(), lvol }),
+        None => lvol.as_str().contains("-clone-ep-").then_some(Base::EntryPoint { lvol }),
     }
 }
 

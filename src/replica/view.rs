@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-use crate::name::{LvsName, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotName};
 
 /// Where a replica is in its life (`engine-behaviour` §1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub struct ReplicaView {
     pub head: Option<LvolView>,
     /// All its snapshots.
     pub snapshots: BTreeMap<SnapshotName, LvolView>,
+    /// The backing image that the chain stands on.
+    pub backing_image: Option<BackingImageName>,
 }
 
 impl ReplicaView {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::disk::DiskInfo;
+use crate::disk::health::DiskHealth;
 use crate::name::object::HEAD_NAME;
 use crate::replica::{BackupPhase, Child, LvolView, ReplicaView};
 use crate::wire::spdkrpc as wire;
@@ -33,6 +34,34 @@ pub fn disk(info: &DiskInfo) -> wire::Disk {
     disk
 }
 
+/// What an NVMe disk says of itself; a temperature that it does not tell is -1.
+pub fn disk_health(health: DiskHealth) -> wire::DiskHealthGetResponse {
+    let DiskHealth { model, serial, firmware, address, log } = health;
+    wire::DiskHealthGetResponse {
+        model_number: model,
+        serial_number: serial,
+        firmware_revision: firmware,
+        traddr: address,
+        critical_warning: log.critical_warning.into(),
+        temperature_celsius: log.temperature.map_or(-1.0, f64::from),
+        available_spare_percentage: log.available_spare.into(),
+        available_spare_threshold_percentage: log.available_spare_threshold.into(),
+        percentage_used: log.percentage_used.into(),
+        data_units_read: log.data_units_read,
+        data_units_written: log.data_units_written,
+        host_read_commands: log.host_reads,
+        host_write_commands: log.host_writes,
+        controller_busy_time: log.busy_minutes,
+        power_cycles: log.power_cycles,
+        power_on_hours: log.power_on_hours,
+        unsafe_shutdowns: log.unsafe_shutdowns,
+        media_errors: log.media_errors,
+        num_err_log_entries: log.error_log_entries,
+        warning_temperature_time_minutes: log.warning_temperature_minutes.into(),
+        critical_composite_temperature_time_minutes: log.critical_temperature_minutes.into(),
+    }
+}
+
 /// The wire counts bytes of disks in signed numbers; none of a real disk needs the sign.
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
@@ -59,6 +88,7 @@ pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
         state: view.state.as_str().into(),
         error_msg: view.error.clone(),
         uuid: view.head.as_ref().map(|head| head.uuid.to_string()).unwrap_or_default(),
+        backing_image_name: view.backing_image.as_ref().map(ToString::to_string).unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -101,7 +131,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::name::{LvsName, ReplicaName, SnapshotName};
+    use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotName};
     use crate::replica::ReplicaState;
 
     #[test]
@@ -130,10 +160,11 @@ mod tests {
             ports: None,
             head: Some(layer(Some(&snapshot), &[])),
             snapshots: BTreeMap::from([(snapshot, layer(None, &[Child::Head]))]),
+            backing_image: Some(BackingImageName::parse("parrot").unwrap()),
         });
         let replica = replica(&view);
         assert_eq!((replica.ip.as_str(), replica.port_start, replica.state.as_str()), ("", 0, "stopped"));
-        assert_eq!(replica.actual_size, 2 << 20);
+        assert_eq!((replica.actual_size, replica.backing_image_name.as_str()), (2 << 20, "parrot"));
         let head = replica.head.unwrap();
         assert_eq!((head.name.as_str(), head.parent.as_str()), ("volume-head", "s1"));
         assert_eq!(replica.snapshots["s1"].name, "s1");

@@ -1,4 +1,4 @@
-//! `corriente.v1.CorrienteService`: what Longhorn's contract lacks. Calls that are not listed answer Unimplemented.
+//! `corriente.v1.CorrienteService`: what Longhorn's contract lacks.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::engine::mode;
-use super::{checksum, events};
+use super::{checksum, events, verify};
 use crate::engine::instance::Engine;
 use crate::error::Error;
 use crate::mirror::core::Locality;
@@ -16,6 +16,7 @@ use crate::node::Node;
 use crate::task::to_its_end;
 use crate::wire::corriente::v1 as own;
 use crate::wire::corriente::v1::corriente_service_server::CorrienteService;
+use crate::wire::spdkrpc as wire;
 
 /// The service over a node.
 pub struct CorrienteServer {
@@ -52,6 +53,22 @@ impl CorrienteService for CorrienteServer {
         Ok(Response::new(own::DiskListResponse { disks: super::disk::list(&self.node.disks).await? }))
     }
 
+    async fn orphan_list(
+        &self,
+        request: Request<own::OrphanListRequest>,
+    ) -> Result<Response<own::OrphanListResponse>, Status> {
+        Ok(Response::new(super::orphan::list(&self.node.replicas, request.into_inner()).await?))
+    }
+
+    async fn orphan_delete(&self, request: Request<own::OrphanDeleteRequest>) -> Result<Response<()>, Status> {
+        super::orphan::delete(&self.node.replicas, request.into_inner()).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn orphan_adopt(&self, request: Request<own::OrphanAdoptRequest>) -> Result<Response<wire::Replica>, Status> {
+        Ok(Response::new(super::orphan::adopt(&self.node.replicas, request.into_inner()).await?))
+    }
+
     async fn mirror_get(
         &self,
         request: Request<own::MirrorGetRequest>,
@@ -72,6 +89,14 @@ impl CorrienteService for CorrienteServer {
         let request = request.into_inner();
         let engine = self.engine(&request.engine_name)?;
         Ok(Response::new(checksum::start(&engine, &request, &self.node.stopping)?))
+    }
+
+    async fn backing_image_verify(
+        &self,
+        request: Request<own::BackingImageVerifyRequest>,
+    ) -> Result<Response<BoxStream<own::BackingImageVerifyResponse>>, Status> {
+        let images = &self.node.backing_images;
+        Ok(Response::new(verify::start(images, &request.into_inner(), &self.node.stopping).await?))
     }
 
     async fn events(&self, request: Request<own::EventsRequest>) -> Result<Response<BoxStream<own::Event>>, Status> {

@@ -32,11 +32,8 @@ pub async fn get(disks: &Disks, request: wire::DiskGetRequest) -> Result<wire::D
 
 /// DiskHealthGet: offered by NVMe disks alone (`engine-behaviour` §2).
 pub async fn health_get(disks: &Disks, request: wire::DiskHealthGetRequest) -> Result<wire::DiskHealthGetResponse> {
-    disks.get(&name(&request.disk_name)?).await?;
-    Err(Error::Unimplemented {
-        what: "the health of a disk that is not driven by nvme",
-        reason: "the kernel drives it: ask smartctl on the node",
-    })
+    let health = disks.ready(&name(&request.disk_name)?)?.health().await?;
+    Ok(convert::disk_health(health))
 }
 
 /// All disks, for DiskList.

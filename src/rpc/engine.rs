@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::convert;
-use crate::backup::BackupUrl;
+use super::{convert, restore};
 use crate::engine::backend::{BackupOrder, Child, Layer};
 use crate::engine::instance::{Engine, Frontend};
-use crate::engine::restore::request::RestoreRequest;
+use crate::engine::restore::status::RestorePhase;
 use crate::engine::state::{ListedReplica, ReplicaMode};
 use crate::engine::target::AnaState;
 use crate::engine::{EngineRequest, Engines, ReplicaAddition};
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
 use crate::name::{BackupName, ReplicaName, SnapshotName, VolumeName};
+use crate::node::Rates;
 use crate::wire::field::{engine_name, replica_address, replica_name, size, snapshot_name};
 use crate::wire::spdkrpc as wire;
 
@@ -195,6 +195,19 @@ pub async fn snapshot_max_count_set(engines: &Engines, request: wire::EngineSnap
     engine.set_snapshot_max_count(count).await
 }
 
+/// MetricsGet: NotFound until the engine was looked at twice (`engine-behaviour` §1.8).
+pub fn metrics(rates: &Rates, request: wire::MetricsRequest) -> Result<wire::Metrics> {
+    let rate = rates.get(&engine_name("name", &request.name)?)?;
+    Ok(wire::Metrics {
+        read_throughput: rate.read_throughput,
+        write_throughput: rate.write_throughput,
+        read_latency: rate.read_latency_ns,
+        write_latency: rate.write_latency_ns,
+        read_iops: rate.read_iops,
+        write_iops: rate.write_iops,
+    })
+}
+
 /// EngineBackupCreate.
 pub async fn backup_create(
     engines: &Engines,
@@ -236,16 +249,8 @@ pub async fn backup_restore(
     request: wire::EngineBackupRestoreRequest,
 ) -> Result<wire::EngineBackupRestoreResponse> {
     let name = engine_name("engine_name", &request.engine_name)?;
-    let url = BackupUrl::parse(&request.backup_url)?;
-    if !request.snapshot_name.is_empty() {
-        // The snapshot is called after that of the backup, whatever is asked for here (`engine-behaviour` §10.2, 12).
-        snapshot_name("snapshot_name", &request.snapshot_name)?;
-    }
-    let workers = match request.concurrent_limit {
-        0 => None,
-        limit => Some(usize::try_from(limit).map_err(|_| Error::invalid("concurrent_limit", "must not be negative"))?),
-    };
-    engines.get(&name)?.restore(RestoreRequest { url, workers }).await?;
+    let order = restore::parse(&request.backup_url, &request.snapshot_name, request.concurrent_limit)?;
+    engines.get(&name)?.restore(order).await?;
     Ok(wire::EngineBackupRestoreResponse::default())
 }
 
@@ -253,35 +258,18 @@ pub async fn backup_restore(
 pub fn restore_status(engines: &Engines, request: wire::RestoreStatusRequest) -> Result<wire::RestoreStatusResponse> {
     let engine = find(engines, "engine_name", &request.engine_name)?;
     let published = engine.published();
-    let restore = &published.restore;
-    let progress = match engine.restore_progress() {
-        Some(percent) if restore.is_restoring() => percent,
-        _ => restore.progress,
-    };
+    let whole = &published.restore;
+    let progress = engine.restore_progress().filter(|_| whole.is_restoring()).unwrap_or(whole.progress);
     let entry = |name: &ReplicaName, listed: &ListedReplica| {
-        let healthy = listed.mode == ReplicaMode::ReadWrite;
-        let text = |value: Option<String>| value.unwrap_or_default();
-        wire::ReplicaRestoreStatusResponse {
-            replica_name: name.to_string(),
-            replica_address: format!("tcp://{}", listed.address),
-            is_restoring: healthy && restore.is_restoring(),
+        let mut entry = restore::describe(name, Some(listed.address), whole, progress);
+        if listed.mode != ReplicaMode::ReadWrite {
             // A replica that is out holds nothing that could be vouched for.
-            last_restored: if healthy {
-                text(restore.last_restored.as_ref().map(ToString::to_string))
-            } else {
-                String::new()
-            },
-            progress: i32::try_from(progress).unwrap_or(100),
-            error: if healthy {
-                restore.error.clone()
-            } else {
-                format!("replica {name} is out of the mirror: {}", listed.problem)
-            },
-            dest_file_name: String::new(),
-            state: if healthy { restore.phase.as_str().into() } else { "error".into() },
-            backup_url: text(restore.url.as_ref().map(ToString::to_string)),
-            current_restoring_backup: text(restore.current.as_ref().map(ToString::to_string)),
+            entry.is_restoring = false;
+            entry.last_restored.clear();
+            entry.error = format!("replica {name} is out of the mirror: {}", listed.problem);
+            entry.state = RestorePhase::Error.as_str().into();
         }
+        entry
     };
     let status =
         published.replicas.iter().map(|(name, listed)| (listed.address.to_string(), entry(name, listed))).collect();

@@ -14,6 +14,7 @@ use tonic::service::Routes;
 use tower::Service;
 
 use super::health::HealthService;
+use super::not_offered;
 use crate::error::{Error, Result};
 use crate::telemetry::Health;
 use crate::telemetry::health::Readiness;
@@ -83,7 +84,10 @@ impl Service<Request<axum::body::Body>> for Gate {
             return Box::pin(self.always.call(request));
         }
         match (self.health.ready(), self.ours.get()) {
-            (Ok(()), Some(services)) => Box::pin(services.clone().call(request)),
+            (Ok(()), Some(services)) => match not_offered::refusal(request.uri().path()) {
+                Some(refusal) => Box::pin(ready(Ok(refusal.into_http()))),
+                None => Box::pin(services.clone().call(request)),
+            },
             (ready_or_why, _) => {
                 let reason = ready_or_why.err().unwrap_or("the node is starting");
                 Box::pin(ready(Ok(Status::unavailable(reason).into_http())))

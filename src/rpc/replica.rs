@@ -6,7 +6,7 @@ use super::convert;
 use crate::name::{BackupName, DiskName};
 use crate::replica::{DiskChoice, ReplicaRequest, ReplicaView, Replicas, SnapshotOptions};
 use crate::wire::backup::parse_order;
-use crate::wire::field::{ports, replica_name, size, snapshot_name, timestamp, uuid};
+use crate::wire::field::{backing_image_name, ports, replica_name, size, snapshot_name, timestamp, uuid};
 use crate::wire::spdkrpc as wire;
 use crate::{Error, Result};
 
@@ -23,23 +23,17 @@ fn parse_create(request: &wire::ReplicaCreateRequest) -> Result<ReplicaRequest> 
         (None, "") => return Err(Error::invalid("lvs_name", "must not be empty when lvs_uuid is")),
         (None, name) => DiskChoice::Name(DiskName::parse(name).map_err(|error| Error::name("lvs_name", error))?),
     };
-    if !request.backing_image_name.is_empty() {
-        return Err(Error::Unimplemented {
-            what: "a replica on a backing image",
-            reason: "write the image into a volume of its own instead",
-        });
-    }
+    let backing_image = match request.backing_image_name.as_str() {
+        "" => None,
+        name => Some(backing_image_name("backing_image_name", name)?),
+    };
     Ok(ReplicaRequest {
         name,
         disk,
         spec_size: size("spec_size", request.spec_size)?,
         port_count: ports(request.port_count)?,
+        backing_image,
     })
-}
-
-/// ReplicaDelete.
-pub async fn delete(replicas: &Replicas, request: wire::ReplicaDeleteRequest) -> Result<()> {
-    replicas.delete(&replica_name("name", &request.name)?, request.cleanup_required).await
 }
 
 /// ReplicaGet.
@@ -155,6 +149,7 @@ mod tests {
         assert_eq!(field_of(|request| request.lvs_name.clear()), "lvs_name");
         assert_eq!(field_of(|request| request.lvs_name = "a b".into()), "lvs_name");
         assert_eq!(field_of(|request| request.lvs_uuid = "not-a-uuid".into()), "lvs_uuid");
+        assert_eq!(field_of(|request| request.backing_image_name = "a/b".into()), "backing_image_name");
         for size in [0, u64::MAX] {
             assert_eq!(field_of(|request| request.spec_size = size), "spec_size");
         }

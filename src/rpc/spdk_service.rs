@@ -1,5 +1,5 @@
-//! `spdkrpc.SPDKService`: which call goes where. Nothing is decided here; calls that are not listed answer
-//! Unimplemented by the generated trait's defaults.
+//! `spdkrpc.SPDKService`: which call goes where. Nothing is decided here; calls that are not listed are refused by
+//! [`super::not_offered`].
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::until_stop::until_stop;
-use super::{disk, engine, frontend, hash, log, rebuild, replica};
+use super::{backing_image, disk, engine, frontend, hash, log, rebuild, replica, restore};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -75,7 +75,7 @@ impl SpdkService for SpdkServer {
     }
 
     async fn replica_delete(&self, request: Request<wire::ReplicaDeleteRequest>) -> Answer<()> {
-        answer(replica::delete(&self.node.replicas, request.into_inner()).await)
+        answer(restore::replica_delete(&self.node, request.into_inner()).await)
     }
 
     async fn replica_get(&self, request: Request<wire::ReplicaGetRequest>) -> Answer<wire::Replica> {
@@ -122,6 +122,18 @@ impl SpdkService for SpdkServer {
         request: Request<wire::BackupStatusRequest>,
     ) -> Answer<wire::BackupStatusResponse> {
         answer(replica::backup_status(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_backup_restore(&self, request: Request<wire::ReplicaBackupRestoreRequest>) -> Answer<()> {
+        let node = self.node.clone();
+        whole(async move { restore::replica_restore(&node, request.into_inner()).await }).await
+    }
+
+    async fn replica_restore_status(
+        &self,
+        request: Request<wire::ReplicaRestoreStatusRequest>,
+    ) -> Answer<wire::ReplicaRestoreStatusResponse> {
+        answer(restore::replica_status(&self.node, request.into_inner()).await)
     }
 
     async fn replica_snapshot_hash(&self, request: Request<wire::SnapshotHashRequest>) -> Answer<()> {
@@ -356,6 +368,10 @@ impl SpdkService for SpdkServer {
         answer(engine::restore_status(&self.node.engines, request.into_inner()))
     }
 
+    async fn metrics_get(&self, request: Request<wire::MetricsRequest>) -> Answer<wire::Metrics> {
+        answer(engine::metrics(&self.node.rates, request.into_inner()))
+    }
+
     async fn log_set_level(&self, request: Request<wire::LogSetLevelRequest>) -> Answer<()> {
         answer(log::set_level(&self.node.logs, request.into_inner()))
     }
@@ -443,6 +459,40 @@ impl SpdkService for SpdkServer {
 
     async fn engine_frontend_watch(&self, _: Request<()>) -> Answer<Watch> {
         Ok(self.watch(self.node.frontends.changes()))
+    }
+
+    async fn backing_image_create(
+        &self,
+        request: Request<wire::BackingImageCreateRequest>,
+    ) -> Answer<wire::BackingImage> {
+        answer(backing_image::create(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_delete(&self, request: Request<wire::BackingImageDeleteRequest>) -> Answer<()> {
+        answer(backing_image::delete(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_get(&self, request: Request<wire::BackingImageGetRequest>) -> Answer<wire::BackingImage> {
+        answer(backing_image::get(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_list(&self, _: Request<()>) -> Answer<wire::BackingImageListResponse> {
+        answer(backing_image::list(&self.node.backing_images).await)
+    }
+
+    async fn backing_image_watch(&self, _: Request<()>) -> Answer<Watch> {
+        Ok(self.watch(self.node.backing_images.changes()))
+    }
+
+    async fn backing_image_expose(
+        &self,
+        request: Request<wire::BackingImageGetRequest>,
+    ) -> Answer<wire::BackingImageExposeResponse> {
+        answer(backing_image::expose(&self.node.backing_images, request.into_inner()).await)
+    }
+
+    async fn backing_image_unexpose(&self, request: Request<wire::BackingImageGetRequest>) -> Answer<()> {
+        answer(backing_image::unexpose(&self.node.backing_images, request.into_inner()).await)
     }
 
     async fn version_detail_get(&self, _: Request<()>) -> Answer<wire::VersionDetailGetReply> {

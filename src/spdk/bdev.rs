@@ -1,6 +1,6 @@
 //! Consuming bdevs: an opened device that any thread may share, a channel bound to one thread, I/O as futures.
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -392,6 +392,41 @@ unsafe extern "C" fn io_again(arg: *mut c_void) {
     unsafe { Box::from_raw(arg.cast::<InFlight>()) }.go();
 }
 
+/// An NVMe admin command that reads; the numbers are those of the NVMe base specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminRead {
+    /// Its opcode.
+    pub opcode: u8,
+    /// Its namespace identifier; all ones mean the whole controller.
+    pub namespace: u32,
+    /// Its first parameter.
+    pub dword_10: u32,
+}
+
+/// The buffer, and the kind and code of a status that is not success.
+type AdminEnded = (DmaBuffer, Option<(c_int, c_int)>);
+
+/// An admin command of ours in flight: owns what SPDK points at until the callback.
+struct AdminInFlight {
+    channel: Rc<ChannelInner>,
+    buffer: DmaBuffer,
+    slot: Slot<AdminEnded>,
+}
+
+unsafe extern "C" fn admin_done(io: *mut sys::spdk_bdev_io, success: bool, arg: *mut c_void) {
+    let (mut kind, mut code) = (0, 0);
+    // SAFETY: `arg` is the box that `nvme_admin_read` leaked for exactly this callback; the I/O is finished, asked for its
+    // status once, and ours to free.
+    let ended = unsafe {
+        sys::cs_bdev_io_status(io, &mut kind, &mut code);
+        sys::spdk_bdev_free_io(io);
+        Box::from_raw(arg.cast::<AdminInFlight>())
+    };
+    let AdminInFlight { channel, buffer, slot } = *ended;
+    drop(channel);
+    slot.fill((buffer, (!success).then_some((kind, code))));
+}
+
 impl IoChannel {
     /// The device.
     pub fn bdev(&self) -> &Arc<OpenBdev> {
@@ -432,6 +467,34 @@ impl IoChannel {
             return Ok(());
         }
         self.io(IoKind::Flush, 0, self.0.bdev.geometry.size(), None).await.map(drop)
+    }
+
+    /// Sends an NVMe admin command that fills `buffer`, to a bdev of NVMe that is open for writing.
+    pub async fn nvme_admin_read(&self, command: AdminRead, buffer: DmaBuffer) -> Result<DmaBuffer, SpdkError> {
+        let (slot, filled) = Slot::new();
+        let pending = Box::new(AdminInFlight { channel: self.0.clone(), buffer, slot });
+        let (pointer, length) = (pending.buffer.pointer().cast::<c_void>(), pending.buffer.len());
+        let (desc, ch) = (self.0.bdev.raw.as_ptr(), self.0.raw.as_ptr());
+        let AdminRead { opcode, namespace, dword_10 } = command;
+        let raw = Box::into_raw(pending).cast::<c_void>();
+        // SAFETY: descriptor and channel are open and of this thread; the box owns the buffer and keeps the channel until
+        // `admin_done` takes it back.
+        let rc = unsafe {
+            sys::cs_bdev_nvme_admin_read(desc, ch, opcode, namespace, dword_10, pointer, length, Some(admin_done), raw)
+        };
+        if let Err(errno) = Errno::check(rc) {
+            // SAFETY: SPDK refused the command and will not call back.
+            drop(unsafe { Box::from_raw(raw.cast::<AdminInFlight>()) });
+            return Err(SpdkError::failed("admin command", self.object(), errno));
+        }
+        let (buffer, status) = filled.await;
+        match status {
+            None => Ok(buffer),
+            Some((kind, code)) => {
+                let problem = format!("the device answered status {kind:#x}/{code:#x}");
+                Err(SpdkError::answer("admin command", self.object(), problem))
+            }
+        }
     }
 
     fn object(&self) -> String {

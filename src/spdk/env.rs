@@ -70,6 +70,8 @@ pub struct Capabilities {
     pub ana: bool,
     /// NVMe/TCP over TLS.
     pub tls: bool,
+    /// Virtio disks by PCI address.
+    pub virtio: bool,
 }
 
 impl Capabilities {
@@ -84,6 +86,7 @@ impl Capabilities {
             set_parent: raw.set_parent,
             ana: raw.ana,
             tls: raw.tls,
+            virtio: raw.virtio,
         }
     }
 }
@@ -97,6 +100,7 @@ impl Capabilities {
             ("set-parent", self.set_parent),
             ("ana", self.ana),
             ("tls", self.tls),
+            ("virtio", self.virtio),
         ];
         all.into_iter().filter_map(|(word, there)| there.then_some(word))
     }
@@ -115,6 +119,7 @@ impl DefaultZeroed for sys::cs_capabilities {
             set_parent: false,
             ana: false,
             tls: false,
+            virtio: false,
             no_huge_option: false,
         }
     }

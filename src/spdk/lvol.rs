@@ -180,6 +180,18 @@ pub async fn delete(on: OnControl, alias: &LvolAlias) -> Result<(), SpdkError> {
     })
 }
 
+/// As [`delete`], but only of an lvol that nothing is based on: what is based on one is named in the refusal. Nothing
+/// that is made of it at the same time comes in between.
+pub async fn delete_leaf(on: OnControl, alias: &LvolAlias) -> Result<(), SpdkError> {
+    base::settled(on).await?;
+    let children = info(on, alias)?.children;
+    if !children.is_empty() {
+        let names: Vec<_> = children.iter().map(LvolName::as_str).collect();
+        return Err(SpdkError::refused(object(alias), format!("{} are based on it", names.join(", "))));
+    }
+    delete(on, alias).await
+}
+
 /// Copies all that the lvol's parents hold into it. It has no parent then, and all its clusters are its own.
 pub async fn inflate(on: OnControl, alias: &LvolAlias) -> Result<LvolInfo, SpdkError> {
     let (lvs, lvol) = c_names(alias);

@@ -17,11 +17,15 @@ use spdk_sys as sys;
 
 use super::control::OnThread;
 use super::executor::Executor;
+use super::in_flight;
 
 /// How many posts wait for a reactor at most.
 const MAILBOX_LIMIT: usize = 4096;
 /// Idle time before the first nap: longer than the gaps within a busy stream of I/O.
 const SPIN_NS: u64 = 100_000;
+/// Idle time before the first nap while I/O of our devices is under way: longer than a healthy disk or peer takes. One that
+/// hangs must not keep a core busy.
+const SPIN_IN_FLIGHT_NS: u64 = 10_000_000;
 /// The shortest nap, about what the kernel needs to put a thread to sleep and wake it.
 const NAP_MIN: Duration = Duration::from_micros(50);
 /// The longest nap within [`QUIET_NS`] of the last work: what an I/O after a short break may wait in addition.
@@ -355,7 +359,8 @@ impl Loop<'_> {
 
     fn nap(&self, now: u64, idle_since: u64) {
         let idle_us = (now - idle_since) / self.ticks_per_us;
-        if idle_us * 1_000 < SPIN_NS {
+        let spin_ns = if in_flight::any() { SPIN_IN_FLIGHT_NS } else { SPIN_NS };
+        if idle_us * 1_000 < spin_ns {
             return;
         }
         let longest = if idle_us * 1_000 < QUIET_NS { NAP_MAX } else { NAP_QUIET };

@@ -17,10 +17,14 @@ pub struct IoStats {
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
+    /// The time that reads took, added up, in nanoseconds.
+    pub read_ns: u64,
     /// Writes; write-zeroes are not counted.
     pub writes: u64,
     /// Bytes written.
     pub written_bytes: u64,
+    /// The time that writes took, added up, in nanoseconds.
+    pub write_ns: u64,
 }
 
 /// Adds up the counters of all threads; asks each of them in turn.
@@ -41,11 +45,16 @@ unsafe extern "C" fn counted(arg: *mut c_void, stat: *const sys::cs_bdev_stat, r
     // SAFETY: `arg` is the slot that `io_stats` handed over, called back once on the same thread; `stat` lives for the
     // call.
     let (slot, stat) = unsafe { (Slot::<(c_int, IoStats)>::from_raw(arg), &*stat) };
+    // SAFETY: reads a constant of the environment, which is up.
+    let hz = u128::from(unsafe { sys::spdk_get_ticks_hz() }.max(1));
+    let nanoseconds = |ticks: u64| u64::try_from(u128::from(ticks) * 1_000_000_000 / hz).unwrap_or(u64::MAX);
     let stats = IoStats {
         reads: stat.reads,
         read_bytes: stat.bytes_read,
+        read_ns: nanoseconds(stat.read_ticks),
         writes: stat.writes,
         written_bytes: stat.bytes_written,
+        write_ns: nanoseconds(stat.write_ticks),
     };
     slot.fill((rc, stats));
 }

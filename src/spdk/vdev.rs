@@ -19,6 +19,7 @@ use super::bdev::{ChannelInner, Geometry, IoChannel, IoKind, Transfer, submit};
 use super::completion;
 use super::control::{OnControl, OnThread};
 use super::errno::{Errno, SpdkError};
+use super::in_flight;
 use crate::name::BdevName;
 
 /// Legs an I/O can have at once: the leg's number travels in the three low bits of a pointer.
@@ -147,6 +148,7 @@ impl<V: Vdev> Vio<V> {
     fn complete_raw(self, complete: impl FnOnce(*mut sys::spdk_bdev_io)) {
         let io = self.context().io;
         std::mem::forget(self);
+        in_flight::end();
         complete(io);
     }
 
@@ -160,6 +162,7 @@ impl<V: Vdev> Drop for Vio<V> {
     fn drop(&mut self) {
         tracing::error!("an I/O was dropped without an answer; it is failed (a bug of Corriente, please report it)");
         let io = self.context().io;
+        in_flight::end();
         // SAFETY: the I/O is ours and was not completed, or `complete_raw` had forgotten `self`.
         unsafe { sys::cs_vio_complete(io, false) };
     }
@@ -506,6 +509,7 @@ unsafe extern "C" fn submit_entry<V: Vdev>(device: *mut c_void, channel: *mut c_
             block_count: vio.block_count,
         });
         (&raw mut (*context).state).write((*device.cast::<V>()).new_io());
+        in_flight::begin();
         if vio.needs_buffer {
             sys::cs_vio_get_buffer(vio.io, Some(buffer_found::<V>));
             return;
@@ -523,6 +527,7 @@ unsafe extern "C" fn buffer_found<V: Vdev>(
     unsafe {
         let context = sys::cs_vio_context(io).cast::<Context<V>>();
         if !success {
+            in_flight::end();
             sys::cs_vio_complete(io, false);
             return;
         }

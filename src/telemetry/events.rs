@@ -28,10 +28,12 @@ pub enum ObjectKind {
     Restore,
     /// A backup that a replica of this node makes.
     Backup,
+    /// A backing image on a disk of this node.
+    BackingImage,
 }
 
 /// All kinds.
-const KINDS: [ObjectKind; 8] = [
+const KINDS: [ObjectKind; 9] = [
     ObjectKind::Node,
     ObjectKind::Disk,
     ObjectKind::Replica,
@@ -40,6 +42,7 @@ const KINDS: [ObjectKind; 8] = [
     ObjectKind::Member,
     ObjectKind::Restore,
     ObjectKind::Backup,
+    ObjectKind::BackingImage,
 ];
 
 impl ObjectKind {
@@ -62,6 +65,7 @@ impl ObjectKind {
             Self::Member => "member",
             Self::Restore => "restore",
             Self::Backup => "backup",
+            Self::BackingImage => "backing-image",
         }
     }
 }

@@ -5,7 +5,9 @@ use std::num::NonZeroU16;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::name::{EngineName, FrontendName, HostPort, ReplicaAddress, ReplicaName, SnapshotName, VolumeName};
+use crate::name::{
+    BackingImageName, EngineName, FrontendName, HostPort, ReplicaAddress, ReplicaName, SnapshotName, VolumeName,
+};
 use crate::{Error, Result};
 
 /// The largest volume, 64 TiB: what the sizes of cluster maps were thought for.
@@ -31,6 +33,11 @@ pub fn volume_name(field: &'static str, text: &str) -> Result<VolumeName> {
 /// The name of a replica.
 pub fn replica_name(field: &'static str, text: &str) -> Result<ReplicaName> {
     ReplicaName::parse(text).map_err(|error| Error::name(field, error))
+}
+
+/// The name of a backing image.
+pub fn backing_image_name(field: &'static str, text: &str) -> Result<BackingImageName> {
+    BackingImageName::parse(text).map_err(|error| Error::name(field, error))
 }
 
 /// The name of a snapshot.

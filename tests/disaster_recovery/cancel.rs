@@ -6,7 +6,7 @@ use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 use tonic::Code;
 
-use crate::cluster::refused;
+use crate::cluster::{create_replica, refused};
 use crate::scene::{BOTH, Scene, VOLUME};
 use crate::support::wait::wait_until;
 
@@ -65,6 +65,37 @@ async fn r1_a_second_restore_is_refused_and_the_first_completes_though_its_calle
     assert_eq!(snapshots.keys().collect::<Vec<_>>(), [&scene.points[0].snapshot]);
     faults.lift(Point::RestoreStepDone);
     scene.proven(1, &BOTH).await;
+}
+
+/// Longhorn's manager looks for the text, and tries again later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_not_added_while_the_volume_is_restored() {
+    let scene = Scene::start("vol-trim").await;
+    scene.restore(0).await;
+    let third = format!("{VOLUME}-r-00000002");
+    let address = create_replica(&scene.cluster.nodes[1], &third, scene.size).await;
+    let add = async || {
+        let request = wire::EngineReplicaAddRequest {
+            engine_name: format!("{VOLUME}-e-0"),
+            replica_name: third.clone(),
+            replica_address: address.clone(),
+            ..Default::default()
+        };
+        scene.cluster.nodes[0].spdk().engine_replica_add(request).await.map(drop)
+    };
+    let faults = scene.cluster.nodes[0].faults();
+    faults.once(Point::RestoreMarked, Action::Block);
+    scene.start_restore(1).await.expect("the restore starts");
+    faults.blocked(Point::RestoreMarked).await;
+    refused(add().await, Code::FailedPrecondition, "restore is in progress");
+    faults.lift(Point::RestoreMarked);
+    scene.proven(1, &BOTH).await;
+    add().await.expect("afterwards it can join");
+    wait_until(LIMIT, "it is in sync", async || {
+        let mode = scene.mode(&third).await;
+        if mode == wire::ReplicaMode::Rw as i32 { Ok(()) } else { Err(mode.to_string()) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

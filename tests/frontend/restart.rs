@@ -45,6 +45,8 @@ async fn a_killed_node_comes_back_with_replica_engine_and_frontend_as_they_were(
     cluster.nodes[0].start_again().await;
     let after = frontend_is(&cluster, 0, "v1", "running").await;
     assert_eq!(after, before, "the same, on the same port");
+    // What runs can be connected to at once.
+    drop(connect(&after.endpoint).await);
     let back = engine_is(&cluster, 0, "v1-e-0", "running").await;
     assert_eq!((back.port, &back.replica_address_map), (engine.port, &engine.replica_address_map));
     assert!(back.replica_mode_map.values().all(|mode| *mode == 1), "{:?}", back.replica_mode_map);

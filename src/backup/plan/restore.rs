@@ -72,9 +72,8 @@ pub struct RestorePlan {
     pub block_size: BlockSize,
     /// The size of the image, in bytes; the device must have at least that.
     pub volume_size: u64,
-    /// The image under the volume, which shows through where the backup has no block; empty if there is none. The
-    /// zeroes of this plan would hide it, so a device that has the image must be restored as
-    /// [`RestoreOnto::Fresh`].
+    /// The image under the volume, which shows through where the backup has no block; empty if there is none. What is to
+    /// be zero by this plan is to read as the image then.
     pub backing_image_name: String,
     /// Only differences to what the device holds are written.
     pub is_incremental: bool,

@@ -7,7 +7,7 @@ use super::super::exit::{Exit, Failure};
 use super::super::output::fields;
 use super::super::{disk, engine, replica};
 use crate::config::ByteSize;
-use crate::name::{DiskName, EngineName, HostPort, ReplicaName, VolumeName};
+use crate::name::{BackingImageName, DiskName, EngineName, HostPort, ReplicaName, VolumeName};
 use crate::wire::spdkrpc::{Engine, EngineCreateRequest};
 
 pub(super) const EXAMPLES: &str = "\
@@ -29,6 +29,9 @@ pub struct CreateOptions {
     /// The disk for the replica on each node; needed where a node has more than one
     #[arg(long)]
     disk: Option<DiskName>,
+    /// The image that the replicas stand on; every disk that gets one must have it
+    #[arg(long, value_name = "IMAGE")]
+    backing_image: Option<BackingImageName>,
     /// How a host reaches the volume; none for a volume that is restored into
     #[arg(long, default_value = "spdk-tcp-nvmf")]
     frontend: Frontend,
@@ -115,7 +118,8 @@ async fn create_replica(options: &CreateOptions, node: Node) -> Result<Made, Fai
     // The name that a node finds again after a restart (`engine-behaviour` §1.2).
     let name = format!("{}-r-{:08x}", options.name, rand::random::<u32>());
     let name = ReplicaName::parse(&name).map_err(|error| refused("replica", error))?;
-    let created = replica::create(&node, &name, &disk, options.size.bytes(), replica::PORT_COUNT).await;
+    let (size, image) = (options.size.bytes(), options.backing_image.as_ref());
+    let created = replica::create(&node, &name, &disk, size, replica::PORT_COUNT, image).await;
     let address = created.and_then(|replica| {
         HostPort::parse(&format!("{}:{}", replica.ip, replica.port_start))
             .map_err(|error| Failure::failed(format!("{} gave replica {name} no address: {error}", node.address)))

@@ -15,9 +15,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::account::Account;
+use super::base::BaseImage;
 use super::marker::{RestoreMarker, Restored, Unfinished};
 use super::request::Claim;
-use super::sink::MirrorSink;
+use super::sink::{Below, MirrorSink};
 use super::status::RestorePhase;
 use crate::backup::store::load_plan;
 use crate::backup::{
@@ -40,6 +41,8 @@ pub(in crate::engine) struct Job {
     pub(super) engine: Arc<Engine>,
     pub(super) backup: BackupName,
     pub(super) snapshot: Option<SnapshotName>,
+    /// The image that the backup was made above; empty for none.
+    pub(super) backing_image: String,
     pub(super) lock: VolumeLock,
     pub(super) workers: usize,
     pub(super) progress: Arc<Progress>,
@@ -61,10 +64,17 @@ impl RunningRestore {
         self.progress.percent()
     }
 
-    pub(super) async fn cancel(mut self) {
+    pub(super) async fn cancel(self) {
         self.cancel.cancel();
-        // An error means that the job is gone, which is what is waited for.
-        let _ = self.done.wait_for(|done| *done).await;
+        self.ended().await;
+    }
+
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut done = self.done.clone();
+        async move {
+            // An error means that the job is gone, which is what is waited for.
+            let _ = done.wait_for(|done| *done).await;
+        }
     }
 }
 
@@ -118,7 +128,14 @@ impl Job {
         // An engine that was deleted meanwhile has none, and its replicas are not to be touched.
         let mirror = engine.mirror()?;
         let volume = self.lock.store().volume().clone();
-        let before = engine.before_restore(&volume, &self.backup).await?;
+        let mut before = engine.before_restore(&volume, &self.backup).await?;
+        if engine.check_base(&self.backing_image).await? && self.backing_image.is_empty() {
+            // What was never written shows an image that the backup knows nothing of.
+            before.onto = match before.onto {
+                RestoreOnto::Fresh => RestoreOnto::Unknown,
+                known => known,
+            };
+        }
         let plan = load_plan(&self.lock, &self.backup, &before.onto).await?;
         tracing::info!(engine = %engine.name, backup = %self.backup, onto = ?before.onto,
             incremental = plan.is_incremental, blocks = plan.blocks_to_write(), bytes_to_zero = plan.bytes_to_zero(),
@@ -128,7 +145,12 @@ impl Job {
         let last = before.restored.as_ref().map(|restored| restored.snapshot.clone());
         engine.mark(&RestoreMarker { restored: before.restored, in_progress: Some(begun) }).await?;
         faults::pass(Point::RestoreMarked).await?;
-        let report = self.move_blocks(&mirror, &plan).await?;
+        let base = engine.open_base(&plan).await?;
+        let moved = self.move_blocks(&mirror, &plan, base.as_ref().map(BaseImage::below)).await;
+        if let Some(base) = base {
+            base.close(moved.is_ok()).await;
+        }
+        let report = moved?;
         faults::pass(Point::RestoreFlushed).await?;
         engine.delete_other_restores(last.as_ref()).await?;
         let snapshot = engine.take_restore_snapshot(self.snapshot.as_ref()).await?;
@@ -143,7 +165,7 @@ impl Job {
         Ok((Arc::new(chain), report))
     }
 
-    async fn move_blocks(&self, mirror: &Mirror, plan: &RestorePlan) -> Result<RestoreReport> {
+    async fn move_blocks(&self, mirror: &Mirror, plan: &RestorePlan, below: Option<Below>) -> Result<RestoreReport> {
         let limits = &self.engine.context.limits;
         let settings = RestoreSettings {
             blocks_in_flight: limits.restore_queue_depth,
@@ -151,7 +173,8 @@ impl Job {
             workers: self.workers,
             ..RestoreSettings::default()
         };
-        let sink = MirrorSink::open(&self.engine.context.control, mirror.bdev(), settings.blocks_in_flight).await?;
+        let sink =
+            MirrorSink::open(&self.engine.context.control, mirror.bdev(), settings.blocks_in_flight, below).await?;
         let restore = crate::backup::restore(&self.lock, plan, Arc::new(sink), &settings, &self.progress, &self.cancel);
         let mut restore = std::pin::pin!(restore);
         let stalled = tokio::select! {

@@ -198,6 +198,10 @@ impl Engine {
             );
             return Err(Error::invalid("backup_url", problem));
         }
+        // Of a backup without an image nothing is to be refused, so no replica is asked before the restore runs.
+        if !summary.volume_backing_image_name.is_empty() {
+            self.check_base(&summary.volume_backing_image_name).await?;
+        }
         let snapshot = SnapshotName::parse(&summary.snapshot_name).ok();
         let store = crate::backup::store::VolumeStore::new(target, request.url.volume.clone());
         let lock = VolumeLock::acquire(store, LockKind::CreateRestore, &LockSettings::default()).await?;
@@ -206,6 +210,7 @@ impl Engine {
             engine: self.clone(),
             backup: backup.clone(),
             snapshot,
+            backing_image: summary.volume_backing_image_name,
             lock,
             workers: request.workers.unwrap_or(self.context.limits.restore_workers).max(1),
             progress: Arc::new(Progress::default()),
@@ -221,6 +226,14 @@ impl Engine {
         let running = self.running_restore().take();
         if let Some(running) = running {
             running.cancel().await;
+        }
+    }
+
+    /// Waits for the end of the restore that runs, if any.
+    pub(in crate::engine) async fn restore_ended(&self) {
+        let ended = self.running_restore().as_ref().map(RunningRestore::ended);
+        if let Some(ended) = ended {
+            ended.await;
         }
     }
 

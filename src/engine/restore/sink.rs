@@ -14,11 +14,28 @@ use crate::spdk::{BdevClient, Control, DmaBuffer};
 /// The longest range given to the mirror as one write of zeroes: small enough that a member's deadline is not at stake.
 const ZERO_STEP: u64 = 4 << 20;
 
+/// Bytes of an image that are copied at once.
+const BELOW_STEP: u64 = 256 << 10;
+
 /// The mirror as a restore's target. One write goes to all members; the data was fetched once.
 pub struct MirrorSink {
     bdev: BdevClient,
     permits: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<DmaBuffer>>>,
+    below: Option<Below>,
+}
+
+/// A backing image below the volume, which is to show where the backup has nothing.
+pub struct Below {
+    bdev: BdevClient,
+    size: u64,
+}
+
+impl Below {
+    /// That of an open image.
+    pub fn of(bdev: BdevClient) -> Self {
+        Self { size: bdev.geometry().size(), bdev }
+    }
 }
 
 /// A buffer of the pool; it goes back when dropped.
@@ -45,10 +62,24 @@ impl Drop for PooledBuffer {
 }
 
 impl MirrorSink {
-    /// Opens the mirror for a restore with at most `buffers` blocks in memory.
-    pub async fn open(control: &Control, mirror: &BdevName, buffers: usize) -> Result<Self> {
+    /// Opens the mirror for a restore with at most `buffers` blocks in memory. What is to be zero reads as `below`, if there
+    /// is that.
+    pub async fn open(control: &Control, mirror: &BdevName, buffers: usize, below: Option<Below>) -> Result<Self> {
         let bdev = BdevClient::open(control, mirror.clone(), true).await?;
-        Ok(Self { bdev, permits: Arc::new(Semaphore::new(buffers.max(1))), idle: Arc::default() })
+        Ok(Self { bdev, permits: Arc::new(Semaphore::new(buffers.max(1))), idle: Arc::default(), below })
+    }
+
+    /// Writes what the image has over a range, up to the image's end; returns where that is.
+    async fn show_below(&self, below: &Below, start: u64, end: u64) -> Result<u64> {
+        let end = end.min(below.size);
+        let mut at = start;
+        while at < end {
+            let length = BELOW_STEP.min(end - at);
+            let buffer = below.bdev.read(at, DmaBuffer::zeroed(length as usize)?).await?;
+            self.bdev.write(at, buffer).await?;
+            at += length;
+        }
+        Ok(at)
     }
 
     fn take_idle(&self, length: usize) -> Option<DmaBuffer> {
@@ -84,7 +115,10 @@ impl RestoreSink for MirrorSink {
     async fn zero(&self, offset: ByteOffset, length: u64) -> Result<()> {
         faults::pass(Point::RestoreStepBegins).await?;
         let end = offset.0 + length;
-        let mut at = offset.0;
+        let mut at = match &self.below {
+            Some(below) => self.show_below(below, offset.0, end).await?,
+            None => offset.0,
+        };
         while at < end {
             let step = ZERO_STEP.min(end - at);
             self.bdev.write_zeroes(at, step).await?;

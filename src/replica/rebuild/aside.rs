@@ -16,7 +16,8 @@ const TRIES: u32 = 5;
 const TRY_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Turn<'_> {
-    /// Takes the head out of service and sets all that the replica has aside. `record` is kept in the head's place.
+    /// Takes the head out of service and sets all that the replica has aside. `record` is kept in the head's place, on an
+    /// lvol that stands on what the chain stood on, as the new one will.
     pub(super) async fn set_aside(&mut self, record: &str) -> Result<()> {
         let replica = self.replica;
         match &self.work.tree.rebuild {
@@ -52,7 +53,7 @@ impl Turn<'_> {
             serving.stop().await?;
         }
         let next = next_head_name()?;
-        replica.store.create(&next, replica.view().spec_size).await?;
+        replica.store.create_on(&self.work.tree.base, &next, replica.view().spec_size).await?;
         let marks = vec![
             setting(attributes::REPLICA, replica.name.as_str())?,
             setting(attributes::CREATED, &now_text())?,

@@ -150,7 +150,12 @@ impl Turn<'_> {
     async fn rebuild_prepare(&mut self, wanted: &RebuildSnapshot, fast_sync: bool) -> Result<Option<CopyOrder>> {
         self.refresh().await?;
         let replica = self.replica;
-        let parent = wanted.parent.as_ref().map(|parent| self.lvol_of(parent)).transpose()?;
+        // A root stands on what the replica stands on, and has clusters of its own only.
+        let base = self.work.tree.base.clone();
+        let parent = match &wanted.parent {
+            Some(parent) => Some(self.lvol_of(parent)?),
+            None => base.lvol().cloned(),
+        };
         let reused = reusable(wanted, parent.as_ref(), &self.work.tree.expired, fast_sync);
         let reused = reused.map(|facts| facts.lvol.clone());
         replica.board.copying(wanted);

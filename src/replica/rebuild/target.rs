@@ -2,20 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
-use crate::name::{BdevName, HostPort, LvolName, Nqn, ReplicaName};
+use crate::Result;
+use crate::name::{BdevName, HostPort, LvolName, ReplicaName};
+use crate::remote_bdev::RemoteBdev;
+use crate::spdk::Control;
 use crate::spdk::client::BdevClient;
-use crate::spdk::nvme::{self, Peer, TcpTarget};
-use crate::spdk::{Control, SpdkError};
-use crate::{Error, Result};
-
-/// Queues of a connection: one for the thread that copies, one to spare.
-const IO_QUEUES: u32 = 2;
-/// How long a controller may take to go.
-const DETACH_LIMIT: Duration = Duration::from_secs(10);
-/// How long a destination that is asked whether it lives may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where the destination's lvol is.
 pub(super) enum Place {
@@ -26,84 +17,37 @@ pub(super) enum Place {
 }
 
 /// The lvol, open for writing. [`CopyTarget::close`] lets go of it.
-pub(super) struct CopyTarget {
-    control: Control,
-    bdev: BdevClient,
-    /// The controller, when it is on another node.
-    attached: Option<(BdevName, HostPort)>,
+pub(super) enum CopyTarget {
+    Local(BdevClient),
+    Remote(RemoteBdev),
 }
 
 impl CopyTarget {
     /// Opens it. After an error nothing of it is left.
     pub(super) async fn open(control: &Control, place: Place, limit: Duration) -> Result<Self> {
-        let (name, attached) = match place {
-            Place::Local(bdev) => (bdev, None),
+        match place {
+            Place::Local(bdev) => Ok(Self::Local(BdevClient::open(control, bdev, true).await?)),
             Place::Remote { destination, address } => {
-                let (name, controller) = attach(control, &destination, address, limit).await?;
-                (name, Some((controller, address)))
-            }
-        };
-        match BdevClient::open(control, name, true).await {
-            Ok(bdev) => Ok(Self { control: control.clone(), bdev, attached }),
-            Err(error) => {
-                if let Some((controller, address)) = attached {
-                    detach(control, controller, address, true).await;
-                }
-                Err(error.into())
+                let what = format!("the rebuild of replica {destination}");
+                let lvol = LvolName::rebuilding(&destination);
+                RemoteBdev::open(control, &what, &lvol, address, true, limit).await.map(Self::Remote)
             }
         }
     }
 
     /// The lvol.
     pub(super) fn bdev(&self) -> &BdevClient {
-        &self.bdev
+        match self {
+            Self::Local(bdev) => bdev,
+            Self::Remote(remote) => remote.bdev(),
+        }
     }
 
     /// Lets go of it. I/O that is in flight, as there can be after a failure only, is aborted if it is on another node.
     pub(super) async fn close(self, copied: bool) {
-        drop(self.bdev);
-        if let Some((controller, address)) = self.attached {
-            detach(&self.control, controller, address, copied).await;
+        match self {
+            Self::Local(bdev) => drop(bdev),
+            Self::Remote(remote) => remote.close(copied).await,
         }
-    }
-}
-
-/// Attaches the destination's target; returns its one bdev, and the controller's name, which is nobody else's.
-async fn attach(
-    control: &Control,
-    destination: &ReplicaName,
-    address: HostPort,
-    limit: Duration,
-) -> Result<(BdevName, BdevName)> {
-    let peer = format!("the rebuild of replica {destination} at {address}");
-    // SPDK 20.07 connects on the reactor and waits for the kernel's own limit, so the address is tried from here first.
-    match tokio::time::timeout(limit, TcpStream::connect(address.socket())).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => return Err(Error::peer(peer, format!("its target cannot be reached: {error}"))),
-        Err(_) => return Err(Error::Timeout { what: format!("connecting to {peer}"), limit }),
-    }
-    let lvol = LvolName::rebuilding(destination);
-    let controller = BdevName::parse(&format!("{lvol}-{:08x}", rand::random::<u32>()))
-        .map_err(|error| Error::internal("name of a controller", error.to_string()))?;
-    let target = TcpTarget { address, subsystem: Nqn::lvol(&lvol), host: Nqn::internal_host(), io_queues: IO_QUEUES };
-    let name = controller.clone();
-    let attached = control.run(move |on| async move {
-        let names = nvme::attach_tcp(on, &name, &target, limit).await?;
-        nvme::only(on, &name, names, limit).await
-    });
-    let bdev = attached.await.map_err(|error: SpdkError| Error::peer(peer, error.to_string()))?;
-    Ok((bdev, controller))
-}
-
-/// Detaches. A destination that does not answer is told nothing. What cannot be detached is logged, as nobody could act
-/// on it here.
-async fn detach(control: &Control, controller: BdevName, address: HostPort, orderly: bool) {
-    let answers = tokio::time::timeout(PROBE_LIMIT, TcpStream::connect(address.socket())).await;
-    let peer = if orderly && matches!(answers, Ok(Ok(_))) { Peer::Alive } else { Peer::Lost };
-    let name = controller.clone();
-    let detached = control.run(move |on| async move { nvme::detach(on, &name, peer, DETACH_LIMIT).await });
-    if let Err(error) = detached.await {
-        let error: SpdkError = error;
-        tracing::warn!(%controller, %error, "the controller of a copy could not be detached");
     }
 }

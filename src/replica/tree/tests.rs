@@ -1,4 +1,6 @@
 use super::*;
+use crate::backing_image::ImageRecord;
+use crate::name::BackingImageName;
 
 const REPLICA: &str = "vol-r-0a1b2c3d";
 
@@ -79,14 +81,56 @@ fn what_is_based_on_a_snapshot_and_not_the_replicas_is_counted_but_not_shown() {
     assert_eq!(node.children, 2);
 }
 
+/// A backing image, and what the tree should call it.
+fn image() -> (LvolFacts, Base) {
+    let name = BackingImageName::parse("parrot").unwrap();
+    let mut facts = lvol(LvolName::backing_image(&name, Uuid::nil()).as_str(), None, true);
+    facts.attributes.image = Some(ImageRecord {
+        name: name.clone(),
+        id: None,
+        checksum: None,
+        found: None,
+        size: None,
+        outcome: None,
+        error: String::new(),
+    });
+    let base = Base::BackingImage { name, lvol: facts.lvol.clone() };
+    (facts, base)
+}
+
 #[test]
 fn a_backing_image_below_is_no_parent() {
+    let (image, base) = image();
     let mut oldest = snapshot("s1", None);
-    oldest.parent = Some(LvolName::parse("bi-image-disk-0").unwrap());
-    let lvols = store(vec![lvol("bi-image-disk-0", None, true), oldest, head(Some("s1"))]);
+    oldest.parent = Some(image.lvol.clone());
+    let lvols = store(vec![image.clone(), oldest, head(Some("s1"))]);
     let tree = Tree::build(&replica(), &lvols);
     assert_eq!(tree.snapshots.len(), 1);
     assert_eq!(tree.snapshots[&name("s1")].view.parent, None);
+    assert_eq!(tree.base, base);
+    let mut alone = head(None);
+    alone.parent = Some(image.lvol.clone());
+    let tree = Tree::build(&replica(), &store(vec![image, alone]));
+    assert_eq!((tree.snapshots.len(), tree.head.unwrap().parent, tree.base), (0, None, base));
+}
+
+#[test]
+fn the_entry_point_of_a_clone_is_a_base_and_a_root_has_none() {
+    let entry = lvol("source-clone-ep-s", None, true);
+    let mut cloned = head(None);
+    cloned.parent = Some(entry.lvol.clone());
+    let base = Base::EntryPoint { lvol: entry.lvol.clone() };
+    assert_eq!(Tree::build(&replica(), &store(vec![entry, cloned])).base, base);
+    assert_eq!(Tree::build(&replica(), &store(vec![head(None)])).base, Base::Nothing);
+}
+
+#[test]
+fn without_a_chain_what_is_in_the_heads_place_tells_the_base() {
+    let (image, base) = image();
+    let mut placeholder = head(None);
+    placeholder.attributes.rebuild = Some("{}".into());
+    placeholder.parent = Some(image.lvol.clone());
+    assert_eq!(Tree::build(&replica(), &store(vec![image, placeholder])).base, base);
 }
 
 #[test]

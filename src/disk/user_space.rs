@@ -1,0 +1,84 @@
+//! A PCI function that SPDK drives itself: taken from the kernel and attached, or detached and given back.
+
+use std::time::Duration;
+
+use super::bring_up::blocking;
+use super::pci::PciFunction;
+use super::request::{DiskDriver, DiskRequest};
+use crate::name::BdevName;
+use crate::spdk::nvme::{self, PciAddress, Peer};
+use crate::spdk::virtio::{self, VirtioKind};
+use crate::spdk::{Capabilities, Control, SpdkError};
+use crate::{Error, Result};
+
+/// How long a controller may take to come up, or to be let go.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Takes the function at `address`; its driver and its one bdev. On an error the kernel has it again.
+pub(super) async fn attach(control: &Control, request: &DiskRequest, address: &str) -> Result<(DiskDriver, BdevName)> {
+    let pci = parse(address)?;
+    let (asked, wanted) = (request.driver, pci.clone());
+    let (function, driver) = blocking(move || {
+        let function = PciFunction::find(wanted)?;
+        let driver = function.resolve(asked)?;
+        if kind(driver).is_some() && !Capabilities::linked().virtio {
+            return Err(Error::Unimplemented {
+                what: "a virtio disk by PCI address",
+                reason: "the SPDK of this node was built without virtio drivers; give its block device as an aio disk",
+            });
+        }
+        function.hand_to_user_space()?;
+        Ok((function, driver))
+    })
+    .await?;
+    let device = request.bdev_name()?;
+    let attached = control.run(move |on| async move {
+        match kind(driver) {
+            Some(kind) => {
+                let names = virtio::attach(on, &device, &pci, kind, LIMIT).await?;
+                virtio::only(on, &device, kind, names).await
+            }
+            None => {
+                let names = nvme::attach_pcie(on, &device, &pci, LIMIT).await?;
+                nvme::only(on, &device, names, LIMIT).await
+            }
+        }
+    });
+    match attached.await {
+        Ok(bdev) => Ok((driver, bdev)),
+        Err(error) => {
+            blocking(move || function.hand_to_kernel()).await?;
+            Err(SpdkError::into(error))
+        }
+    }
+}
+
+/// Lets go of the device and gives it back to the kernel. Each step that is done already is passed, so that one that
+/// failed can be repeated.
+pub(super) async fn detach(control: &Control, request: &DiskRequest, driver: DiskDriver, address: &str) -> Result<()> {
+    let device = request.bdev_name()?;
+    let detached = control.run(move |on| async move {
+        match kind(driver) {
+            Some(kind) => virtio::detach(on, &device, kind).await,
+            None => nvme::detach(on, &device, Peer::Alive, LIMIT).await,
+        }
+    });
+    match detached.await {
+        Ok(()) | Err(SpdkError::NoSuch { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let address = parse(address)?;
+    blocking(move || PciFunction::find(address)?.hand_to_kernel()).await
+}
+
+fn kind(driver: DiskDriver) -> Option<VirtioKind> {
+    match driver {
+        DiskDriver::VirtioBlk => Some(VirtioKind::Blk),
+        DiskDriver::VirtioScsi => Some(VirtioKind::Scsi),
+        DiskDriver::Auto | DiskDriver::Aio | DiskDriver::Nvme | DiskDriver::VirtioPci => None,
+    }
+}
+
+fn parse(address: &str) -> Result<PciAddress> {
+    PciAddress::parse(address).map_err(|error| Error::name("disk_path", error))
+}
