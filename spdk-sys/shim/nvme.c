@@ -2,11 +2,13 @@
  * The NVMe initiator: attach over TCP or PCIe, detach, and the latter from a peer that no longer answers.
  *
  * `bdev/nvme/...` are private to SPDK's bdev_nvme module. Up to 24.05 no public header offers attach or
- * detach at all; and no release offers what a lost peer takes: to fail its I/O without talking to it.
+ * detach at all; and no release offers what a lost peer takes: to fail its I/O without talking to it. Nor, which
+ * `nvme/nvme_internal.h` is for, a way to tell the driver of one device that it has been unplugged.
  */
 #include "internal.h"
 
 #include "spdk/nvme.h"
+#include "nvme/nvme_internal.h"
 #include "spdk/string.h"
 #include "bdev/nvme/bdev_nvme.h"
 #if CS_SPDK_SINCE(24, 9)
@@ -513,6 +515,19 @@ cs_nvme_attach(const struct cs_nvme_target *target, uint32_t timeout_ms, cs_nvme
 	if (rc != 0) {
 		attach_answer(attach, 0, rc);
 		free(attach);
+	}
+}
+
+/* ------------------------------------------------------------------ unplugged */
+
+void
+cs_nvme_unplugged(const char *name)
+{
+	struct spdk_nvme_ctrlr *driver = driver_of(name);
+
+	if (driver != NULL) {
+		/* What SPDK's own hotplug monitor does. `spdk_nvme_ctrlr_fail` would leave queues to be deleted by command. */
+		nvme_ctrlr_fail(driver, true);
 	}
 }
 

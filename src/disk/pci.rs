@@ -45,6 +45,11 @@ impl PciFunction {
         }
     }
 
+    /// Whether the machine still has the function at this address.
+    pub(super) fn is_there(address: &PciAddress) -> bool {
+        Path::new(SYSFS).join("bus/pci/devices").join(address.as_str()).exists()
+    }
+
     /// Its kernel driver.
     fn driver(&self) -> Option<String> {
         let link = read_link(self.directory.join("driver")).ok()?;
