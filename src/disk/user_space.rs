@@ -47,8 +47,10 @@ pub(super) async fn attach(control: &Control, request: &DiskRequest, address: &s
     match attached.await {
         Ok(bdev) => Ok((driver, bdev)),
         Err(error) => {
-            blocking(move || function.hand_to_kernel()).await?;
-            Err(SpdkError::into(error))
+            if let Err(undo) = blocking(move || function.hand_to_kernel()).await {
+                tracing::error!(disk = %request.name, error = %undo, "a device could not be given back to the kernel");
+            }
+            Err(error.into())
         }
     }
 }

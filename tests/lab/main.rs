@@ -3,7 +3,7 @@
 //!
 //! - [`vm`]: a machine. [`agent`], `guest/agent.rs`: commands into it. [`qmp`]: what is done to its hardware.
 //! - [`cache`], [`image`]: what it is made of.
-//! - [`node`]: Corriente inside it. [`volume`]: what is asked of it.
+//! - [`node`]: Corriente inside it. [`volume`], [`pci`]: what is asked of it.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,6 +12,7 @@ mod agent;
 mod cache;
 mod image;
 mod node;
+mod pci;
 mod qmp;
 mod vm;
 mod volume;
@@ -19,3 +20,5 @@ mod volume;
 mod kernel_device;
 mod pci_disk;
 mod smoke;
+mod unplug;
+mod virtio_disk;

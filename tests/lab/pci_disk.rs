@@ -4,50 +4,24 @@ use std::path::Path;
 use std::process::Command;
 
 use corriente::wire::spdkrpc as wire;
+use serde_json::json;
+use tonic::Code;
 
-use crate::node::GuestNode;
+use crate::pci::{NODE, delete_disk, driver_of, refused};
 use crate::support::wait::wait_until;
 use crate::vm::{Vm, VmOptions};
-use crate::volume::{
-    LIMIT, MIB, delete_frontend, device, disk, disk_request, frontend_get, frontend_request, ready_disk,
-};
+use crate::volume::{LIMIT, MIB, delete_frontend, device, disk, frontend_get, frontend_request, ready_disk};
 
-const NODE: GuestNode = GuestNode(0);
 const SIZE: u64 = 32 * MIB;
 
 fn options(name: &str) -> VmOptions {
     VmOptions::named(name).memory_mib(1152).hugepages(264).nvme("DISKA", 256 * MIB)
 }
 
-async fn driver_of(vm: &Vm, address: &str) -> String {
-    vm.run(&format!("basename $(readlink /sys/bus/pci/devices/{address}/driver)")).await
-}
-
-/// Asks for a disk that is refused; why it is, which the node's log tells. It is forgotten again.
-async fn refused(vm: &Vm, path: &str, driver: &str) -> String {
-    NODE.spdk(vm).disk_create(disk_request("refused", path, driver)).await.expect("an answer");
-    wait_until(LIMIT, "the disk is refused", async || {
-        let request = wire::DiskGetRequest { disk_name: "refused".into(), ..Default::default() };
-        match NODE.spdk(vm).disk_get(request).await.expect("an answer").into_inner().state.as_str() {
-            "error" => Ok(()),
-            state => Err(state.to_owned()),
-        }
-    })
-    .await;
-    delete_disk(vm, "refused").await;
-    let log = vm.guest_log(NODE.0);
-    log.lines().rfind(|line| line.contains("disk could not be created")).expect("a line of the log").to_owned()
-}
-
-async fn delete_disk(vm: &Vm, name: &str) {
-    let request = wire::DiskDeleteRequest { disk_name: name.into(), ..Default::default() };
-    NODE.spdk(vm).disk_delete(request).await.expect("the disk is deleted");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a VM; ./scripts/lab"]
 async fn a_controller_is_taken_from_the_kernel_and_given_back() {
-    let vm = Vm::start(options("pci")).await;
+    let mut vm = Vm::start(options("pci")).await;
     let address = vm.pci_address("DISKA").await;
     NODE.start(&vm, "").await;
 
@@ -71,10 +45,21 @@ async fn a_controller_is_taken_from_the_kernel_and_given_back() {
     vm.run(&format!("{wait}; mount /dev/nvme0n1 /mnt && grep kept /mnt/file && umount /mnt")).await;
     vm.run("dd if=/dev/zero of=/dev/nvme0n1 bs=1M count=8 conv=fsync").await;
 
+    // Nor is what is no disk, whatever it is said to be: the machine's network.
+    let network = vm.run("basename $(readlink -f /sys/class/net/eth0/device/..)").await;
+    for (driver, problem) in
+        [("", "neither a virtio block device"), ("virtio-blk", "neither"), ("nvme", "its class is")]
+    {
+        let kind = refused(&vm, &network, driver).await;
+        assert!(kind.contains(problem), "{kind}");
+        assert_eq!(driver_of(&vm, &network).await, "virtio-pci");
+    }
+
     let taken = disk(&vm, NODE, "disk", &address, "").await;
     assert_eq!((taken.driver.as_str(), taken.path.as_str()), ("nvme", address.as_str()));
     assert_eq!(driver_of(&vm, &address).await, "uio_pci_generic");
     vm.run("! [ -e /dev/nvme0n1 ]").await;
+    health(&mut vm, &address).await;
     delete_disk(&vm, "disk").await;
     assert_eq!(driver_of(&vm, &address).await, "nvme");
     vm.run(wait).await;
@@ -85,6 +70,23 @@ async fn a_controller_is_taken_from_the_kernel_and_given_back() {
     let missing = refused(&vm, "0000:7f:1f.7", "nvme").await;
     assert!(missing.contains("0000:7f:1f.7 does not exist"), "{missing}");
     NODE.stop(&vm).await;
+}
+
+/// What the controller says of itself, as it is and with an alarm. Numbers are those of QEMU's controller.
+async fn health(vm: &mut Vm, address: &str) {
+    let request = wire::DiskHealthGetRequest { disk_name: "disk".into(), ..Default::default() };
+    let told = NODE.spdk(vm).disk_health_get(request.clone()).await.expect("the health").into_inner();
+    let names = (told.model_number.as_str(), told.serial_number.as_str(), told.traddr.as_str());
+    assert_eq!(names, ("QEMU NVMe Ctrl", "DISKA", address));
+    assert_eq!((told.critical_warning, told.temperature_celsius, told.available_spare_percentage), (0, 50.0, 100));
+    assert!(told.host_read_commands > 0 && told.host_write_commands > 0, "{told:?}");
+    let alarm = json!({ "path": "/machine/peripheral/DISKA", "property": "smart_critical_warning", "value": 4 });
+    vm.qmp().execute("qom-set", alarm).await;
+    let told = NODE.spdk(vm).disk_health_get(request).await.expect("the health").into_inner();
+    assert_eq!(told.critical_warning, 4);
+    let unknown = wire::DiskHealthGetRequest { disk_name: "unknown".into(), ..Default::default() };
+    let refused = NODE.spdk(vm).disk_health_get(unknown).await.expect_err("there is no such disk");
+    assert_eq!(refused.code(), Code::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]
