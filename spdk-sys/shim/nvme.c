@@ -525,7 +525,7 @@ cs_nvme_unplugged(const char *name)
 {
 	struct spdk_nvme_ctrlr *driver = driver_of(name);
 
-	if (driver != NULL) {
+	if (driver != NULL && !driver->is_removed) {
 		/* What SPDK's own hotplug monitor does. `spdk_nvme_ctrlr_fail` would leave queues to be deleted by command. */
 		nvme_ctrlr_fail(driver, true);
 	}

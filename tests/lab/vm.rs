@@ -251,8 +251,9 @@ impl Vm {
             let slot = options.nvme.len() + index + 1;
             add("drive", backend(serial));
             add("device", format!("pcie-root-port,id=port-{serial},chassis={slot},slot={slot}"));
-            let device = format!("virtio-blk-pci,disable-legacy=on,id={serial},drive=drive-{serial},serial={serial}");
-            add("device", format!("{device},bus=port-{serial}"));
+            // SPDK gives each of its threads that does I/O a queue of its own.
+            let device = format!("virtio-blk-pci,disable-legacy=on,num-queues=8,id={serial},drive=drive-{serial}");
+            add("device", format!("{device},serial={serial},bus=port-{serial}"));
         }
         for (index, file) in options.virtio.iter().enumerate() {
             add("drive", format!("if=none,id=virtio{index},file={},format=raw,cache=writeback", file.display()));
