@@ -6,13 +6,14 @@
 //! - `probe`: all replicas asked. [`attach`]: a replica as a member. [`assemble`]: members as a mirror. [`target`]: the
 //!   mirror as a target.
 //! - `create`: from a request to a volume that is served. `snapshot`, `hash`, `expand`, `suspend`, `rebuild`, [`backup`],
-//!   [`checksum`], [`restore`]: operations. `tell`: what changed, as events.
+//!   [`checksum`], [`clone`], [`restore`]: operations. `tell`: what changed, as events.
 
 pub mod assemble;
 pub mod attach;
 pub mod backend;
 pub mod backup;
 pub mod checksum;
+pub mod clone;
 pub mod context;
 mod create;
 mod expand;
@@ -208,6 +209,7 @@ impl Engine {
     /// Cancels a restore, takes target and mirror down.
     async fn take_down(self: &Arc<Self>) -> Result<()> {
         self.publish(|published| published.state = EngineState::Terminating);
+        self.cancel_clone().await;
         self.cancel_restore().await;
         self.cancel_rebuild(None).await;
         self.drop_suspension().await;

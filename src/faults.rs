@@ -45,6 +45,8 @@ pub enum Point {
     SnapshotBegins,
     /// A volume's snapshot was taken on a replica.
     SnapshotTaken,
+    /// A volume's snapshot is about to be deleted; all replicas were asked whether they must keep it.
+    SnapshotDeletionBegins,
     /// A member of a volume is about to grow; passed once for each, those of the node first.
     ExpansionBegins,
     /// A member has grown and its size was seen.
@@ -80,6 +82,24 @@ pub enum Point {
     RestoreEarlierDeleted,
     /// Everything is proven, nothing published.
     RestoreProven,
+    /// A block of a snapshot is about to be read for a backup.
+    BackupReads,
+    /// The temporary head of a linked clone's entry point is made.
+    CloneEntryPointBegun,
+    /// The entry point is made of its temporary head, which is there still.
+    CloneEntryPointMade,
+    /// The entry point is complete and has no clone yet.
+    CloneEntryPointReady,
+    /// The head of a clone is ready to take the old head's place.
+    CloneHeadReady,
+    /// An empty lvol says that a full copy goes on, and nothing is copied yet.
+    CloneCopyBegun,
+    /// All of a full copy is durable, beside the head's place.
+    CloneCopied,
+    /// What was in the head's place of a full copy is gone, and the copy not there yet.
+    CloneHeadExchanged,
+    /// The data of a linked clone is deleted, its entry point not yet.
+    CloneDeleted,
     /// A backing image has what it is to be written to; nothing was copied.
     ImageBegun,
     /// All bytes of a backing image are copied and flushed, none was read back.
@@ -103,6 +123,7 @@ impl Point {
             Self::DiskLetGo => "disk-let-go",
             Self::ReplicaWrite => "replica-write",
             Self::SnapshotBegins => "snapshot-begins",
+            Self::SnapshotDeletionBegins => "snapshot-deletion-begins",
             Self::SnapshotTaken => "snapshot-taken",
             Self::ExpansionBegins => "expansion-begins",
             Self::ExpansionGrown => "expansion-grown",
@@ -121,6 +142,15 @@ impl Point {
             Self::RestoreMarkedComplete => "restore-marked-complete",
             Self::RestoreEarlierDeleted => "restore-earlier-deleted",
             Self::RestoreProven => "restore-proven",
+            Self::BackupReads => "backup-reads",
+            Self::CloneEntryPointBegun => "clone-entry-point-begun",
+            Self::CloneEntryPointMade => "clone-entry-point-made",
+            Self::CloneEntryPointReady => "clone-entry-point-ready",
+            Self::CloneHeadReady => "clone-head-ready",
+            Self::CloneCopyBegun => "clone-copy-begun",
+            Self::CloneCopied => "clone-copied",
+            Self::CloneHeadExchanged => "clone-head-exchanged",
+            Self::CloneDeleted => "clone-deleted",
             Self::ImageBegun => "image-begun",
             Self::ImageCopied => "image-copied",
             Self::ImageVerified => "image-verified",

@@ -6,7 +6,8 @@
 //! - [`base`]: what a chain stands on.
 //! - [`store`]: the lvols of a disk. [`attributes`]: what is stored with them.
 //! - [`head`]: the bdev that a head is served by. [`export`]: that bdev and its export, as one. [`serving`]: what a running
-//!   replica has. [`pace`]: how fast a rebuild is written.
+//!   replica has. [`pace`]: how fast a rebuild is written. [`readers`]: who reads its snapshots.
+//! - [`clone`]: a replica made of another's snapshot, linked to it or as a full copy. `base`: what a chain stands on.
 //! - [`rebuild`]: a replica made anew as a copy of another. [`head_map`]: what its engine then copies of the head.
 //! - [`hash`]: checksums of snapshots. [`orphan`]: lvols that belong to nothing.
 //! - [`layers`]: which clusters hold data and which changed (pure). [`backup`]: backups of a snapshot.
@@ -16,6 +17,7 @@ pub mod attributes;
 pub mod backup;
 mod base;
 mod budget;
+pub mod clone;
 mod discover;
 mod export;
 mod hash;
@@ -27,6 +29,7 @@ mod lifecycle;
 mod operation;
 pub mod orphan;
 mod pace;
+mod readers;
 pub mod rebuild;
 mod record;
 mod serving;
@@ -206,6 +209,7 @@ impl Replicas {
             if !cleanup {
                 return replicas.stop(&mut turn).await;
             }
+            turn.begin_removal().await?;
             replicas.backups().cancel(Some(&replica.name));
             replicas.remove(&mut turn).await?;
             replicas.forget(&replica);

@@ -4,7 +4,7 @@
 //! - [`panics`]: what a bug in a handler costs. [`gate`]: what is answered before the node is ready and when it stops.
 //!   `not_offered`: calls that say why they do nothing. `health`: the standard service of that name.
 //! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`backing_image`], [`replica`], [`rebuild`],
-//!   [`restore`], [`hash`], [`engine`], [`frontend`], [`log`], [`orphan`]: the calls, from parsed fields to answers.
+//!   [`clone`], [`restore`], [`hash`], [`engine`], [`frontend`], [`log`], [`orphan`]: the calls, from parsed fields to answers.
 //!   [`convert`]: answers as messages. `checksum`, `verify`, `events`, `until_stop`: those that stream.
 //!
 //! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
@@ -12,6 +12,7 @@
 pub mod backing_image;
 pub mod call_log;
 mod checksum;
+pub mod clone;
 pub mod convert;
 pub mod corriente_service;
 pub mod disk;

@@ -1,10 +1,11 @@
 //! The wire contracts as Rust: messages, clients and server traits that `build.rs` generates from `proto/`.
 //!
 //! [`spdkrpc`] is fixed by peers in the field (`spdkrpc-wire`); [`corriente::v1`] is our own. In the generated
-//! messages names are still plain text. [`field`], [`backup`], [`rebuild`] and [`hash`] parse what several
+//! messages names are still plain text. [`field`], [`backup`], [`clone`], [`rebuild`] and [`hash`] parse what several
 //! callers send alike, [`status`] maps errors to codes and back, [`json`] is how the command line prints.
 
 pub mod backup;
+pub mod clone;
 pub mod field;
 pub mod hash;
 pub mod json;

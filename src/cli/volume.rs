@@ -1,11 +1,12 @@
 //! `corriente volume`: whole volumes, in the steps that a person would otherwise type.
 //!
-//! - [`create`], [`delete`], [`activate`]: replicas and engine together; each undoes what it began when it fails.
+//! - [`create`], [`clone`], [`delete`], [`activate`]: replicas and engine together; each undoes what it began when it fails.
 //! - [`transfer`], [`checksum`]: import, export and checksum through the volume's NVMe/TCP target. [`data`]: the moving of bytes,
 //!   over any volume. [`image`]: raw and qcow2 files.
 
 pub mod activate;
 pub mod checksum;
+pub mod clone;
 pub mod create;
 pub mod data;
 pub mod delete;
@@ -30,6 +31,9 @@ pub enum VolumeCommand {
     /// Make a volume: a replica on each node given, and an engine over them on the node of --server
     #[command(after_help = create::EXAMPLES)]
     Create(create::CreateOptions),
+    /// Make a volume of another's snapshot: linked to it, or as a full copy
+    #[command(after_help = clone::EXAMPLES)]
+    Clone(clone::CloneOptions),
     /// Show the volumes that the node serves
     List,
     /// Delete a volume: its engine, and its replicas with all their data
@@ -53,6 +57,7 @@ pub enum VolumeCommand {
 pub async fn run(command: VolumeCommand, context: &Context) -> Result<(), Failure> {
     match command {
         VolumeCommand::Create(options) => create::run(options, context).await,
+        VolumeCommand::Clone(options) => clone::run(options, context).await,
         VolumeCommand::List => {
             let engines = engine::list(&context.server().await?).await?;
             context.printer.show(&engines, |engines| list_table(engines))

@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::name::{BackingImageName, BackupName, HostPort, LvsName, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::clone::{CloneOrder, EntryMark};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
 use crate::spdk::clustermap::ClusterMap;
+use crate::wire::clone::CloneProgress;
 
 /// Where a replica's chain hangs together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +62,8 @@ pub struct ReplicaDescription {
     pub snapshots: BTreeMap<SnapshotName, Layer>,
     /// A rebuild of it was begun and has not come to its end: it is no copy of its volume.
     pub rebuilding: bool,
+    /// What it is a linked clone of.
+    pub linked: Option<EntryMark>,
     /// What it stands on; its own layers are above that.
     pub backing_image: Option<StandsOn>,
 }
@@ -84,6 +88,7 @@ impl ReplicaDescription {
     /// Nothing was ever written to it and it has no history.
     pub fn is_fresh(&self) -> bool {
         self.snapshots.is_empty()
+            && self.linked.is_none()
             && self.head.as_ref().is_some_and(|head| head.actual_size == 0 && head.parent.is_none())
     }
 }
@@ -152,6 +157,8 @@ pub trait Backend: Send + Sync + 'static {
     fn snapshot_delete<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
     /// Makes the head what the snapshot is. Nothing may have the head open.
     fn snapshot_revert<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
+    /// Its snapshots that cannot be deleted now, and why.
+    fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>>;
     /// Deletes what the system made and nobody needs.
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>>;
     /// Grows the head.
@@ -194,6 +201,11 @@ pub trait Backend: Send + Sync + 'static {
     fn rebuild_limit(&self, mib_per_second: u32) -> BoxFuture<'_, Result<()>>;
     /// Which clusters its head has of its own now.
     fn head_map(&self) -> BoxFuture<'_, Result<HeadMap>>;
+    /// Makes it, which must hold nothing, a clone of another replica's snapshot. A linked clone is complete then; a full copy
+    /// has begun, and [`Backend::clone_progress`] tells of its end. Until then it has no head. The same again is fine.
+    fn clone_start(&self, order: CloneOrder) -> BoxFuture<'_, Result<()>>;
+    /// How the clone is getting on.
+    fn clone_progress(&self) -> BoxFuture<'_, Result<CloneProgress>>;
     /// Begins to hash a snapshot, unless its checksum is known and `rehash` is not set.
     fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>>;
     /// What is known of a snapshot's hash.

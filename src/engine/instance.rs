@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::EngineRequest;
 use super::attach::ReplicaPath;
 use super::backend::ReplicaDescription;
+use super::clone::RunningClone;
 use super::context::EngineContext;
 use super::rebuild::RunningRebuild;
 use super::restore::job::RunningRestore;
@@ -77,6 +78,8 @@ pub struct Engine {
     pub(super) operations: tokio::sync::Mutex<()>,
     pub(super) restore: Mutex<Option<RunningRestore>>,
     pub(super) rebuild: Mutex<Option<RunningRebuild>>,
+    /// The full copy into the volume that it waits for.
+    pub(super) clone: Mutex<Option<RunningClone>>,
     pub(super) suspension: Mutex<Suspension>,
     incarnations: Mutex<Vec<Incarnation>>,
 }
@@ -122,6 +125,7 @@ impl Engine {
             operations: tokio::sync::Mutex::new(()),
             restore: Mutex::new(None),
             rebuild: Mutex::new(None),
+            clone: Mutex::new(None),
             suspension: Mutex::default(),
             incarnations: Mutex::default(),
         }
@@ -274,7 +278,7 @@ impl Engine {
         }
     }
 
-    fn list_failed(&self, replica: &ReplicaName, problem: &Error) {
+    pub(super) fn list_failed(&self, replica: &ReplicaName, problem: &Error) {
         self.publish(|published| {
             if let Some(listed) = published.replicas.get_mut(replica) {
                 listed.mode = ReplicaMode::Error;

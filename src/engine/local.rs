@@ -1,5 +1,6 @@
 //! A replica of this node as an engine controls and opens it: no network, no NVMe.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -14,10 +15,12 @@ use crate::disk::FlushHandle;
 use crate::error::Result;
 use crate::mirror::DiskFlush;
 use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::clone::{CloneOrder, CloneStatus};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{self, HashStatus, LvolView, ReplicaView, Replicas};
 use crate::spdk::control::Reply;
 use crate::wire::backup::parse_order;
+use crate::wire::clone::CloneProgress;
 
 /// The replicas of this node.
 pub struct NodeReplicas {
@@ -85,6 +88,10 @@ impl Backend for LocalBackend {
 
     fn snapshot_revert<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.replicas.snapshot_revert(&self.name, snapshot).await.map(drop) })
+    }
+
+    fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>> {
+        Box::pin(async move { self.replicas.kept_snapshots(&self.name).await })
     }
 
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>> {
@@ -170,6 +177,17 @@ impl Backend for LocalBackend {
         })
     }
 
+    fn clone_start(&self, order: CloneOrder) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.clone_start(&self.name, order).await })
+    }
+
+    fn clone_progress(&self) -> BoxFuture<'_, Result<CloneProgress>> {
+        Box::pin(async move {
+            let CloneStatus { state, percent, error, .. } = self.replicas.clone_status(&self.name)?;
+            Ok(CloneProgress { state, percent, error })
+        })
+    }
+
     fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.replicas.snapshot_hash(&self.name, snapshot, rehash).await })
     }
@@ -196,6 +214,7 @@ fn describe(view: &ReplicaView) -> ReplicaDescription {
         head: view.head.as_ref().map(layer),
         snapshots: view.snapshots.iter().map(|(name, lvol)| (name.clone(), layer(lvol))).collect(),
         rebuilding: view.rebuilding,
+        linked: view.linked.clone(),
         backing_image: view.backing_image.clone().map(|name| StandsOn {
             name,
             lvs_uuid: view.lvs_uuid,

@@ -1,5 +1,7 @@
 //! A replica on another node, over that node's gRPC. Every answer is parsed before the engine sees it.
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use tonic::transport::Channel;
 
@@ -9,13 +11,19 @@ use super::backend::{
 };
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
-use crate::name::{BackingImageName, BackupName, HostPort, LvsName, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{
+    BackingImageName, BackupName, HostPort, LvsName, NameError, ReplicaAddress, ReplicaName, SnapshotName,
+};
 use crate::peer::Peer;
+use crate::replica::clone::{CloneOrder, EntryMark};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
 use crate::spdk::clustermap::ClusterMap;
+use crate::wire::clone::{self, CloneProgress};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
-use crate::wire::corriente::v1::{ReplicaHeadMapRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest};
+use crate::wire::corriente::v1::{
+    ReplicaHeadMapRequest, ReplicaKeptSnapshotsRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest,
+};
 use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
@@ -106,6 +114,19 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = self.snapshot_request(Some(snapshot));
             self.call("revert", client.replica_snapshot_revert(request)).await.map(drop)
+        })
+    }
+
+    fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>> {
+        Box::pin(async move {
+            let mut client = self.corriente();
+            let request = ReplicaKeptSnapshotsRequest { replica_name: self.replica.to_string() };
+            let answer = self.call("kept snapshots", client.replica_kept_snapshots(request)).await?;
+            let kept = answer.kept.into_iter().map(|(name, why)| match SnapshotName::parse(&name) {
+                Ok(name) => Ok((name, why)),
+                Err(error) => Err(self.wrong(format!("the name {name:?} in its kept snapshots {error}"))),
+            });
+            kept.collect()
         })
     }
 
@@ -268,6 +289,24 @@ impl Backend for PeerBackend {
         })
     }
 
+    fn clone_start(&self, order: CloneOrder) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = clone::order_message(&self.replica, &order);
+            self.call("start of a clone", client.replica_snapshot_clone_dst_start(request)).await.map(drop)
+        })
+    }
+
+    fn clone_progress(&self) -> BoxFuture<'_, Result<CloneProgress>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = wire::ReplicaSnapshotCloneDstStatusCheckRequest { name: self.replica.to_string() };
+            let answer =
+                self.call("status of a clone", client.replica_snapshot_clone_dst_status_check(request)).await?;
+            clone::parse_status(answer).map_err(|problem| self.wrong(problem))
+        })
+    }
+
     fn snapshot_hash<'a>(&'a self, snapshot: &'a SnapshotName, rehash: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let mut client = self.spdk();
@@ -330,6 +369,13 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         snapshots.insert(name, parse_layer(lvol).map_err(&wrong)?);
     }
     let head = replica.head.map(parse_layer).transpose().map_err(&wrong)?;
+    let linked = replica.linked_clone_info.map(|info| {
+        let source = ReplicaName::parse(&info.source_replica_name);
+        let snapshot = SnapshotName::parse(&info.source_snapshot_name);
+        Ok(EntryMark { source: source?, snapshot: snapshot? })
+    });
+    let linked =
+        linked.transpose().map_err(|error: NameError| wrong(format!("a name in its linked_clone_info {error}")))?;
     let backing_image = match replica.backing_image_name.as_str() {
         "" => None,
         name => Some(parse_base(name, &replica.lvs_uuid, &replica.lvs_name).map_err(&wrong)?),
@@ -342,6 +388,7 @@ pub fn parse_replica(peer: &str, expected: &ReplicaName, replica: wire::Replica)
         head,
         snapshots,
         rebuilding: replica.rebuilding,
+        linked,
         backing_image,
     })
 }

@@ -32,10 +32,24 @@ impl Probes {
             let result = probe(&path).await;
             (path, result)
         });
-        let probes = Self(join_all(probes).await);
+        let mut probes = Self(join_all(probes).await);
+        probes.refuse_not_cloned();
         probes.require_one(engine)?;
         probes.require_one_base(engine)?;
         Ok(probes)
+    }
+
+    /// Where the making of a linked clone was cut short, the replicas that are one hold the volume, and those that are empty
+    /// still do not.
+    fn refuse_not_cloned(&mut self) {
+        let linked = self.answered().find_map(|probed| probed.standing.description.linked.clone());
+        let Some(linked) = linked else { return };
+        for (path, result) in &mut self.0 {
+            if result.as_ref().is_ok_and(|probed| probed.standing.description.is_fresh()) {
+                let problem = format!("it is empty, and others are linked clones of snapshot {}", linked.snapshot);
+                *result = Err(Error::precondition(format!("replica {}", path.replica), problem));
+            }
+        }
     }
 
     /// What was never written must read alike on all.

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::mirror::ResyncProgress;
 use crate::mirror::core::MemberIndex;
 use crate::name::{BackingImageName, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::clone::EntryMark;
 use crate::replica::rebuild::{CopyState, RebuildOrder, RebuildSnapshot};
 
 /// How often the copy of a snapshot is asked about.
@@ -38,6 +39,8 @@ pub struct ReplicaAddition {
     pub address: ReplicaAddress,
     /// Keep those of its snapshots that are known to equal the source's.
     pub fast_sync: bool,
+    /// When the volume is a linked clone: what the replica is to be based on.
+    pub linked: Option<EntryMark>,
 }
 
 /// A rebuild that runs, for whoever wants to stop it.
@@ -176,6 +179,7 @@ impl Rebuild {
         engine.remember().await?;
         let target = Arc::new(engine.context.path(addition.replica.clone(), addition.address).await?);
         self.check_target(&target).await?;
+        self.check_base().await?;
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let snapshot = SnapshotName::parse(&format!("rebuild-{}", &unique[..8]))
             .map_err(|error| Error::internal(engine.object(), format!("no name for a snapshot: {error}")))?;
@@ -204,6 +208,7 @@ impl Rebuild {
             exposed_snapshot: snapshot.clone(),
             exposed_address: exposed,
             snapshots: snapshots.iter().map(as_ordered).collect(),
+            linked: self.addition.linked.clone(),
         };
         if let Err(error) = target.backend.rebuild_start(order).await {
             self.finish_source(&source).await;
@@ -235,9 +240,25 @@ impl Rebuild {
             let problem = format!("it has {} bytes, the volume has {size}", found.spec_size);
             return Err(Error::precondition(format!("replica {}", target.replica), problem));
         }
-        match self.engine.in_sync().into_iter().next() {
+        // The new replica of a linked clone gets its base in the rebuild, whatever it stands on now.
+        match self.engine.in_sync().into_iter().next().filter(|_| self.addition.linked.is_none()) {
             Some(source) => require_same_base(&source.backend.describe().await?, &found),
             None => Ok(()),
+        }
+    }
+
+    /// A linked clone's snapshots are only what was written to it; a replica with those alone would lack the rest.
+    async fn check_base(&self) -> Result<()> {
+        match self.engine.linked_bases().await?.first() {
+            Some(base) if self.addition.linked.is_none() => {
+                let problem = format!(
+                    "it serves a linked clone of snapshot {} of replica {}; say which replica of the source volume is on \
+                     the new replica's disk (linked_clone_source)",
+                    base.snapshot, base.source
+                );
+                Err(Error::precondition(self.engine.object(), problem))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Snapshots of a volume: on all replicas in sync, at one point in time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -74,15 +75,64 @@ impl Engine {
             let problem = format!("it has {} children; delete all but one of them first", layer.children.len());
             return Err(Error::precondition(format!("snapshot {name} of {}", self.object()), problem));
         }
-        let answers = self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
-        self.settle("snapshot deletion", answers).await
+        // A replica that must keep it refuses; the others would have deleted it then, and this one would be taken for failed.
+        self.refuse_when_kept(name, &self.kept_snapshots().await)?;
+        faults::pass(Point::SnapshotDeletionBegins).await?;
+        let mut answers = self.on_all(|path| async move { path.backend.snapshot_delete(name).await }).await;
+        if answers.iter().all(|(_, answer)| answer.is_ok()) || answers.iter().all(|(_, answer)| answer.is_err()) {
+            return self.settle("snapshot deletion", answers).await;
+        }
+        // Somebody may have begun to read it since: such a replica is whole. It keeps the snapshot until the call is repeated.
+        let kept = self.kept_snapshots().await;
+        answers.retain(|(path, answer)| {
+            answer.is_ok() || !kept.get(&path.replica).is_some_and(|kept| kept.contains_key(name))
+        });
+        self.settle("snapshot deletion", answers).await?;
+        self.refuse_when_kept(name, &kept)
     }
 
-    /// Deletes what the system made and nobody needs.
+    /// What each replica in sync must keep now, and why. Who does not answer keeps nothing: it will fail the deletion itself.
+    async fn kept_snapshots(&self) -> BTreeMap<ReplicaName, BTreeMap<SnapshotName, String>> {
+        let asked = self.in_sync().into_iter().map(|path| async move {
+            match path.backend.kept_snapshots().await {
+                Ok(kept) => Some((path.replica.clone(), kept)),
+                Err(error) => {
+                    tracing::warn!(engine = %self.name, volume = %self.volume, replica = %path.replica, %error,
+                        "a replica does not say which snapshots it must keep");
+                    None
+                }
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    fn refuse_when_kept(
+        &self,
+        name: &SnapshotName,
+        kept: &BTreeMap<ReplicaName, BTreeMap<SnapshotName, String>>,
+    ) -> Result<()> {
+        match kept.iter().find_map(|(replica, kept)| Some((replica, kept.get(name)?))) {
+            Some((replica, why)) => Err(Error::precondition(format!("snapshot {name} of replica {replica}"), why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes what the system made and nobody needs. What one replica must keep stays on all.
     pub async fn snapshot_purge(&self) -> Result<()> {
         let _operation = self.begin("a purge")?;
-        let answers = self.on_all(|path| async move { path.backend.snapshot_purge().await }).await;
-        self.settle("snapshot purge", answers).await?;
+        let kept = self.kept_snapshots().await;
+        let snapshots = self.published().chain;
+        let system = snapshots.snapshots.iter().filter(|(_, layer)| !layer.user_created).map(|(name, _)| name);
+        let (kept, unused): (Vec<_>, Vec<_>) =
+            system.partition(|name| kept.values().any(|kept| kept.contains_key(*name)));
+        if kept.is_empty() {
+            let answers = self.on_all(|path| async move { path.backend.snapshot_purge().await }).await;
+            self.settle("snapshot purge", answers).await?;
+        } else {
+            for name in unused {
+                self.delete_snapshot(name).await?;
+            }
+        }
         self.refresh_chain().await
     }
 
@@ -168,7 +218,7 @@ impl Engine {
     }
 
     /// Begins an operation, or says what stands in the way. Nothing waits: the caller repeats.
-    fn begin(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+    pub(super) fn begin(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
         if self.published().restore.is_restoring() {
             return Err(Error::precondition(self.object(), format!("restore is in progress; {what} must wait for it")));
         }

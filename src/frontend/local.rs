@@ -6,11 +6,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::control::{EngineControl, EngineView, ReplicaAddOrder};
+use crate::engine::Engines;
+use crate::engine::clone::AdditionRequest;
 use crate::engine::instance::Engine;
 use crate::engine::target::AnaState;
-use crate::engine::{Engines, ReplicaAddition};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::name::{EngineName, SnapshotName};
+use crate::wire::clone::parse_linked_source;
 
 /// Control of one engine of this node, looked up anew by each call: it may have been deleted meanwhile.
 pub struct LocalEngine {
@@ -74,12 +76,9 @@ impl EngineControl for LocalEngine {
 
     fn replica_add(&self, order: ReplicaAddOrder) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            if order.linked_clone_source.is_some() {
-                let reason = "linked clones are not offered yet";
-                return Err(Error::Unimplemented { what: "rebuilding a replica of a linked clone", reason });
-            }
+            let linked = parse_linked_source(order.linked_clone_source.as_ref())?;
             let ReplicaAddOrder { replica, address, fast_sync, .. } = order;
-            self.engine()?.add_replica(ReplicaAddition { replica, address, fast_sync }).await
+            self.engines.add_replica(&self.name, AdditionRequest { replica, address, fast_sync, linked }).await
         })
     }
 

@@ -85,6 +85,9 @@ impl From<LvolName> for BdevName {
     }
 }
 
+/// How the lvols of a linked clone's entry point are named (`engine-behaviour` §1.6).
+const ENTRY_POINT: &str = "-clone-ep-";
+const ENTRY_POINT_TEMP_HEAD: &str = "-tmp-head";
 /// How the lvol of a backing image is named (`engine-behaviour` §1.6).
 const BACKING_IMAGE: &str = "bi-";
 const ON_DISK: &str = "-disk-";
@@ -125,6 +128,33 @@ impl LvolName {
     /// What a rebuild of a replica is written to, one snapshot after the other.
     pub fn rebuilding(replica: &ReplicaName) -> Self {
         Self::shorten(&format!("{replica}-rebuilding"))
+    }
+
+    /// What a full copy of another replica's snapshot is written to.
+    pub fn cloning(replica: &ReplicaName) -> Self {
+        Self::shorten(&format!("{replica}-cloning"))
+    }
+
+    /// The empty snapshot that the linked clones of a replica's snapshot are based on.
+    pub fn entry_point(source: &ReplicaName, snapshot: &SnapshotName) -> Self {
+        Self::shorten(&format!("{source}{ENTRY_POINT}{snapshot}"))
+    }
+
+    /// What an entry point is made of; it goes when that is there.
+    pub fn entry_point_temp_head(source: &ReplicaName, snapshot: &SnapshotName) -> Self {
+        Self::shorten(&format!("{source}{ENTRY_POINT}{snapshot}{ENTRY_POINT_TEMP_HEAD}"))
+    }
+
+    /// Whose entry point has this name, and of which of its snapshots, when the name is written out in full.
+    pub fn as_entry_point(&self) -> Option<(ReplicaName, SnapshotName)> {
+        let (source, snapshot) = self.as_str().split_once(ENTRY_POINT)?;
+        Some((ReplicaName::parse(source).ok()?, SnapshotName::parse(snapshot).ok()?))
+    }
+
+    /// As [`Self::as_entry_point`], of the name of a temporary head.
+    pub fn as_entry_point_temp_head(&self) -> Option<(ReplicaName, SnapshotName)> {
+        let (source, snapshot) = self.as_str().strip_suffix(ENTRY_POINT_TEMP_HEAD)?.split_once(ENTRY_POINT)?;
+        Some((ReplicaName::parse(source).ok()?, SnapshotName::parse(snapshot).ok()?))
     }
 
     /// A backing image in the store `lvs`.

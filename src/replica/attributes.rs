@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::clone::{CloneMark, EntryMark};
 use crate::backing_image::ImageRecord;
 use crate::name::{LvolAlias, ReplicaName, SnapshotName};
 use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrChange, XattrName, XattrValue};
@@ -32,10 +33,16 @@ pub(super) const CHECKSUM_FOUND: &str = "corriente.checksum_found";
 /// How recent a replica is: [`crate::mirror::core::GenerationRecord`].
 pub(super) const GENERATION: &str = "corriente.generation";
 
+/// On the entry point of linked clones and on its temporary head: [`EntryMark`].
+pub(super) const ENTRY_POINT: &str = "corriente.entry_point";
+/// On a head: what the replica was cloned from: [`CloneMark`].
+pub(super) const CLONED: &str = "corriente.cloned";
+
 /// What all our own keys start with.
 const PREFIX: &str = "corriente.";
 /// What a replica writes itself and nobody else may.
-const INTERNAL: [&str; 8] = [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND];
+const INTERNAL: [&str; 10] =
+    [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND, ENTRY_POINT, CLONED];
 
 /// Attributes of one lvol, parsed. What does not parse is taken as absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +57,8 @@ pub(super) struct Attributes {
     pub(super) rebuilt: Option<Uuid>,
     pub(super) checksum: Option<u64>,
     pub(super) checksum_found: Option<u64>,
+    pub(super) entry_point: Option<EntryMark>,
+    pub(super) cloned: Option<CloneMark>,
     /// The lvol is a backing image, or becomes one.
     pub(super) image: Option<ImageRecord>,
 }
@@ -72,6 +81,8 @@ impl Attributes {
             rebuilt: text(REBUILT)?.and_then(|uuid| uuid.parse().ok()),
             checksum: text(CHECKSUM)?.and_then(|number| number.parse().ok()),
             checksum_found: text(CHECKSUM_FOUND)?.and_then(|number| number.parse().ok()),
+            entry_point: text(ENTRY_POINT)?.and_then(|text| serde_json::from_str(&text).ok()),
+            cloned: text(CLONED)?.and_then(|text| serde_json::from_str(&text).ok()),
             image: ImageRecord::read(on, alias)?,
         })
     }
@@ -139,7 +150,7 @@ impl AttributeKey {
 
 /// Whether a head that takes another's place must carry this one on.
 pub(super) fn is_carried(name: &str) -> bool {
-    name == REPLICA || (name.starts_with(PREFIX) && !INTERNAL.contains(&name))
+    name == REPLICA || name == CLONED || (name.starts_with(PREFIX) && !INTERNAL.contains(&name))
 }
 
 #[cfg(test)]
@@ -151,9 +162,18 @@ mod tests {
         assert!(AttributeKey::parse("corriente.restore").is_ok());
         assert!(AttributeKey::parse(GENERATION).unwrap().is_generation());
         let long = format!("corriente.{}", "a".repeat(XATTR_NAME_LIMIT));
-        for refused in
-            ["", "corriente.", "user_created", "name", "corriente.Restore", "corriente.a b", &long, REPLICA, REBUILD]
-        {
+        for refused in [
+            "",
+            "corriente.",
+            "user_created",
+            "name",
+            "corriente.Restore",
+            "corriente.a b",
+            &long,
+            REPLICA,
+            REBUILD,
+            CLONED,
+        ] {
             assert!(
                 matches!(AttributeKey::parse(refused), Err(Error::InvalidArgument { .. })),
                 "{refused:?} was taken"
@@ -163,8 +183,8 @@ mod tests {
 
     #[test]
     fn a_new_head_carries_what_is_the_replicas() {
-        assert!(is_carried(GENERATION) && is_carried(REPLICA) && is_carried("corriente.restore"));
-        for own in [SNAPSHOT, USER_CREATED, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM] {
+        assert!(is_carried(GENERATION) && is_carried(REPLICA) && is_carried(CLONED) && is_carried("corriente.restore"));
+        for own in [SNAPSHOT, USER_CREATED, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, ENTRY_POINT] {
             assert!(!is_carried(own), "{own}");
         }
     }

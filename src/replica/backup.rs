@@ -182,7 +182,8 @@ impl Replicas {
         let prepared = async {
             let size = order.size.unwrap_or_else(|| replica.view().spec_size);
             let base = base_of(&replica).await?;
-            let source = Arc::new(SnapshotSource::open(replica, &order.request.snapshot, size).await?);
+            let source =
+                Arc::new(SnapshotSource::open(replica, &order.request.snapshot, &order.request.backup, size).await?);
             let mut request = order.request;
             name_base(&mut request, base)?;
             request.snapshot_created_at = source.taken_at.unwrap_or(request.snapshot_created_at);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use super::Replicas;
+use super::clone;
 use super::instance::Replica;
 use super::record::ReplicaRecord;
 use super::snapshot::is_reverts;
@@ -22,6 +23,10 @@ impl Replicas {
         let store = self.store(disk);
         let mut survey = store.survey().await?;
         if finish_reverts(&store, &survey).await? {
+            survey = store.survey().await?;
+        }
+        if clone::has_unused_entry_points(&survey) {
+            clone::sweep_in_turn(&store).await;
             survey = store.survey().await?;
         }
         let running = self.records().read_all().await.unwrap_or_else(|error| {
@@ -59,13 +64,20 @@ impl Replicas {
             self.start_again(&mut found.turn().await?, record).await;
         }
         self.clear_leftovers(&found);
+        tokio::spawn(async move { clone::clear(&found).await });
         Ok(())
     }
 }
 
 /// Why a replica whose rebuild the last run of the node did not complete cannot be used.
 pub(super) fn interrupted(replica: &Replica) -> Error {
-    let problem = "a rebuild of it was interrupted; it is no copy of its volume until it is rebuilt";
+    let problem = match &replica.view().interrupted {
+        Some(mark) => format!(
+            "the copy of snapshot {} of replica {} into it was interrupted; delete it, or clone into it again",
+            mark.snapshot, mark.source
+        ),
+        None => "a rebuild of it was interrupted; it is no copy of its volume until it is rebuilt".into(),
+    };
     Error::precondition(replica.object(), problem)
 }
 

@@ -4,8 +4,10 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::clone::{CloneBoard, CloneDestination, Copies};
 use super::hash::HashJobs;
 use super::pace::Pace;
+use super::readers::Readers;
 use super::rebuild::{Board, CopyRecord, Destination, Source};
 use super::serving::Serving;
 use super::store::{Store, Survey};
@@ -35,6 +37,12 @@ pub(super) struct Replica {
     pub(super) pace: Arc<Pace>,
     /// How the last rebuild of it is getting on.
     pub(super) board: Board,
+    /// How the last full copy into it is getting on.
+    pub(super) clone_board: CloneBoard,
+    /// Full copies from it.
+    pub(super) copies: Copies,
+    /// Who reads its snapshots.
+    pub(super) readers: Readers,
     /// Which of its snapshots are being hashed.
     pub(super) hashes: HashJobs,
     /// The last copy from it.
@@ -50,6 +58,8 @@ pub(super) struct Work {
     pub(super) tree: Tree,
     /// The rebuild of it that was begun last.
     pub(super) rebuild: Option<Destination>,
+    /// Set while a full copy into it runs.
+    pub(super) clone: Option<CloneDestination>,
     /// Set while another replica is rebuilt from it.
     pub(super) source: Option<Source>,
     /// It is deleted; whoever waited for its turn finds nothing.
@@ -75,6 +85,10 @@ impl Replica {
             ports: None,
             head: None,
             snapshots: Default::default(),
+            linked: None,
+            cloned: None,
+            interrupted: None,
+            clone_usage: Default::default(),
             backing_image: None,
         };
         Arc::new(Self {
@@ -88,6 +102,9 @@ impl Replica {
             attributes: Mutex::default(),
             pace: Arc::new(Pace::unlimited()),
             board: Board::default(),
+            clone_board: CloneBoard::default(),
+            copies: Copies::default(),
+            readers: Readers::default(),
             hashes: HashJobs::default(),
             copy: Default::default(),
         })
@@ -178,6 +195,11 @@ impl Turn<'_> {
             view.rebuilding = tree.rebuild.is_some();
             view.head = tree.head.clone();
             view.snapshots = tree.snapshot_views();
+            view.linked = tree.linked.clone();
+            view.cloned = tree.cloned.clone();
+            view.interrupted = tree.interrupted.clone();
+            let used = tree.clones.iter().filter(|(_, clones)| !clones.is_empty());
+            view.clone_usage = used.map(|(snapshot, clones)| (snapshot.clone(), clones.len())).collect();
             view.backing_image = tree.base.backing_image().cloned();
             view.ports = self.work.serving.as_ref().map(Serving::address);
         });
@@ -216,7 +238,11 @@ impl Turn<'_> {
     pub(super) fn require_usable(&self) -> Result<()> {
         match self.state() {
             ReplicaState::Stopped | ReplicaState::Running if self.replica.view().rebuilding => {
-                let problem = "a rebuild of it is in progress or was interrupted; it must come to its end first";
+                let what = match self.replica.view().interrupted {
+                    Some(_) => "a full copy into it",
+                    None => "a rebuild of it",
+                };
+                let problem = format!("{what} is in progress or was interrupted; it must come to its end first");
                 Err(Error::precondition(self.replica.object(), problem))
             }
             ReplicaState::Stopped | ReplicaState::Running => Ok(()),

@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 
 use super::attributes::{self, now_text, setting};
 use super::base::Base;
+use super::clone;
 use super::discover::interrupted;
 use super::instance::{Replica, Turn};
 use super::record::ReplicaRecord;
@@ -12,6 +13,7 @@ use super::tree::LvolFacts;
 use super::view::{ReplicaPorts, ReplicaState};
 use super::{ReplicaRequest, Replicas};
 use crate::backing_image::Outcome;
+use crate::faults::{self, Point};
 use crate::name::{BackingImageName, LvolName};
 use crate::ports::PortRangeGuard;
 use crate::{Error, Result};
@@ -107,8 +109,12 @@ impl Replicas {
         turn.refresh().await
     }
 
-    /// Ends what the replica does in rebuilds, as destination and as source.
-    async fn leave_rebuilds(&self, turn: &mut Turn<'_>) -> Result<()> {
+    /// Ends what the replica does in rebuilds and clones, as destination and as source.
+    async fn leave_copies(&self, turn: &mut Turn<'_>) -> Result<()> {
+        turn.replica.copies.end_all().await?;
+        if turn.work.clone.is_some() {
+            turn.copy_break_off().await?;
+        }
         turn.source_end().await?;
         let is_running = turn.work.rebuild.as_ref().map(|rebuild| rebuild.is_running());
         if let Some(is_running) = is_running {
@@ -130,7 +136,7 @@ impl Replicas {
 
     /// As [`Self::stop`], until the next start of the node.
     pub(super) async fn halt(&self, turn: &mut Turn<'_>) -> Result<()> {
-        if let Err(error) = self.leave_rebuilds(turn).await {
+        if let Err(error) = self.leave_copies(turn).await {
             turn.fail(&error);
             return Err(error);
         }
@@ -149,9 +155,9 @@ impl Replicas {
         Ok(())
     }
 
-    /// Stops the replica and deletes its head and all its snapshots.
+    /// Stops the replica and deletes its head and all its snapshots, and the entry point that it alone was based on. The
+    /// caller has seen that nothing stands on it ([`Turn::begin_removal`]).
     pub(super) async fn remove(&self, turn: &mut Turn<'_>) -> Result<()> {
-        turn.set_state(ReplicaState::Terminating);
         let removed = self.try_remove(turn).await;
         if let Err(error) = &removed {
             turn.fail(error);
@@ -161,7 +167,7 @@ impl Replicas {
 
     async fn try_remove(&self, turn: &mut Turn<'_>) -> Result<()> {
         turn.replica.hashes.cancel_all();
-        self.leave_rebuilds(turn).await?;
+        self.leave_copies(turn).await?;
         if let Some(serving) = turn.work.serving.take() {
             let stopped = serving.stop().await;
             if let Err(error) = stopped {
@@ -171,11 +177,13 @@ impl Replicas {
         }
         turn.refresh().await?;
         let replica = turn.replica;
+        let was_linked = turn.work.tree.linked.is_some();
         if turn.work.tree.head.is_some() {
             replica.store.delete(&replica.head()).await?;
         }
         let tree = &turn.work.tree;
-        let leftovers: Vec<_> = tree.rebuilding.iter().cloned().chain(tree.expired_leaves_first()).collect();
+        let leftovers: Vec<_> =
+            tree.rebuilding.iter().chain(&tree.cloning).cloned().chain(tree.expired_leaves_first()).collect();
         for leftover in leftovers {
             match replica.store.delete(&leftover).await {
                 // They may be deleted in the background at the same time.
@@ -198,6 +206,10 @@ impl Replicas {
         // Last, so that an interrupted deletion leaves a replica that can be deleted again.
         if turn.work.tree.rebuild.is_some() {
             replica.store.delete(&replica.head()).await?;
+        }
+        if was_linked {
+            faults::pass(Point::CloneDeleted).await?;
+            clone::sweep_in_turn(&replica.store).await;
         }
         replica.disk.flush().await?;
         self.records().remove(replica.name.as_str()).await?;

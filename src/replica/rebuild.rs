@@ -34,15 +34,14 @@ use super::{Replicas, detached};
 use crate::name::{HostPort, LvolName, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::{Error, Result};
 
-use copy::CopyRun;
 use destination::CopyOrder;
-use node::SourceNode;
-use target::Place;
 
 pub(super) use board::Board;
-pub(super) use copy::{CopyLimits, CopyRecord};
+pub(super) use copy::{CopyJob, CopyLimits, CopyRecord, CopyRun};
 pub(super) use destination::Destination;
+pub(super) use node::SourceNode;
 pub(super) use source::Source;
+pub(super) use target::Place;
 pub use types::{CopyProgress, CopyState, RebuildOrder, RebuildProgress, RebuildSnapshot};
 
 impl Replicas {
@@ -52,9 +51,13 @@ impl Replicas {
         let replica = self.known(name)?;
         let replicas = self.clone();
         detached(async move {
-            let address = replica.turn().await?.rebuild_begin(order).await?;
+            let linked = order.linked.as_ref().map(|linked| replicas.known(&linked.source)).transpose()?;
+            let address = replica.turn().await?.rebuild_begin(order, linked.as_deref()).await?;
             replicas.backups().cancel(Some(&replica.name));
             replica.hashes.cancel_all();
+            if let Err(error) = replica.copies.end_all().await {
+                tracing::warn!(replica = %replica.name, %error, "a full copy still reads a replica that is rebuilt");
+            }
             Ok(address)
         })
         .await
@@ -189,7 +192,7 @@ impl Replicas {
     /// Where a destination's lvol is opened.
     fn place_of(&self, destination: ReplicaName, address: HostPort) -> Result<Place> {
         if address.ip() != self.data_ip() {
-            return Ok(Place::Remote { destination, address });
+            return Ok(Place::Remote { lvol: LvolName::rebuilding(&destination), address });
         }
         let replica = self.known(&destination)?;
         let lvol = replica.store.alias(&LvolName::rebuilding(&destination));

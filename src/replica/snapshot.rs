@@ -58,9 +58,10 @@ impl Turn<'_> {
         self.require_usable()?;
         self.refresh().await?;
         let replica = self.replica;
+        let _entry_points = replica.store.entry_points().await;
+        self.remove_unused_entry_points().await?;
         let Some(node) = self.work.tree.snapshots.get(snapshot) else { return Ok(()) };
-        if node.children > 1 {
-            let problem = format!("{} lvols are based on it; delete all but one of them first", node.children);
+        if let Some(problem) = self.kept_because(snapshot) {
             return Err(Error::precondition(format!("snapshot {snapshot} of replica {}", replica.name), problem));
         }
         let lvol = node.lvol.clone();
@@ -71,11 +72,15 @@ impl Turn<'_> {
         self.settle(deleted).await
     }
 
-    /// Deletes each snapshot that no user asked for and on which at most one other is based.
+    /// Deletes each snapshot that no user asked for and nothing keeps.
     pub(super) async fn snapshot_purge(&mut self) -> Result<()> {
         self.require_usable()?;
         self.refresh().await?;
-        let system = self.work.tree.snapshots.iter().filter(|(_, node)| !node.view.user_created && node.children <= 1);
+        let replica = self.replica;
+        let _entry_points = replica.store.entry_points().await;
+        self.remove_unused_entry_points().await?;
+        let snapshots = self.work.tree.snapshots.iter();
+        let system = snapshots.filter(|(name, node)| !node.view.user_created && self.kept_because(name).is_none());
         let system: Vec<_> = system.map(|(name, node)| (name.clone(), node.lvol.clone())).collect();
         let mut purged = Ok(());
         for (name, lvol) in system {
@@ -101,16 +106,22 @@ impl Turn<'_> {
         let replica = self.replica;
         let _attributes = replica.attributes.lock().await;
         let next = self.revert_prepare(&lvol).await?;
+        self.exchange_head(&next).await
+    }
+
+    /// Puts `next` in the head's place, in service if the head was. The caller holds the attributes.
+    pub(super) async fn exchange_head(&mut self, next: &LvolName) -> Result<()> {
+        let replica = self.replica;
         if let Some(serving) = &self.work.serving
             && let Err(error) = serving.stop().await
         {
-            if let Err(undo) = replica.store.delete(&next).await {
+            if let Err(undo) = replica.store.delete(next).await {
                 tracing::error!(replica = %replica.name, lvol = %next, %undo, "the head of a revert is left over");
             }
             self.fail(&error);
             return Err(error);
         }
-        let reverted = self.revert_replace(&next).await;
+        let reverted = self.revert_replace(next).await;
         if let Err(error) = &reverted {
             self.fail(error);
             return reverted;
@@ -119,7 +130,7 @@ impl Turn<'_> {
     }
 
     /// The lvol that is to be the head: the snapshot's content, the head's size and attributes.
-    async fn revert_prepare(&mut self, snapshot: &LvolName) -> Result<LvolName> {
+    pub(super) async fn revert_prepare(&mut self, snapshot: &LvolName) -> Result<LvolName> {
         let replica = self.replica;
         let head = replica.head();
         let next = next_head_name()?;

@@ -33,6 +33,8 @@ struct Shared {
     lvs: LvsName,
     clear: ClearMethod,
     last: Mutex<Last>,
+    /// Held by who makes or removes entry points of linked clones, or what these stand on.
+    entry_points: tokio::sync::Mutex<()>,
 }
 
 /// The last survey, if nothing was changed since, and how many changes there were.
@@ -45,12 +47,18 @@ struct Last {
 impl Store {
     /// The store `lvs`, in which clusters are given back by `clear`.
     pub(super) fn new(control: Control, lvs: LvsName, clear: ClearMethod) -> Self {
-        Self(Arc::new(Shared { control, lvs, clear, last: Mutex::default() }))
+        Self(Arc::new(Shared { control, lvs, clear, last: Mutex::default(), entry_points: Default::default() }))
     }
 
     /// The control thread it works on.
     pub(super) fn control(&self) -> &Control {
         &self.0.control
+    }
+
+    /// The turn of who makes or removes entry points of linked clones, or a snapshot that may have one. Taken after a
+    /// replica's turn, never before.
+    pub(super) async fn entry_points(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.entry_points.lock().await
     }
 
     /// An lvol of this store.
@@ -177,6 +185,16 @@ impl Store {
     pub(super) async fn cluster_map(&self, lvol: &LvolName) -> Result<ClusterMap> {
         let alias = self.alias(lvol);
         Ok(self.0.control.run(move |on| async move { lvol::cluster_map(on, &alias) }).await?)
+    }
+
+    /// The own clusters of an lvol and of all that is below it, also of what is not the replica's; the lvol's first.
+    pub(super) async fn layers(&self, lvol: &LvolName) -> Result<Vec<ClusterMap>> {
+        let alias = self.alias(lvol);
+        let layers = self.0.control.run(move |on| async move {
+            let lineage = super::head::lineage(on, &alias)?;
+            lineage.iter().map(|alias| lvol::cluster_map(on, alias)).collect::<std::result::Result<Vec<_>, SpdkError>>()
+        });
+        Ok(layers.await?)
     }
 
     /// One attribute of an lvol.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::attributes::Attributes;
 use super::base::Base;
+use super::clone::{CloneMark, EntryMark, clones_of, mark_of};
 use super::view::{Child, LvolView};
 use crate::name::{LvolName, ReplicaName, SnapshotName};
 
@@ -47,8 +48,18 @@ pub(super) struct Tree {
     pub(super) expired: Vec<LvolFacts>,
     /// Snapshots that a rebuild made, and that are not told from others yet.
     pub(super) rebuilt: Vec<LvolName>,
+    /// What a full copy is being written to.
+    pub(super) cloning: Option<LvolName>,
     /// What the chain stands on.
     pub(super) base: Base,
+    /// The source's snapshot, when that is an entry point.
+    pub(super) linked: Option<EntryMark>,
+    /// What it was cloned from.
+    pub(super) cloned: Option<CloneMark>,
+    /// There is no head, as a full copy into it is not complete: what of.
+    pub(super) interrupted: Option<CloneMark>,
+    /// Its own snapshots with an entry point, and the linked clones based on each.
+    pub(super) clones: BTreeMap<SnapshotName, BTreeSet<String>>,
 }
 
 /// What finds a replica's lvols among those of a store.
@@ -71,7 +82,15 @@ impl Tree {
         // Our own snapshots always carry the mark; one that lost it in a crash is the system's, so that a purge takes
         // it. A foreign one without it is a user's (`engine-behaviour` §1.7).
         let unmarked_is_users = head.is_none_or(|facts| facts.attributes.replica.is_none());
+        let base = finder.base(in_place, &names);
+        let cloning = LvolName::cloning(replica);
         let mut tree = Self {
+            cloning: lvols.iter().map(|facts| &facts.lvol).find(|lvol| **lvol == cloning).cloned(),
+            linked: base.lvol().and_then(|lvol| mark_of(finder.by_name.get(lvol)?)),
+            base,
+            cloned: head.and_then(|facts| facts.attributes.cloned.clone()),
+            interrupted: in_place.and_then(|facts| CloneMark::of_record(facts.attributes.rebuild.as_deref()?)),
+            clones: clones_of(replica, lvols),
             rebuild: in_place.filter(|facts| facts.attributes.rebuild.is_some()).cloned(),
             rebuilding: lvols.iter().map(|facts| &facts.lvol).find(|lvol| **lvol == finder.rebuilding).cloned(),
             expired: lvols.iter().filter(|facts| finder.is_expired(facts)).cloned().collect(),
@@ -85,7 +104,6 @@ impl Tree {
             tree.snapshots.insert(name.clone(), Node { lvol, children, checksum, view });
         }
         tree.head = head.map(|facts| finder.view(facts, &names, lvols, false));
-        tree.base = finder.base(in_place, &names);
         tree
     }
 
@@ -102,8 +120,11 @@ impl Tree {
 
     /// The newest snapshot that nothing is based on: what a lost head continued.
     pub(super) fn newest_leaf(&self) -> Option<&Node> {
-        let leaves = self.snapshots.values().filter(|node| node.children == 0);
-        leaves.max_by(|left, right| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp))
+        let leaves =
+            self.snapshots.iter().filter(|(name, node)| node.children == usize::from(self.clones.contains_key(*name)));
+        let newest =
+            leaves.max_by(|(_, left), (_, right)| left.view.snapshot_timestamp.cmp(&right.view.snapshot_timestamp));
+        newest.map(|(_, node)| node)
     }
 
     /// A rebuild was begun and not completed, or left traces that make its end doubtful: what there is of snapshots may
@@ -219,7 +240,7 @@ fn as_base(facts: &LvolFacts) -> Option<Base> {
     let lvol = facts.lvol.clone();
     match &facts.attributes.image {
         Some(image) => Some(Base::BackingImage { name: image.name.clone(), lvol }),
-        None => lvol.as_str().contains("-clone-ep-").then_some(Base::EntryPoint { lvol }),
+        None => mark_of(facts).map(|_| Base::EntryPoint { lvol }),
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
+use super::clone::{CloneMark, EntryMark};
 use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotName};
 
 /// Where a replica is in its life (`engine-behaviour` §1.3).
@@ -95,7 +96,7 @@ pub struct ReplicaView {
     pub state: ReplicaState,
     /// Why it is in state error, or what failed last; empty when nothing did.
     pub error: String,
-    /// A rebuild of it was begun and has not come to its end: it is no copy of its volume, and has no head.
+    /// A rebuild of it, or a full copy into it, was begun and has not come to its end: it is no copy of its volume, and has no head.
     pub rebuilding: bool,
     /// Where it is reached while it runs.
     pub ports: Option<ReplicaPorts>,
@@ -103,6 +104,14 @@ pub struct ReplicaView {
     pub head: Option<LvolView>,
     /// All its snapshots.
     pub snapshots: BTreeMap<SnapshotName, LvolView>,
+    /// The snapshot of another replica that it is a linked clone of.
+    pub linked: Option<EntryMark>,
+    /// What it was cloned from.
+    pub cloned: Option<CloneMark>,
+    /// A full copy of this into it is not complete: it has no head.
+    pub interrupted: Option<CloneMark>,
+    /// How many linked clones its snapshots have; only of those that have any.
+    pub clone_usage: BTreeMap<SnapshotName, usize>,
     /// The backing image that the chain stands on.
     pub backing_image: Option<BackingImageName>,
 }

@@ -67,6 +67,11 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
+/// The wire counts in signed numbers; no store has so many lvols.
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
 /// A replica as the wire has it.
 pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
     let (ip, port_start, port_end) = match view.ports {
@@ -87,9 +92,13 @@ pub fn replica(view: &Arc<ReplicaView>) -> wire::Replica {
         rebuilding: view.rebuilding,
         state: view.state.as_str().into(),
         error_msg: view.error.clone(),
+        linked_clone_info: view.linked.as_ref().map(|linked| wire::LinkedCloneInfo {
+            source_replica_name: linked.source.to_string(),
+            source_snapshot_name: linked.snapshot.to_string(),
+        }),
+        clone_snapshot_usage: view.clone_usage.iter().map(|(name, count)| (name.to_string(), number(*count))).collect(),
         uuid: view.head.as_ref().map(|head| head.uuid.to_string()).unwrap_or_default(),
         backing_image_name: view.backing_image.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ..Default::default()
     }
 }
 
@@ -160,6 +169,10 @@ mod tests {
             ports: None,
             head: Some(layer(Some(&snapshot), &[])),
             snapshots: BTreeMap::from([(snapshot, layer(None, &[Child::Head]))]),
+            linked: None,
+            cloned: None,
+            interrupted: None,
+            clone_usage: BTreeMap::new(),
             backing_image: Some(BackingImageName::parse("parrot").unwrap()),
         });
         let replica = replica(&view);

@@ -147,6 +147,16 @@ impl CorrienteService for CorrienteServer {
         let (cluster_count, bitmap) = (clusters.len(), clusters.as_bytes().to_vec());
         Ok(Response::new(own::ReplicaHeadMapResponse { cluster_size, cluster_count, bitmap }))
     }
+
+    async fn replica_kept_snapshots(
+        &self,
+        request: Request<own::ReplicaKeptSnapshotsRequest>,
+    ) -> Result<Response<own::ReplicaKeptSnapshotsResponse>, Status> {
+        let replica = replica_name(&request.into_inner().replica_name)?;
+        let kept = self.node.replicas.kept_snapshots(&replica).await?;
+        let kept = kept.into_iter().map(|(name, why)| (name.to_string(), why)).collect();
+        Ok(Response::new(own::ReplicaKeptSnapshotsResponse { kept }))
+    }
 }
 
 async fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Error> {

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use super::{convert, restore};
 use crate::engine::backend::{BackupOrder, Child, Layer};
+use crate::engine::clone::AdditionRequest;
 use crate::engine::instance::{Engine, Frontend};
 use crate::engine::restore::status::RestorePhase;
 use crate::engine::state::{ListedReplica, ReplicaMode};
 use crate::engine::target::AnaState;
-use crate::engine::{EngineRequest, Engines, ReplicaAddition};
+use crate::engine::{EngineRequest, Engines};
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
 use crate::name::{BackupName, ReplicaName, SnapshotName, VolumeName};
 use crate::node::Rates;
+use crate::wire::clone::parse_linked_source;
 use crate::wire::field::{engine_name, replica_address, replica_name, size, snapshot_name};
 use crate::wire::spdkrpc as wire;
 
@@ -131,17 +133,14 @@ pub async fn replica_list(
 /// EngineReplicaAdd: returns once the rebuild runs. The frontend's suspension, which the contract asks for, is the mirror's
 /// own pause here, so its name and address are not used.
 pub async fn replica_add(engines: &Engines, request: wire::EngineReplicaAddRequest) -> Result<()> {
-    let engine = find(engines, "engine_name", &request.engine_name)?;
-    if request.linked_clone_source.is_some() {
-        let reason = "linked clones are not offered yet";
-        return Err(Error::Unimplemented { what: "rebuilding a replica of a linked clone", reason });
-    }
-    let addition = ReplicaAddition {
+    let engine = engine_name("engine_name", &request.engine_name)?;
+    let addition = AdditionRequest {
         replica: replica_name("replica_name", &request.replica_name)?,
         address: replica_address("replica_address", &request.replica_address)?,
         fast_sync: request.fast_sync,
+        linked: parse_linked_source(request.linked_clone_source.as_ref())?,
     };
-    engine.add_replica(addition).await
+    engines.add_replica(&engine, addition).await
 }
 
 /// EngineReplicaDelete.

@@ -5,11 +5,9 @@ use tonic::Status;
 
 const NO_SHARDS: &str =
     "erasure-coded volumes (shards and shard groups) are not offered; create an engine with the replicated layout";
-const NO_CLONES: &str = "clones are not offered; back the snapshot up and restore it into another volume";
 
 /// What is not offered, by the beginning of the calls' names.
-const FAMILIES: [(&str, &str); 3] =
-    [("Shard", NO_SHARDS), ("EngineSnapshotClone", NO_CLONES), ("ReplicaSnapshotClone", NO_CLONES)];
+const FAMILIES: [(&str, &str); 1] = [("Shard", NO_SHARDS)];
 
 /// The calls that Longhorn's own engine leaves out as well (`engine-behaviour` §0).
 const LEFT_OUT: [(&str, &str); 4] = [
@@ -33,7 +31,7 @@ mod tests {
 
     #[test]
     fn what_is_not_offered_says_so_and_nothing_else_is_refused() {
-        for call in ["ShardCreate", "ShardGroupSnapshotPurge", "EngineSuspend", "ReplicaSnapshotCloneDstStart"] {
+        for call in ["ShardCreate", "ShardGroupSnapshotPurge", "EngineSuspend", "EngineBackupRestoreFinish"] {
             let status = refusal(&format!("/spdkrpc.SPDKService/{call}")).expect("it is refused");
             assert!(status.message().starts_with(&format!("{call}: ")), "{status:?}");
         }

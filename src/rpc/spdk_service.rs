@@ -7,7 +7,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::until_stop::until_stop;
-use super::{backing_image, disk, engine, frontend, hash, log, rebuild, replica, restore};
+use super::{backing_image, clone, disk, engine, frontend, hash, log, rebuild, replica, restore};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::node::Node;
@@ -165,6 +165,41 @@ impl SpdkService for SpdkServer {
         answer(hash::replica_range(&self.node.replicas, request.into_inner()).await)
     }
 
+    async fn replica_snapshot_clone_dst_start(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneDstStartRequest>,
+    ) -> Answer<()> {
+        answer(clone::start(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_clone_dst_status_check(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneDstStatusCheckRequest>,
+    ) -> Answer<wire::ReplicaSnapshotCloneDstStatusCheckResponse> {
+        answer(clone::status(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_clone_src_start(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneSrcStartRequest>,
+    ) -> Answer<()> {
+        answer(clone::source_start(&self.node.replicas, request.into_inner()).await)
+    }
+
+    async fn replica_snapshot_clone_src_status_check(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneSrcStatusCheckRequest>,
+    ) -> Answer<wire::ReplicaSnapshotCloneSrcStatusCheckResponse> {
+        answer(clone::source_status(&self.node.replicas, request.into_inner()))
+    }
+
+    async fn replica_snapshot_clone_src_finish(
+        &self,
+        request: Request<wire::ReplicaSnapshotCloneSrcFinishRequest>,
+    ) -> Answer<()> {
+        answer(clone::source_finish(&self.node.replicas, request.into_inner()).await)
+    }
+
     async fn replica_rebuilding_src_start(
         &self,
         request: Request<wire::ReplicaRebuildingSrcStartRequest>,
@@ -308,6 +343,11 @@ impl SpdkService for SpdkServer {
     async fn engine_snapshot_purge(&self, request: Request<wire::SnapshotRequest>) -> Answer<()> {
         let node = self.node.clone();
         whole(async move { engine::snapshot_purge(&node.engines, request.into_inner()).await }).await
+    }
+
+    async fn engine_snapshot_clone(&self, request: Request<wire::EngineSnapshotCloneRequest>) -> Answer<()> {
+        let node = self.node.clone();
+        whole(async move { clone::engine(&node.engines, request.into_inner()).await }).await
     }
 
     async fn engine_snapshot_hash(&self, request: Request<wire::SnapshotHashRequest>) -> Answer<()> {

@@ -1,5 +1,6 @@
 //! Rebuild orders and their progress, to the wire and from it: an engine sends them to a node, and a node to another.
 
+use super::clone::parse_entry;
 use super::field::{replica_address, replica_name, snapshot_name, uuid};
 use super::spdkrpc as wire;
 use crate::name::{HostPort, ReplicaName, SnapshotName};
@@ -12,12 +13,6 @@ const LIST: &str = "rebuilding_snapshot_list";
 /// Parses every field of an order; also tells for which replica it is.
 pub fn parse_order(request: &wire::ReplicaRebuildingDstStartRequest) -> Result<(ReplicaName, RebuildOrder)> {
     let name = replica_name("name", &request.name)?;
-    if request.linked_clone_source.is_some() {
-        return Err(Error::Unimplemented {
-            what: "the rebuild of a linked clone",
-            reason: "rebuild it as a full copy, without linked_clone_source",
-        });
-    }
     let exposed_address = HostPort::parse(&request.external_snapshot_address)
         .map_err(|error| Error::name("external_snapshot_address", error))?;
     let order = RebuildOrder {
@@ -26,6 +21,7 @@ pub fn parse_order(request: &wire::ReplicaRebuildingDstStartRequest) -> Result<(
         exposed_snapshot: snapshot_name("external_snapshot_name", &request.external_snapshot_name)?,
         exposed_address,
         snapshots: request.rebuilding_snapshot_list.iter().map(parse_snapshot).collect::<Result<_>>()?,
+        linked: request.linked_clone_source.as_ref().and_then(parse_entry).transpose()?,
     };
     Ok((name, order))
 }
@@ -76,7 +72,11 @@ pub fn order_message(replica: &ReplicaName, order: &RebuildOrder) -> wire::Repli
         external_snapshot_name: order.exposed_snapshot.to_string(),
         external_snapshot_address: order.exposed_address.to_string(),
         rebuilding_snapshot_list: order.snapshots.iter().map(lvol).collect(),
-        linked_clone_source: None,
+        linked_clone_source: order.linked.as_ref().map(|linked| wire::LinkedCloneSource {
+            snapshot_name: linked.snapshot.to_string(),
+            replica_name: linked.source.to_string(),
+            ..Default::default()
+        }),
     }
 }
 
@@ -150,6 +150,7 @@ fn percent(number: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::clone::EntryMark;
 
     fn order() -> (ReplicaName, RebuildOrder) {
         let name = |text: &str| SnapshotName::parse(text).unwrap();
@@ -169,6 +170,7 @@ mod tests {
             exposed_snapshot: name("s2"),
             exposed_address: HostPort::parse("10.0.0.1:20002").unwrap(),
             snapshots: vec![snapshot("s1", None), snapshot("s2", Some("s1"))],
+            linked: Some(EntryMark { source: ReplicaName::parse("src-r-00000009").unwrap(), snapshot: name("s9") }),
         };
         (ReplicaName::parse("vol-r-00000002").unwrap(), order)
     }

@@ -211,3 +211,62 @@ async fn replicas_on_an_image_and_without_make_no_engine() {
     assert_eq!(engine.state, "error");
     assert!(engine.error_msg.contains(NAME), "{}", engine.error_msg);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_of_a_volume_on_an_image_shows_it_and_grows_by_a_replica_on_the_image() {
+    let (cluster, mut expected) = lab().await;
+    let found = cluster.engine("vol", VOLUME, "spdk-tcp-nvmf", on_image(&cluster, "vol").await).await;
+    cluster.write(&found, 3 * MIB, &vec![3; MIB as usize]).await;
+    expected[(3 * MIB) as usize..][..MIB as usize].fill(3);
+    snapshot(&cluster, "s1").await;
+    for (clone, mode) in [("full", wire::CloneMode::FullCopy), ("linked", wire::CloneMode::LinkedClone)] {
+        let replica = |index: usize| format!("{clone}-r-0000000{index}");
+        let first = BTreeMap::from([(replica(0), create_replica(&cluster.nodes[0], &replica(0), VOLUME).await)]);
+        cluster.engine(clone, VOLUME, "spdk-tcp-nvmf", first).await;
+        let request = wire::EngineSnapshotCloneRequest {
+            name: format!("{clone}-e-0"),
+            snapshot_name: "s1".into(),
+            src_engine_name: "vol-e-0".into(),
+            src_engine_address: cluster.nodes[0].grpc_address().to_string(),
+            clone_mode: mode.into(),
+            dst_replica_src_replica_pair_map: [(replica(0), FIRST.to_owned())].into(),
+        };
+        cluster.nodes[0].spdk().engine_snapshot_clone(request).await.expect("the clone begins");
+        wait_until(LIMIT, "the clone is complete", async || {
+            let request = wire::ReplicaSnapshotCloneDstStatusCheckRequest { name: replica(0) };
+            let status = cluster.nodes[0].spdk().replica_snapshot_clone_dst_status_check(request).await;
+            let status = status.expect("a status").into_inner();
+            let mirror = corriente::wire::corriente::v1::MirrorGetRequest { engine_name: format!("{clone}-e-0") };
+            let is_up = cluster.nodes[0].corriente().mirror_get(mirror).await.is_ok();
+            if status.state == "complete" && is_up { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+        assert!(cluster.read(&cluster.get(clone).await).await == expected, "{clone} is not the snapshot");
+        let linked = wire::LinkedCloneSource {
+            replica_name: SECOND.into(),
+            engine_name: "vol-e-0".into(),
+            engine_address: cluster.nodes[0].grpc_address().to_string(),
+            ..Default::default()
+        };
+        let address = create_replica(&cluster.nodes[1], &replica(1), VOLUME).await;
+        let request = wire::EngineReplicaAddRequest {
+            engine_name: format!("{clone}-e-0"),
+            replica_name: replica(1),
+            replica_address: address.clone(),
+            linked_clone_source: (mode == wire::CloneMode::LinkedClone).then_some(linked),
+            ..Default::default()
+        };
+        cluster.nodes[0].spdk().engine_replica_add(request).await.expect("the rebuild starts");
+        wait_until(LIMIT, "the replica is in sync", async || {
+            let found = cluster.get(clone).await;
+            match found.replica_mode_map.get(&replica(1)) {
+                Some(mode) if *mode == i32::from(wire::ReplicaMode::Rw) => Ok(()),
+                mode => Err(format!("{mode:?}")),
+            }
+        })
+        .await;
+        cluster.delete_engine(clone).await;
+        let read = cluster::read_replica(&replica(1), &address).await;
+        assert!(read == expected, "the second replica of {clone} is not the snapshot");
+    }
+}

@@ -7,10 +7,10 @@ use tonic::codegen::http::uri::PathAndQuery;
 
 use crate::support::node::{Node, NodeOptions};
 
-/// All but erasure coding, clones, and what Longhorn's own engine leaves out as well (`engine-behaviour` §0).
+/// All but erasure coding and what Longhorn's own engine leaves out as well (`engine-behaviour` §0).
 fn is_offered(call: &str) -> bool {
     let left_out = ["EngineSuspend", "EngineResume", "EngineDeleteTarget", "EngineBackupRestoreFinish"];
-    !call.starts_with("Shard") && !call.contains("SnapshotClone") && !left_out.contains(&call)
+    !call.starts_with("Shard") && !left_out.contains(&call)
 }
 
 /// The calls of a service as its descriptor has them, and whether each streams its answer.

@@ -38,18 +38,34 @@ pub struct CreateOptions {
 }
 
 /// A replica that was made, and how to get rid of it.
-struct Made {
-    node: Node,
-    name: ReplicaName,
-    address: HostPort,
+pub(super) struct Made {
+    pub(super) node: Node,
+    pub(super) name: ReplicaName,
+    pub(super) address: HostPort,
+}
+
+/// A volume that is to be made, and its engine.
+pub(super) struct NewVolume<'a> {
+    name: &'a VolumeName,
+    pub(super) engine: EngineName,
+    bytes: u64,
+    image: Option<&'a BackingImageName>,
+}
+
+impl<'a> NewVolume<'a> {
+    /// Of that name and size, on that backing image.
+    pub(super) fn of(name: &'a VolumeName, bytes: u64, image: Option<&'a BackingImageName>) -> Result<Self, Failure> {
+        let engine = EngineName::parse(&format!("{name}-e-0")).map_err(|error| refused("engine", error))?;
+        Ok(Self { name, engine, bytes, image })
+    }
 }
 
 /// Does it.
 pub async fn run(options: CreateOptions, context: &Context) -> Result<(), Failure> {
     let server = context.server().await?;
-    let engine = EngineName::parse(&format!("{}-e-0", options.name)).map_err(|error| refused("engine", error))?;
+    let volume = NewVolume::of(&options.name, options.size.bytes(), options.backing_image.as_ref())?;
     let mut made = Vec::new();
-    match create(&options, &engine, &server, context, &mut made).await {
+    match create(&options, &volume, &server, context, &mut made).await {
         Ok(engine) => context.printer.show(&engine, |engine| {
             let replicas = engine.replica_address_map.iter().map(|(name, address)| format!("{name} {address}"));
             fields([
@@ -69,38 +85,48 @@ pub async fn run(options: CreateOptions, context: &Context) -> Result<(), Failur
 
 async fn create(
     options: &CreateOptions,
-    engine: &EngineName,
+    volume: &NewVolume<'_>,
     server: &Node,
     context: &Context,
     made: &mut Vec<Made>,
 ) -> Result<Engine, Failure> {
-    refuse_existing(server, options, engine).await?;
+    refuse_existing(server, volume).await?;
     for address in &options.nodes {
         let node = context.node(address).await?;
-        made.push(create_replica(options, node).await?);
+        made.push(create_replica(volume, options.disk.as_ref(), node).await?);
     }
+    make_engine(server, volume, options.frontend, made.iter()).await
+}
+
+/// An engine over the replicas; none when that fails.
+pub(super) async fn make_engine<'a>(
+    server: &Node,
+    volume: &NewVolume<'_>,
+    frontend: Frontend,
+    made: impl Iterator<Item = &'a Made>,
+) -> Result<Engine, Failure> {
     let request = EngineCreateRequest {
-        name: engine.to_string(),
-        volume_name: options.name.to_string(),
-        spec_size: options.size.bytes(),
-        replica_address_map: made.iter().map(|made| (made.name.to_string(), made.address.to_string())).collect(),
-        frontend: options.frontend.wire().into(),
+        name: volume.engine.to_string(),
+        volume_name: volume.name.to_string(),
+        spec_size: volume.bytes,
+        replica_address_map: made.map(|made| (made.name.to_string(), made.address.to_string())).collect(),
+        frontend: frontend.wire().into(),
         port_count: 1,
         ..Default::default()
     };
     let created = engine::create(server, request).await;
     if created.is_err() {
         // A node may keep an engine that it could not bring up. It was not there before: refuse_existing looked.
-        report("engine", engine.as_str(), engine::delete(server, engine.as_str()).await);
+        report("engine", volume.engine.as_str(), engine::delete(server, volume.engine.as_str()).await);
     }
     created
 }
 
 /// Before anything is made, so that undoing never takes what was there before.
-async fn refuse_existing(server: &Node, options: &CreateOptions, engine: &EngineName) -> Result<(), Failure> {
+pub(super) async fn refuse_existing(server: &Node, volume: &NewVolume<'_>) -> Result<(), Failure> {
     let engines = engine::list(server).await?;
     let taken =
-        engines.iter().find(|found| found.name == engine.as_str() || found.volume_name == options.name.as_str());
+        engines.iter().find(|found| found.name == volume.engine.as_str() || found.volume_name == volume.name.as_str());
     match taken {
         None => Ok(()),
         Some(found) => {
@@ -110,16 +136,19 @@ async fn refuse_existing(server: &Node, options: &CreateOptions, engine: &Engine
     }
 }
 
-async fn create_replica(options: &CreateOptions, node: Node) -> Result<Made, Failure> {
-    let disk = match &options.disk {
+pub(super) async fn create_replica(
+    volume: &NewVolume<'_>,
+    disk: Option<&DiskName>,
+    node: Node,
+) -> Result<Made, Failure> {
+    let disk = match disk {
         Some(disk) => disk.clone(),
         None => only_disk(&node).await?,
     };
     // The name that a node finds again after a restart (`engine-behaviour` §1.2).
-    let name = format!("{}-r-{:08x}", options.name, rand::random::<u32>());
+    let name = format!("{}-r-{:08x}", volume.name, rand::random::<u32>());
     let name = ReplicaName::parse(&name).map_err(|error| refused("replica", error))?;
-    let (size, image) = (options.size.bytes(), options.backing_image.as_ref());
-    let created = replica::create(&node, &name, &disk, size, replica::PORT_COUNT, image).await;
+    let created = replica::create(&node, &name, &disk, volume.bytes, replica::PORT_COUNT, volume.image).await;
     let address = created.and_then(|replica| {
         HostPort::parse(&format!("{}:{}", replica.ip, replica.port_start))
             .map_err(|error| Failure::failed(format!("{} gave replica {name} no address: {error}", node.address)))
@@ -154,14 +183,14 @@ fn refused(kind: &str, error: crate::name::NameError) -> Failure {
     Failure::usage(format!("the name of the {kind} {error}"))
 }
 
-async fn undo(made: Vec<Made>) {
+pub(super) async fn undo(made: Vec<Made>) {
     for Made { node, name, .. } in made {
         report("replica", name.as_str(), replica::delete(&node, name.as_str(), true).await);
     }
 }
 
 /// What cannot be undone is named, so that a person can.
-fn report(kind: &str, name: &str, outcome: Result<(), Failure>) {
+pub(super) fn report(kind: &str, name: &str, outcome: Result<(), Failure>) {
     if let Err(failure) = outcome {
         eprintln!("warning: {kind} {name} is left behind: {failure}");
     }

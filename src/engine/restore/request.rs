@@ -110,6 +110,9 @@ fn may_restore(engine: &Engine, published: &Published, backup: &BackupName) -> R
     if published.restore.is_restoring() {
         return refuse("restoring is in progress".into());
     }
+    if engine.is_cloning() {
+        return refuse("a clone is in progress; the restore must wait for its end".into());
+    }
     // After a failed restore the head is a mixture, so the last good backup may be asked for again.
     let is_whole = matches!(published.restore.phase, RestorePhase::Idle | RestorePhase::Complete);
     if is_whole && published.restore.last_restored.as_ref() == Some(backup) {

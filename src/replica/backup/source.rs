@@ -6,11 +6,13 @@ use jiff::Timestamp;
 
 use crate::backup::{BackupSource, ByteOffset, ChangedMap};
 use crate::disk::DiskHold;
-use crate::name::{LvolAlias, SnapshotName};
+use crate::faults::{self, Point};
+use crate::name::{BackupName, SnapshotName};
 use crate::replica::instance::Replica;
 use crate::replica::layers::changed_map;
+use crate::replica::readers::Reader;
+use crate::spdk::DmaBuffer;
 use crate::spdk::client::BdevClient;
-use crate::spdk::{DmaBuffer, SpdkError, lvol};
 use crate::{Error, Result};
 
 /// A snapshot that is open for reading. Its disk cannot be deleted meanwhile, nor can the snapshot.
@@ -23,11 +25,17 @@ pub(super) struct SnapshotSource {
     /// What the backup's image has; a snapshot from before an expansion is smaller, and reads as zeroes beyond.
     size: u64,
     _hold: DiskHold,
+    _reader: Reader,
 }
 
 impl SnapshotSource {
-    /// Opens the snapshot for a backup of a volume of `size` bytes.
-    pub(super) async fn open(replica: Arc<Replica>, snapshot: &SnapshotName, size: u64) -> Result<Self> {
+    /// Opens the snapshot for a backup, of that name, of a volume of `size` bytes.
+    pub(super) async fn open(
+        replica: Arc<Replica>,
+        snapshot: &SnapshotName,
+        backup: &BackupName,
+        size: u64,
+    ) -> Result<Self> {
         let mut turn = replica.turn().await?;
         turn.require_usable()?;
         turn.refresh().await?;
@@ -36,13 +44,14 @@ impl SnapshotSource {
         let taken_at = view.and_then(|view| view.snapshot_timestamp.parse().ok());
         let hold = replica.disk.hold(format!("replica {} is being backed up", replica.name))?;
         let bdev = BdevClient::open(replica.store.control(), alias.bdev(), false).await?;
+        let reader = replica.readers.add(snapshot, format!("backup {backup}"));
         drop(turn);
         let own = bdev.geometry().size();
         if size < own {
             let problem = format!("{size} is less than the {own} bytes of snapshot {snapshot}");
             return Err(Error::invalid("size", problem));
         }
-        Ok(Self { replica, snapshot: snapshot.clone(), bdev, taken_at, size, _hold: hold })
+        Ok(Self { replica, snapshot: snapshot.clone(), bdev, taken_at, size, _hold: hold, _reader: reader })
     }
 }
 
@@ -56,26 +65,26 @@ impl BackupSource for SnapshotSource {
     async fn changed(&self, base: Option<&SnapshotName>) -> Result<Option<ChangedMap>> {
         // No merge may move clusters between the layers while their maps are read.
         let mut turn = self.replica.turn().await?;
+        let _entry_points = self.replica.store.entry_points().await;
         turn.refresh().await?;
         let chain = turn.work.tree.chain(&self.snapshot);
+        let mut layers = self.replica.store.layers(&turn.lvol_of(&self.snapshot)?).await?;
+        // What a linked clone sees of its source is its own data to whoever restores it.
+        if turn.work.tree.linked.is_none() {
+            layers.truncate(chain.len());
+        }
         let above_base = match base {
-            None => chain.len(),
+            None => layers.len(),
             Some(base) => match chain.iter().skip(1).position(|ancestor| ancestor == base) {
                 Some(behind_first) => behind_first + 1,
                 None => return Ok(None),
             },
         };
-        let aliases: Vec<LvolAlias> = chain
-            .iter()
-            .map(|name| turn.lvol_of(name).map(|lvol| self.replica.store.alias(&lvol)))
-            .collect::<Result<_>>()?;
-        let layers = self.replica.store.control().run(move |on| async move {
-            aliases.iter().map(|alias| lvol::cluster_map(on, alias)).collect::<std::result::Result<Vec<_>, SpdkError>>()
-        });
-        Ok(Some(changed_map(&layers.await?, above_base, self.replica.disk.cluster_size())))
+        Ok(Some(changed_map(&layers, above_base, self.replica.disk.cluster_size())))
     }
 
     async fn read(&self, offset: ByteOffset, length: usize) -> Result<DmaBuffer> {
+        faults::pass(Point::BackupReads).await?;
         let mut buffer = DmaBuffer::zeroed(length)?;
         let inside = self.bdev.geometry().size().saturating_sub(offset.0);
         if inside >= length as u64 {

@@ -22,7 +22,7 @@ pub(super) fn orphans<'a>(lvols: &'a [LvolFacts], replicas: &[ReplicaName]) -> V
     let trees: Vec<_> = replicas.iter().map(|replica| (replica, Tree::build(replica, lvols))).collect();
     for facts in lvols {
         let in_tree = |(replica, tree): &(&ReplicaName, Tree)| is_of(replica, tree, facts);
-        if trees.iter().any(in_tree) || is_anothers(&facts.lvol) {
+        if trees.iter().any(in_tree) || is_anothers(&facts.lvol) || facts.attributes.entry_point.is_some() {
             owned.insert(&facts.lvol);
         }
     }
@@ -40,6 +40,7 @@ fn is_of(replica: &ReplicaName, tree: &Tree, facts: &LvolFacts) -> bool {
     *lvol == LvolName::head(replica)
         || tree.snapshots.values().any(|node| node.lvol == *lvol)
         || tree.rebuilding.as_ref() == Some(lvol)
+        || tree.cloning.as_ref() == Some(lvol)
         || tree.expired.iter().any(|expired| expired.lvol == *lvol)
         || (is_reverts(lvol) && facts.attributes.replica.as_ref() == Some(replica))
 }

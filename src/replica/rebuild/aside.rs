@@ -6,6 +6,8 @@
 
 use crate::name::LvolName;
 use crate::replica::attributes::{self, now_text, removal, setting};
+use crate::replica::base::Base;
+use crate::replica::clone;
 use crate::replica::instance::{Replica, Turn};
 use crate::replica::snapshot::next_head_name;
 use crate::spdk::xattr::XattrChange;
@@ -16,15 +18,15 @@ const TRIES: u32 = 5;
 const TRY_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Turn<'_> {
-    /// Takes the head out of service and sets all that the replica has aside. `record` is kept in the head's place, on an
-    /// lvol that stands on what the chain stood on, as the new one will.
-    pub(super) async fn set_aside(&mut self, record: &str) -> Result<()> {
+    /// Takes the head out of service and sets all that the replica has aside. `record` is kept in the head's place, on an lvol
+    /// that stands on `base`, as the new chain will.
+    pub(super) async fn set_aside(&mut self, record: &str, base: &Base) -> Result<()> {
         let replica = self.replica;
         match &self.work.tree.rebuild {
-            Some(placeholder) => {
+            Some(placeholder) if placeholder.parent.as_ref() == base.lvol() => {
                 replica.store.apply(&placeholder.lvol, vec![setting(attributes::REBUILD, record)?]).await?;
             }
-            None => self.replace_head(record).await?,
+            _ => self.replace_head(record, base, Vec::new()).await?,
         }
         self.refresh().await?;
         if let Some(left) = self.work.tree.rebuilding.clone() {
@@ -45,20 +47,26 @@ impl Turn<'_> {
         self.refresh().await
     }
 
-    /// Puts an empty lvol in the head's place that says that a rebuild is going on.
-    async fn replace_head(&mut self, record: &str) -> Result<()> {
+    /// Puts an empty lvol in the head's place that says that a rebuild is going on, and keeps what is `carried`.
+    pub(in crate::replica) async fn replace_head(
+        &mut self,
+        record: &str,
+        base: &Base,
+        carried: Vec<XattrChange>,
+    ) -> Result<()> {
         let replica = self.replica;
         let _attributes = replica.attributes.lock().await;
         if let Some(serving) = &self.work.serving {
             serving.stop().await?;
         }
         let next = next_head_name()?;
-        replica.store.create_on(&self.work.tree.base, &next, replica.view().spec_size).await?;
-        let marks = vec![
+        replica.store.create_on(base, &next, replica.view().spec_size).await?;
+        let mut marks = carried;
+        marks.extend([
             setting(attributes::REPLICA, replica.name.as_str())?,
             setting(attributes::CREATED, &now_text())?,
             setting(attributes::REBUILD, record)?,
-        ];
+        ]);
         replica.store.apply(&next, marks).await?;
         replica.disk.flush().await?;
         let head = replica.head();
@@ -72,6 +80,7 @@ impl Turn<'_> {
                 replica.store.apply(&head, marks).await?;
                 replica.store.rename(&head, &LvolName::expired(&replica.name, rand::random())).await?;
             }
+            None if self.work.tree.rebuild.is_some() => replica.store.delete(&head).await?,
             None => {}
         }
         replica.store.rename(&next, &head).await?;
@@ -138,6 +147,8 @@ pub(in crate::replica) async fn clear(replica: &Replica, is_stopping: impl Fn() 
             Err(error) => tracing::warn!(replica = %replica.name, %lvol, %error, "a leftover could not be deleted"),
         }
     }
+    // The replica may have been a linked clone before, and be none any more.
+    clone::sweep_in_turn(&replica.store).await;
     if let Ok(mut turn) = replica.turn().await
         && let Err(error) = turn.refresh().await
     {

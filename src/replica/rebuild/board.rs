@@ -137,6 +137,7 @@ mod tests {
             exposed_snapshot: snapshots[1].name.clone(),
             exposed_address: HostPort::parse("10.0.0.1:2").unwrap(),
             snapshots: snapshots.clone(),
+            linked: None,
         };
         let board = Board::default();
         board.begin(&Plan::new(order, 100 << 20, 1 << 20).unwrap());

@@ -22,8 +22,8 @@ const PIECE: u64 = 256 << 10;
 /// How far one copy is, for whoever asks.
 #[derive(Debug)]
 pub(in crate::replica) struct CopyRecord {
-    pub(super) destination: ReplicaName,
-    pub(super) snapshot: SnapshotName,
+    pub(in crate::replica) destination: ReplicaName,
+    pub(in crate::replica) snapshot: SnapshotName,
     total_clusters: u64,
     copied_bytes: AtomicU64,
     cluster_size: AtomicU64,
@@ -32,7 +32,7 @@ pub(in crate::replica) struct CopyRecord {
 
 impl CopyRecord {
     /// Of a copy that has not begun.
-    pub(super) fn new(destination: &ReplicaName, snapshot: &SnapshotName, total_clusters: u64) -> Self {
+    pub(in crate::replica) fn new(destination: &ReplicaName, snapshot: &SnapshotName, total_clusters: u64) -> Self {
         Self {
             destination: destination.clone(),
             snapshot: snapshot.clone(),
@@ -44,10 +44,15 @@ impl CopyRecord {
     }
 
     /// As it is now.
-    pub(super) fn progress(&self) -> CopyProgress {
+    pub(in crate::replica) fn progress(&self) -> CopyProgress {
         let (state, error) = self.phase().clone();
         let copied_clusters = self.copied_bytes.load(Ordering::Relaxed) / self.cluster_size.load(Ordering::Relaxed);
         CopyProgress { state, copied_clusters, total_clusters: self.total_clusters, error }
+    }
+
+    /// Whether it is of that snapshot.
+    pub(in crate::replica) fn is_of(&self, snapshot: &SnapshotName) -> bool {
+        self.snapshot == *snapshot
     }
 
     fn set(&self, state: CopyState, error: String) {
@@ -61,18 +66,18 @@ impl CopyRecord {
 }
 
 /// What is copied.
-pub(super) struct CopyJob {
-    pub(super) source: LvolAlias,
-    pub(super) control: Control,
-    pub(super) cluster_size: u64,
-    pub(super) clusters: Vec<u64>,
-    pub(super) record: Arc<CopyRecord>,
+pub(in crate::replica) struct CopyJob {
+    pub(in crate::replica) source: LvolAlias,
+    pub(in crate::replica) control: Control,
+    pub(in crate::replica) cluster_size: u64,
+    pub(in crate::replica) clusters: Vec<u64>,
+    pub(in crate::replica) record: Arc<CopyRecord>,
 }
 
 /// Where to, and within which limits.
-pub(super) struct CopyRun {
-    pub(super) place: Place,
-    pub(super) limits: CopyLimits,
+pub(in crate::replica) struct CopyRun {
+    pub(in crate::replica) place: Place,
+    pub(in crate::replica) limits: CopyLimits,
 }
 
 /// Limits of copies, from the configuration.
@@ -90,7 +95,7 @@ pub(in crate::replica) struct CopyLimits {
 
 impl CopyRun {
     /// Runs the copy to its end, whatever that is, and notes it.
-    pub(super) async fn run_and_note(self, job: CopyJob, cancel: Cancel) {
+    pub(in crate::replica) async fn run_and_note(self, job: CopyJob, cancel: Cancel) {
         let record = job.record.clone();
         let (destination, snapshot, clusters) = (&record.destination, &record.snapshot, record.total_clusters);
         match self.run(job, &cancel).await {
@@ -139,7 +144,7 @@ async fn copy(source: &BdevClient, target: &BdevClient, job: &CopyJob, depth: us
             own.size(),
             job.cluster_size
         );
-        return Err(Error::precondition(format!("the lvol of the rebuild of {}", job.record.destination), problem));
+        return Err(Error::precondition(format!("the lvol of the copy to {}", job.record.destination), problem));
     }
     let buffers = Mutex::new(Vec::new());
     let copies = stream::iter(pieces(job.clusters.clone(), job.cluster_size)).map(|piece| {

@@ -11,8 +11,10 @@ use super::plan::{Plan, reusable};
 use super::types::{CopyState, RebuildOrder, RebuildSnapshot};
 use crate::name::{HostPort, LvolName, ReplicaAddress, SnapshotName};
 use crate::replica::attributes::{self, now_text, setting};
+use crate::replica::base::Base;
+use crate::replica::clone;
 use crate::replica::export::ServedLvol;
-use crate::replica::instance::Turn;
+use crate::replica::instance::{Replica, Turn};
 use crate::replica::snapshot::SnapshotOptions;
 use crate::replica::view::ReplicaState;
 use crate::spdk::xattr::XattrChange;
@@ -80,7 +82,12 @@ pub(super) struct CopyOrder {
 
 impl Turn<'_> {
     /// Begins a rebuild; whatever one was begun before is over. Returns where the head will be.
-    pub(super) async fn rebuild_begin(&mut self, order: RebuildOrder) -> Result<ReplicaAddress> {
+    /// `linked` is the source of the order's linked clone, if it is one.
+    pub(super) async fn rebuild_begin(
+        &mut self,
+        order: RebuildOrder,
+        linked: Option<&Replica>,
+    ) -> Result<ReplicaAddress> {
         let replica = self.replica;
         if order.source == replica.name {
             return Err(Error::invalid("src_replica_name", "a replica cannot be rebuilt from itself"));
@@ -101,15 +108,33 @@ impl Turn<'_> {
             let problem = format!("it is the source of the rebuild of replica {}", source.destination());
             return Err(Error::precondition(replica.object(), problem));
         }
+        if linked.is_some_and(|linked| linked.name == replica.name) {
+            return Err(Error::invalid("linked_clone_source", "a replica cannot be a linked clone of itself"));
+        }
         let plan = Plan::new(order, view.spec_size, replica.disk.cluster_size())?;
         let source = plan.order.source.clone();
+        // Held until something is based on the entry point.
+        let (entry_points, base) = match linked.zip(plan.order.linked.as_ref()) {
+            Some((linked, mark)) => {
+                let turn = replica.store.entry_points().await;
+                let lvol = clone::ensure_entry_point(replica, linked, &mark.snapshot).await?;
+                (Some(turn), Base::EntryPoint { lvol })
+            }
+            None => match &self.work.tree.base {
+                image @ Base::BackingImage { .. } => (None, image.clone()),
+                Base::Nothing | Base::EntryPoint { .. } => (None, Base::Nothing),
+            },
+        };
         let begun = async {
             self.rebuild_break_off().await?;
             self.refresh().await?;
-            let record = serde_json::json!({ "source": source, "begun": now_text() });
-            self.set_aside(&record.to_string()).await
+            let record = serde_json::json!({ "source": source, "begun": now_text() }).to_string();
+            self.set_aside(&record, &base).await
         };
-        if let Err(error) = begun.await {
+        let begun = begun.await;
+        drop(entry_points);
+        if let Err(error) = begun {
+            clone::sweep_in_turn(&replica.store).await;
             self.fail(&error);
             return Err(error);
         }

@@ -9,8 +9,9 @@ use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
 use crate::{Error, Result};
 
-/// Where the source of a rebuild is.
-pub(super) enum SourceNode {
+/// Where the source of a rebuild or of a clone is.
+#[derive(Clone)]
+pub(in crate::replica) enum SourceNode {
     /// Here.
     Own(Replicas),
     /// On another node.

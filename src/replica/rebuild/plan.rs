@@ -122,6 +122,7 @@ mod tests {
             exposed_snapshot: name(exposed),
             exposed_address: HostPort::parse("10.0.0.1:2").unwrap(),
             snapshots,
+            linked: None,
         };
         Plan::new(order, 4 * CLUSTER, CLUSTER)
     }

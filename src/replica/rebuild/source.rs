@@ -10,6 +10,7 @@ use crate::backup::{Cancel, CancelHandle};
 use crate::name::{HostPort, LvolAlias, Nqn, ReplicaName, SnapshotName};
 use crate::replica::export::export_of;
 use crate::replica::instance::Turn;
+use crate::replica::readers::Reader;
 use crate::replica::view::ReplicaState;
 use crate::spdk::{SpdkError, nvmf};
 use crate::{Error, Result};
@@ -24,6 +25,7 @@ pub(in crate::replica) struct Source {
     alias: LvolAlias,
     address: HostPort,
     copy: Option<RunningCopy>,
+    _reader: Reader,
 }
 
 struct RunningCopy {
@@ -76,8 +78,9 @@ impl Turn<'_> {
         let exported = replica.store.control().run(move |on| async move { nvmf::export(on, &export).await.map(drop) });
         exported.await?;
         tracing::info!(replica = %replica.name, %destination, %snapshot, "a replica is the source of a rebuild");
+        let reader = replica.readers.add(snapshot, format!("the rebuild of replica {destination}"));
         let (destination, exposed) = (destination.clone(), snapshot.clone());
-        self.work.source = Some(Source { destination, exposed, alias, address, copy: None });
+        self.work.source = Some(Source { destination, exposed, alias, address, copy: None, _reader: reader });
         Ok(address)
     }
 
@@ -121,8 +124,13 @@ impl Turn<'_> {
             clusters,
             record,
         };
+        let reader = replica.readers.add(snapshot, format!("the rebuild of replica {}", source.destination));
         let (cancel, cancelled) = Cancel::pair();
-        source.copy = Some(RunningCopy { cancel, task: tokio::spawn(run.run_and_note(job, cancelled)) });
+        let task = tokio::spawn(async move {
+            run.run_and_note(job, cancelled).await;
+            drop(reader);
+        });
+        source.copy = Some(RunningCopy { cancel, task });
         Ok(())
     }
 

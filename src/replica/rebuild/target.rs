@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use crate::Result;
-use crate::name::{BdevName, HostPort, LvolName, ReplicaName};
+use crate::name::{BdevName, HostPort, LvolName};
 use crate::remote_bdev::RemoteBdev;
 use crate::spdk::Control;
 use crate::spdk::client::BdevClient;
 
 /// Where the destination's lvol is.
-pub(super) enum Place {
+pub(in crate::replica) enum Place {
     /// On this node: never through our own target.
     Local(BdevName),
     /// On another.
-    Remote { destination: ReplicaName, address: HostPort },
+    Remote { lvol: LvolName, address: HostPort },
 }
 
 /// The lvol, open for writing. [`CopyTarget::close`] lets go of it.
@@ -27,9 +27,8 @@ impl CopyTarget {
     pub(super) async fn open(control: &Control, place: Place, limit: Duration) -> Result<Self> {
         match place {
             Place::Local(bdev) => Ok(Self::Local(BdevClient::open(control, bdev, true).await?)),
-            Place::Remote { destination, address } => {
-                let what = format!("the rebuild of replica {destination}");
-                let lvol = LvolName::rebuilding(&destination);
+            Place::Remote { lvol, address } => {
+                let what = format!("lvol {lvol}");
                 RemoteBdev::open(control, &what, &lvol, address, true, limit).await.map(Self::Remote)
             }
         }

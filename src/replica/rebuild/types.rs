@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::name::{HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::replica::clone::EntryMark;
 
 /// A rebuild to be begun at its destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct RebuildOrder {
     pub exposed_address: HostPort,
     /// All snapshots of the source, each after the one it is based on.
     pub snapshots: Vec<RebuildSnapshot>,
+    /// When the source is a linked clone: what the rebuilt replica is to be one of, on its own disk.
+    pub linked: Option<EntryMark>,
 }
 
 /// One snapshot as its source has it.

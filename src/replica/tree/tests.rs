@@ -134,6 +134,49 @@ fn without_a_chain_what_is_in_the_heads_place_tells_the_base() {
 }
 
 #[test]
+fn the_entry_point_of_a_linked_clone_is_below_it_and_told_with_its_source() {
+    let (source, entry) = ("src-r-00000000", "src-r-00000000-clone-ep-s");
+    let mut oldest = snapshot("s1", None);
+    oldest.parent = Some(LvolName::parse(entry).unwrap());
+    let chain = |own: Vec<LvolFacts>| {
+        let below = vec![
+            lvol("src-r-00000000-snap-s", None, true),
+            lvol(source, Some("src-r-00000000-snap-s"), false),
+            lvol(entry, Some("src-r-00000000-snap-s"), true),
+        ];
+        store(below.into_iter().chain(own).collect())
+    };
+    let mut alone = head(None);
+    alone.parent = Some(LvolName::parse(entry).unwrap());
+    for lvols in [chain(vec![oldest, head(Some("s1"))]), chain(vec![alone])] {
+        let tree = Tree::build(&replica(), &lvols);
+        assert_eq!(tree.base, Base::EntryPoint { lvol: LvolName::parse(entry).unwrap() });
+        let linked = tree.linked.expect("a source");
+        assert_eq!((linked.source.as_str(), linked.snapshot), (source, name("s")));
+        let root = tree.snapshots.values().map(|node| &node.view).chain(&tree.head).find(|view| view.parent.is_none());
+        assert!(root.is_some() && tree.clones.is_empty() && tree.snapshots.len() < 2);
+
+        let tree = Tree::build(&ReplicaName::parse(source).unwrap(), &lvols);
+        assert_eq!((tree.base, tree.snapshots.len()), (Base::Nothing, 1));
+        assert_eq!(tree.clones, BTreeMap::from([(name("s"), BTreeSet::from([REPLICA.to_owned()]))]));
+        assert_eq!(tree.snapshots[&name("s")].view.children, BTreeSet::from([Child::Head]));
+    }
+}
+
+#[test]
+fn a_lost_head_went_on_from_its_newest_snapshot_also_when_that_has_clones() {
+    let entry = format!("{REPLICA}-clone-ep-s22");
+    let lvols = store(vec![
+        snapshot("s1", None),
+        snapshot("s22", Some("s1")),
+        lvol(&entry, Some(&format!("{REPLICA}-snap-s22")), true),
+        lvol("clone-r-00000000", Some(&entry), false),
+    ]);
+    let newest = Tree::build(&replica(), &lvols).newest_leaf().map(|node| node.lvol.to_string());
+    assert_eq!(newest, Some(format!("{REPLICA}-snap-s22")));
+}
+
+#[test]
 fn a_shortened_name_is_read_back_from_the_attribute() {
     let long = SnapshotName::parse(&"s".repeat(200)).unwrap();
     let lvol_name = LvolName::snapshot(&replica(), &long);

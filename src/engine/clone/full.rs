@@ -1,0 +1,180 @@
+//! A full copy into the one replica of a volume. The engine is down while it runs and comes up when it is complete; the
+//! replica itself tells how far it is.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::CloneRequest;
+use super::source::SourceVolume;
+use crate::engine::attach::ReplicaPath;
+use crate::engine::instance::Engine;
+use crate::engine::restore::replicas::forget_restores;
+use crate::engine::state::EngineState;
+use crate::error::{Error, Result};
+use crate::replica::clone::CloneOrder;
+use crate::replica::rebuild::CopyState;
+
+/// How often the replica is asked how far it is.
+const CHECK_STEP: Duration = Duration::from_millis(250);
+
+/// A copy that runs, for whoever wants the engine back.
+pub(in crate::engine) struct RunningClone {
+    cancel: watch::Sender<bool>,
+    done: watch::Receiver<bool>,
+}
+
+struct Follower {
+    engine: Arc<Engine>,
+    order: CloneOrder,
+    canceled: watch::Receiver<bool>,
+    done: watch::Sender<bool>,
+}
+
+impl Engine {
+    /// Begins a full copy; returns when it runs. What fails before that changes nothing.
+    pub(super) async fn copy(self: &Arc<Self>, request: &CloneRequest, source: &SourceVolume) -> Result<()> {
+        let from = source.replicas.iter().find(|(_, (_, in_sync))| *in_sync);
+        let Some((replica, (address, _))) = from else {
+            return Err(Error::precondition(&source.object, "no replica is in sync, so there is nothing to copy"));
+        };
+        let order = CloneOrder {
+            source: replica.clone(),
+            source_address: *address,
+            snapshot: request.snapshot.clone(),
+            mode: request.mode,
+        };
+        let (cancel, canceled) = watch::channel(false);
+        let (done, is_done) = watch::channel(false);
+        let (started, answer) = oneshot::channel();
+        let follower = Follower { engine: self.clone(), order, canceled, done };
+        tokio::spawn(follower.run(RunningClone { cancel, done: is_done }, started));
+        answer.await.map_err(|_| Error::internal(self.object(), "a copy ended before it began"))?
+    }
+
+    fn running_clone(&self) -> MutexGuard<'_, Option<RunningClone>> {
+        // Only whole values are put in.
+        self.clone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a full copy into the volume runs.
+    pub(in crate::engine) fn is_cloning(&self) -> bool {
+        self.running_clone().is_some()
+    }
+
+    /// Follows no copy any more, and waits until that is so. The replica goes on with it.
+    pub(in crate::engine) async fn cancel_clone(&self) {
+        let running = self.running_clone().take();
+        if let Some(mut running) = running {
+            running.cancel.send_replace(true);
+            // An error means that the follower is gone, which is what is waited for.
+            let _ = running.done.wait_for(|done| *done).await;
+        }
+    }
+}
+
+impl Follower {
+    async fn run(self, running: RunningClone, started: oneshot::Sender<Result<()>>) {
+        let engine = self.engine.clone();
+        // Held to the end of the copy.
+        let _operation = match engine.begin("a clone") {
+            Ok(operation) => operation,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        *engine.running_clone() = Some(running);
+        match self.begin().await {
+            Ok(path) => {
+                let _ = started.send(Ok(()));
+                self.follow_to_the_end(&path).await;
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+        *engine.running_clone() = None;
+        self.done.send_replace(true);
+    }
+
+    async fn begin(&self) -> Result<Arc<ReplicaPath>> {
+        let engine = &self.engine;
+        let described = engine.describe_for_clone().await?;
+        let (count, path) = (engine.published().replicas.len(), described.first().map(|(path, _)| path.clone()));
+        let path = match path {
+            Some(path) if count == 1 => path,
+            _ => {
+                let problem =
+                    format!("it has {count} replicas; a full copy goes to exactly one, others are added after it");
+                return Err(Error::precondition(engine.object(), problem));
+            }
+        };
+        engine.require_fresh(&described).await?;
+        engine.close_for_clone().await?;
+        let begun = match forget_restores(&path).await {
+            Ok(()) => path.backend.clone_start(self.order.clone()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = begun {
+            engine.bring_up_again().await?;
+            engine.export().await?;
+            return Err(error);
+        }
+        tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %path.replica, source = %self.order.source,
+            snapshot = %self.order.snapshot, "a full copy runs; the volume comes up when it is complete");
+        Ok(path)
+    }
+
+    async fn follow_to_the_end(&self, path: &ReplicaPath) {
+        let engine = &self.engine;
+        let mut canceled = self.canceled.clone();
+        let outcome = tokio::select! {
+            outcome = self.copied(path) => outcome,
+            // An error means that nobody can cancel any more.
+            Ok(_) = canceled.wait_for(|canceled| *canceled) => return,
+        };
+        let up = match outcome {
+            Ok(()) => self.bring_up().await,
+            Err(error) => Err(error),
+        };
+        match up {
+            Ok(()) => tracing::info!(engine = %engine.name, volume = %engine.volume, "a full copy is complete"),
+            Err(error) => {
+                tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "a full copy failed");
+                engine.publish(|published| {
+                    published.state = EngineState::Error;
+                    published.error_message = format!("the volume is no whole copy: {error}");
+                });
+            }
+        }
+    }
+
+    async fn bring_up(&self) -> Result<()> {
+        self.engine.bring_up_again().await?;
+        self.engine.export().await?;
+        self.engine.remember_change().await;
+        Ok(())
+    }
+
+    /// Waits until the copy is complete. A replica that cannot be asked for too long has failed; whether the copy gets on is
+    /// for the replica to see.
+    async fn copied(&self, path: &ReplicaPath) -> Result<()> {
+        let limit = self.engine.context.limits.rebuild_stall;
+        let mut answered = tokio::time::Instant::now();
+        loop {
+            match path.backend.clone_progress().await {
+                Ok(progress) => {
+                    answered = tokio::time::Instant::now();
+                    match progress.state {
+                        CopyState::Complete => return Ok(()),
+                        CopyState::Starting | CopyState::InProgress => {}
+                        CopyState::Error | CopyState::Idle => {
+                            return Err(Error::peer(format!("replica {}", path.replica), progress.error));
+                        }
+                    }
+                }
+                Err(error @ Error::NotFound { .. }) => return Err(error),
+                Err(error) if answered.elapsed() > limit => return Err(error),
+                Err(_) => {}
+            }
+            tokio::time::sleep(CHECK_STEP).await;
+        }
+    }
+}
