@@ -474,7 +474,7 @@ enum cs_virtio_kind {
 /*
  * Drives a PCI function that is bound to a user-space driver. A blk device becomes the bdev `name`, a scsi
  * one a bdev "<name>t<target>" for each of its targets. -ETIMEDOUT when its targets do not answer within
- * `timeout_ms`; should they later, it is let go of again. -ENOTSUP without virtio drivers.
+ * `timeout_ms`; should they later, it is let go of again. -ENOTSUP without virtio drivers, -EPERM without an IOMMU.
  */
 void cs_virtio_attach(const char *name, const char *pci_address, enum cs_virtio_kind kind,
 		      uint32_t timeout_ms, cs_nvme_attach_cb cb, void *arg);

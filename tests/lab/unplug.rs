@@ -60,7 +60,7 @@ async fn an_unplugged_controller_takes_its_replicas_along_and_nothing_else() {
     assert_eq!(found["v1-r-00000001"].spec_size, SIZE);
 
     delete_frontend(&vm, NODE, "v1").await;
-    let request = wire::EngineDeleteRequest { name: "v1-e-0".into(), ..Default::default() };
+    let request = wire::EngineDeleteRequest { name: "v1-e-0".into() };
     NODE.spdk(&vm).engine_delete(request).await.expect("the engine is deleted");
     for name in found.into_keys() {
         let request = wire::ReplicaDeleteRequest { name, cleanup_required: true };
@@ -78,6 +78,6 @@ async fn replicas_of(vm: &Vm) -> BTreeMap<String, wire::Replica> {
 }
 
 async fn engine(vm: &Vm) -> wire::Engine {
-    let request = wire::EngineGetRequest { name: "v1-e-0".into(), ..Default::default() };
+    let request = wire::EngineGetRequest { name: "v1-e-0".into() };
     NODE.spdk(vm).engine_get(request).await.expect("an answer").into_inner()
 }
