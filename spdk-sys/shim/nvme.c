@@ -2,13 +2,11 @@
  * The NVMe initiator: attach over TCP or PCIe, detach, and the latter from a peer that no longer answers.
  *
  * `bdev/nvme/...` are private to SPDK's bdev_nvme module. Up to 24.05 no public header offers attach or
- * detach at all; and no release offers what a lost peer takes: to fail its I/O without talking to it. Nor, which
- * `nvme/nvme_internal.h` is for, a way to tell the driver of one device that it has been unplugged.
+ * detach at all; and no release offers what a lost peer takes: to fail its I/O without talking to it.
  */
 #include "internal.h"
 
 #include "spdk/nvme.h"
-#include "nvme/nvme_internal.h"
 #include "spdk/string.h"
 #include "bdev/nvme/bdev_nvme.h"
 #if CS_SPDK_SINCE(24, 9)
@@ -364,8 +362,8 @@ attach_answer(struct attach *attach, size_t count, int rc)
 	cb(attach->arg, attach->names, rc == 0 ? count : 0, rc);
 }
 
-static struct spdk_nvme_ctrlr *
-driver_of(const char *name)
+struct spdk_nvme_ctrlr *
+cs_nvme_driver_of(const char *name)
 {
 #if CS_SPDK_SINCE(24, 9)
 	struct nvme_ctrlr *controller = nvme_ctrlr_get_by_name(name);
@@ -392,7 +390,7 @@ notices_off(void *context, const struct spdk_nvme_cpl *completion)
 static void
 turn_notices_off(const char *name)
 {
-	struct spdk_nvme_ctrlr *driver = driver_of(name);
+	struct spdk_nvme_ctrlr *driver = cs_nvme_driver_of(name);
 
 	if (driver == NULL || spdk_nvme_ctrlr_cmd_set_feature(driver, SPDK_NVME_FEAT_ASYNC_EVENT_CONFIGURATION, 0, 0,
 			NULL, 0, notices_off, NULL) != 0) {
@@ -518,19 +516,6 @@ cs_nvme_attach(const struct cs_nvme_target *target, uint32_t timeout_ms, cs_nvme
 	}
 }
 
-/* ------------------------------------------------------------------ unplugged */
-
-void
-cs_nvme_unplugged(const char *name)
-{
-	struct spdk_nvme_ctrlr *driver = driver_of(name);
-
-	if (driver != NULL && !driver->is_removed) {
-		/* What SPDK's own hotplug monitor does. `spdk_nvme_ctrlr_fail` would leave queues to be deleted by command. */
-		nvme_ctrlr_fail(driver, true);
-	}
-}
-
 /* ------------------------------------------------------------------ size */
 
 #define NAMESPACE_ID 1
@@ -571,7 +556,7 @@ size_was_read(void *context, const struct spdk_nvme_cpl *completion)
 void
 cs_nvme_read_size(const char *name, const char *bdev, cs_done_cb cb, void *arg)
 {
-	struct spdk_nvme_ctrlr *driver = driver_of(name);
+	struct spdk_nvme_ctrlr *driver = cs_nvme_driver_of(name);
 	struct spdk_nvme_cmd command = {};
 	struct read_size *read;
 	int rc;
