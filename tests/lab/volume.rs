@@ -149,8 +149,13 @@ pub async fn delete_frontend(vm: &Vm, node: GuestNode, volume: &str) {
     let nqn = Nqn::volume(&VolumeName::parse(volume).expect("a name"));
     let left = vm.run(&format!("grep -ls {nqn} /sys/class/nvme/*/subsysnqn; true")).await;
     assert_eq!(left, "", "the kernel still has a connection");
-    let controllers = vm.run("ls /sys/class/nvme-fabrics/ctl | grep '^nvme'; ls /dev | grep 'nvme[1-9]n'; true").await;
-    assert_eq!(controllers, "", "nothing is left of the device");
+    // The kernel takes its device nodes away in its own time.
+    let script = "ls /sys/class/nvme-fabrics/ctl | grep '^nvme'; ls /dev | grep 'nvme[1-9]n'; true";
+    wait_until(LIMIT, "nothing is left of the device", async || match vm.run(script).await {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    })
+    .await;
 }
 
 /// A load on a file or device of the guest, in a background of its own, until [`Load::end`].
