@@ -4,7 +4,7 @@
 //! - [`device`], [`pci`], [`signature`]: a path before SPDK opens it: is it free, large enough, whose data is on it.
 //! - [`bring_up`]: from a path to an lvstore; `user_space` where SPDK drives the device itself, `moved` when the kernel
 //!   has given it another name. [`record`]: what brings a disk back after a restart.
-//! - [`health`]: what an NVMe disk says of itself.
+//! - [`health`]: what an NVMe disk says of itself. [`unplug`]: disks whose device leaves the machine.
 //! - [`flush`]: making written data durable, many callers by one flush.
 
 mod bring_up;
@@ -18,6 +18,7 @@ mod pci;
 mod record;
 pub mod request;
 mod signature;
+mod unplug;
 mod user_space;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,9 @@ pub trait DiskObserver: Send + Sync + 'static {
     fn loaded(&self, disk: Disk) -> BoxFuture<'_, ()>;
     /// Nobody uses the disk, and it is about to go away.
     fn unloading(&self, disk: Disk) -> BoxFuture<'_, ()>;
+    /// The disk's device has left the machine, in the midst of anything: what uses the disk is to be given up. Called again
+    /// until nothing does.
+    fn lost(&self, disk: Disk) -> BoxFuture<'_, ()>;
 }
 
 /// All disks of the node. Cheap to clone.
@@ -73,13 +77,15 @@ enum Entry {
     Ready(Disk),
     Failed(DiskRequest, Error),
     Deleting(Disk),
+    /// Its device has left the machine, and it is being taken away.
+    Lost(Disk, Error),
 }
 
 impl Entry {
     fn request(&self) -> &DiskRequest {
         match self {
             Self::Creating(request) | Self::Failed(request, _) => request,
-            Self::Ready(disk) | Self::Deleting(disk) => &disk.inner().request,
+            Self::Ready(disk) | Self::Deleting(disk) | Self::Lost(disk, _) => &disk.inner().request,
         }
     }
 }
@@ -211,7 +217,7 @@ impl Disks {
     pub fn ready(&self, name: &DiskName) -> Result<Disk> {
         match self.entries().get(name) {
             Some(Entry::Ready(disk)) => Ok(disk.clone()),
-            Some(Entry::Failed(_, error)) => {
+            Some(Entry::Failed(_, error) | Entry::Lost(_, error)) => {
                 Err(Error::precondition(format!("disk {name}"), format!("it is in state error: {error}")))
             }
             Some(_) => Err(Error::precondition(format!("disk {name}"), "it is not ready")),
@@ -250,6 +256,7 @@ impl Disks {
                 return Err(Error::precondition(format!("disk {name}"), "it is being created; try again later"));
             }
             Some(Entry::Failed(..)) => {}
+            Some(Entry::Lost(disk, _)) => self.take_away(&disk).await?,
             Some(Entry::Ready(disk) | Entry::Deleting(disk)) => self.take_down(disk).await?,
         }
         let (records, removed) = (self.0.records.clone(), name.clone());
@@ -362,6 +369,7 @@ impl Disks {
         match entry {
             Entry::Creating(request) => Ok(DiskInfo::creating(&request)),
             Entry::Failed(request, error) => Ok(DiskInfo::failed(&request, &error)),
+            Entry::Lost(disk, error) => Ok(DiskInfo::failed(&disk.inner().request, &error)),
             Entry::Ready(disk) => DiskInfo::ready(&disk).await,
             // The wire has no state for that.
             Entry::Deleting(disk) => {
@@ -375,7 +383,7 @@ impl Disks {
         let message = match &entry {
             Entry::Creating(_) => "creating".into(),
             Entry::Ready(_) => "ready".into(),
-            Entry::Failed(_, error) => format!("error: {error}"),
+            Entry::Failed(_, error) | Entry::Lost(_, error) => format!("error: {error}"),
             Entry::Deleting(_) => "it is being deleted".into(),
         };
         self.0.events.tell(ObjectKind::Disk, name, "state-changed", message);
@@ -388,7 +396,7 @@ impl Disks {
         let state = |entry: &Entry| match entry {
             Entry::Creating(_) => DiskState::Creating,
             Entry::Ready(_) => DiskState::Ready,
-            Entry::Failed(..) | Entry::Deleting(_) => DiskState::Error,
+            Entry::Failed(..) | Entry::Deleting(_) | Entry::Lost(..) => DiskState::Error,
         };
         self.entries().values().map(state).collect()
     }
@@ -410,7 +418,9 @@ impl Disks {
 
 fn identity(entry: &Entry) -> Option<(String, String)> {
     match entry {
-        Entry::Ready(disk) | Entry::Deleting(disk) => Some((disk.inner().id.clone(), disk.name().to_string())),
+        Entry::Ready(disk) | Entry::Deleting(disk) | Entry::Lost(disk, _) => {
+            Some((disk.inner().id.clone(), disk.name().to_string()))
+        }
         Entry::Creating(_) | Entry::Failed(..) => None,
     }
 }

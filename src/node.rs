@@ -117,6 +117,13 @@ async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     node.telemetry.metrics.sample_with(sample::sampler(&node));
     rates::follow(&node, stopping.clone());
     node.disks.load_all().await?;
+    let (disks, until) = (node.disks.clone(), stopping.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = disks.watch_devices() => {}
+            () = until.wait() => {}
+        }
+    });
     node.engines.recover().await?;
     node.frontends.follow_engines();
     node.frontends.recover().await?;

@@ -480,6 +480,17 @@ impl DiskObserver for Replicas {
             self.0.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&disk.uuid());
         })
     }
+
+    fn lost(&self, disk: Disk) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let on_disk = |replica: &&Arc<Replica>| replica.disk.uuid() == disk.uuid();
+            let leaving: Vec<_> = self.replicas().values().filter(on_disk).cloned().collect();
+            for replica in leaving {
+                self.give_up(&replica).await;
+            }
+            self.0.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&disk.uuid());
+        })
+    }
 }
 
 /// Runs an operation to its end, also when nobody waits for it any more.

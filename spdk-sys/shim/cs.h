@@ -451,6 +451,11 @@ void cs_nvme_attach(const struct cs_nvme_target *target, uint32_t timeout_ms, cs
 void cs_nvme_detach(const char *name, bool peer_lost, uint32_t timeout_ms, cs_done_cb cb, void *arg);
 bool cs_nvme_is_attached(const char *name);
 /*
+ * The device of a PCIe controller has left the machine: its I/O fails, what is in flight within an admin poll, and
+ * nothing is asked of it any more, also not by the detach, which is to follow. An unknown controller is passed over.
+ */
+void cs_nvme_unplugged(const char *name);
+/*
  * Asks the peer for the size of the one namespace and gives its bdev that size, so that the bdev's users get an
  * event if it has grown. Calls back when the peer has answered, or the controller goes. -ENODEV when there is no
  * such controller or bdev. A namespace over TCP is resized by nothing else.
@@ -469,7 +474,7 @@ enum cs_virtio_kind {
 /*
  * Drives a PCI function that is bound to a user-space driver. A blk device becomes the bdev `name`, a scsi
  * one a bdev "<name>t<target>" for each of its targets. -ETIMEDOUT when its targets do not answer within
- * `timeout_ms`; should they later, it is let go of again. -ENOTSUP without virtio drivers.
+ * `timeout_ms`; should they later, it is let go of again. -ENOTSUP without virtio drivers, -EPERM without an IOMMU.
  */
 void cs_virtio_attach(const char *name, const char *pci_address, enum cs_virtio_kind kind,
 		      uint32_t timeout_ms, cs_nvme_attach_cb cb, void *arg);

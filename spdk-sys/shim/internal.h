@@ -25,4 +25,8 @@ bool cs_bdev_is_open(struct spdk_bdev *bdev);
 /* bdev.c: whether a module has claimed the bdev. */
 bool cs_bdev_is_claimed(const struct spdk_bdev *bdev);
 
+struct spdk_nvme_ctrlr;
+/* nvme.c: the driver of an attached controller, or NULL. */
+struct spdk_nvme_ctrlr *cs_nvme_driver_of(const char *name);
+
 #endif

@@ -362,8 +362,8 @@ attach_answer(struct attach *attach, size_t count, int rc)
 	cb(attach->arg, attach->names, rc == 0 ? count : 0, rc);
 }
 
-static struct spdk_nvme_ctrlr *
-driver_of(const char *name)
+struct spdk_nvme_ctrlr *
+cs_nvme_driver_of(const char *name)
 {
 #if CS_SPDK_SINCE(24, 9)
 	struct nvme_ctrlr *controller = nvme_ctrlr_get_by_name(name);
@@ -390,7 +390,7 @@ notices_off(void *context, const struct spdk_nvme_cpl *completion)
 static void
 turn_notices_off(const char *name)
 {
-	struct spdk_nvme_ctrlr *driver = driver_of(name);
+	struct spdk_nvme_ctrlr *driver = cs_nvme_driver_of(name);
 
 	if (driver == NULL || spdk_nvme_ctrlr_cmd_set_feature(driver, SPDK_NVME_FEAT_ASYNC_EVENT_CONFIGURATION, 0, 0,
 			NULL, 0, notices_off, NULL) != 0) {
@@ -556,7 +556,7 @@ size_was_read(void *context, const struct spdk_nvme_cpl *completion)
 void
 cs_nvme_read_size(const char *name, const char *bdev, cs_done_cb cb, void *arg)
 {
-	struct spdk_nvme_ctrlr *driver = driver_of(name);
+	struct spdk_nvme_ctrlr *driver = cs_nvme_driver_of(name);
 	struct spdk_nvme_cmd command = {};
 	struct read_size *read;
 	int rc;

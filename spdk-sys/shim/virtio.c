@@ -8,6 +8,8 @@
 
 #ifdef CS_HAVE_VIRTIO
 
+#include <rte_eal.h>
+
 #include "spdk/string.h"
 #include "bdev/virtio/bdev_virtio.h"
 
@@ -111,6 +113,13 @@ cs_virtio_attach(const char *name, const char *pci_address, enum cs_virtio_kind 
 
 	if (rc == 0 && spdk_bdev_get_by_name(name) != NULL) {
 		rc = -EEXIST;
+	}
+	/*
+	 * SPDK tells the device where a buffer begins, and takes the rest to be behind that: true of the addresses that an
+	 * IOMMU makes, but of physical ones only up to the end of a page. I/O would reach memory of others.
+	 */
+	if (rc == 0 && rte_eal_iova_mode() != RTE_IOVA_VA) {
+		rc = -EPERM;
 	}
 	if (rc == 0 && strlen(name) >= sizeof(attach->name)) {
 		rc = -ENAMETOOLONG;

@@ -83,4 +83,23 @@ impl DiskObserver for BackingImages {
             }
         })
     }
+
+    fn lost(&self, disk: Disk) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            for image in self.on_disk(disk.uuid()) {
+                let Ok(mut turn) = image.turn().await else { continue };
+                let left = async {
+                    image.cancel_making().await?;
+                    self.take_down(&image, &mut turn).await
+                };
+                match left.await {
+                    Ok(()) => {
+                        turn.gone = true;
+                        self.forget(&image);
+                    }
+                    Err(error) => tracing::warn!(image = %image.object(), %error, "an image of a lost disk is in use"),
+                }
+            }
+        })
+    }
 }

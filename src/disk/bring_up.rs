@@ -244,6 +244,21 @@ pub(super) async fn let_go(disk: &Disk) -> Result<()> {
     remove_bdev(&inner.control, &inner.request, inner.driver, &inner.bdev).await
 }
 
+/// Takes away a disk whose device has left the machine and has been abandoned. One that failed can be repeated.
+pub(super) async fn take_away(disk: &Disk) -> Result<()> {
+    let inner = disk.inner();
+    if let Err(error) = unload_store(&inner.control, &inner.bdev).await {
+        // Its last words can't be written. It is unloaded all the same, or the next look finds it.
+        tracing::warn!(disk = %disk.name(), %error, "the lvstore of an unplugged disk was left as it is");
+        let bdev = inner.bdev.clone();
+        let left = inner.control.run(move |on| async move { lvstore::on_base(on, &bdev) }).await;
+        if !matches!(left, Ok(None)) {
+            return Err(error);
+        }
+    }
+    let_go(disk).await
+}
+
 async fn take_down(control: &Control, request: &DiskRequest, driver: DiskDriver, bdev: &BdevName) -> Result<()> {
     unload_store(control, bdev).await?;
     remove_bdev(control, request, driver, bdev).await

@@ -98,6 +98,11 @@ impl Disk {
         self.0.clear
     }
 
+    /// Whether both are the same bring-up of the same disk.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Uses the disk; `what` says who does, for the message of a refused delete.
     pub fn hold(&self, what: impl Into<String>) -> Result<DiskHold> {
         let mut holds = lock(&self.0.holds);

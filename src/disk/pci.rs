@@ -16,6 +16,9 @@ const USER_SPACE: [&str; 2] = ["vfio-pci", "uio_pci_generic"];
 /// How long a driver may take to take a function.
 const BIND_LIMIT: Duration = Duration::from_secs(5);
 
+/// PCI class of NVMe controllers: mass storage, non-volatile memory, NVM Express' interface for I/O.
+const NVME_CLASS: u32 = 0x01_08_02;
+
 /// PCI vendor of virtio devices, and the device numbers of the two kinds of disks (virtio 1.2, §4.1.2): those of functions
 /// that also speak the old protocol, which SPDK does not drive, and of modern ones.
 const VIRTIO_VENDOR: u32 = 0x1af4;
@@ -45,6 +48,11 @@ impl PciFunction {
         }
     }
 
+    /// Whether the machine still has the function at this address.
+    pub(super) fn is_there(address: &PciAddress) -> bool {
+        Path::new(SYSFS).join("bus/pci/devices").join(address.as_str()).exists()
+    }
+
     /// Its kernel driver.
     fn driver(&self) -> Option<String> {
         let link = read_link(self.directory.join("driver")).ok()?;
@@ -71,7 +79,15 @@ impl PciFunction {
                 self.object(),
                 format!("it is no {} device; leave the driver to auto", asked.as_str()),
             )),
-            DiskDriver::Nvme | DiskDriver::VirtioBlk | DiskDriver::VirtioScsi => Ok(asked),
+            DiskDriver::VirtioBlk | DiskDriver::VirtioScsi => Ok(asked),
+            DiskDriver::Nvme => match self.number("class") {
+                Some(NVME_CLASS) => Ok(asked),
+                class => {
+                    let class = class.map_or("unknown".into(), |class| format!("{class:06x}"));
+                    let problem = format!("it is no NVMe controller: its class is {class}, not {NVME_CLASS:06x}");
+                    Err(Error::precondition(self.object(), problem))
+                }
+            },
             DiskDriver::Aio => {
                 let problem = format!("{} is a PCI address; the aio driver needs a file or block device", self.address);
                 Err(Error::invalid("disk_path", problem))
@@ -79,13 +95,15 @@ impl PciFunction {
         }
     }
 
+    /// One of the numbers that it says what it is by.
+    fn number(&self, file: &str) -> Option<u32> {
+        let text = read_to_string(self.directory.join(file)).ok()?;
+        u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
+    }
+
     /// Which kind of virtio disk it is.
     fn virtio_kind(&self) -> Result<DiskDriver> {
-        let number = |file: &str| {
-            let text = read_to_string(self.directory.join(file)).ok()?;
-            u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
-        };
-        let (vendor, device) = (number("vendor").unwrap_or(0), number("device").unwrap_or(0));
+        let (vendor, device) = (self.number("vendor").unwrap_or(0), self.number("device").unwrap_or(0));
         let kind = match (vendor, device) {
             (VIRTIO_VENDOR, device) if VIRTIO_BLK.contains(&device) => DiskDriver::VirtioBlk,
             (VIRTIO_VENDOR, device) if VIRTIO_SCSI.contains(&device) => DiskDriver::VirtioScsi,
@@ -205,6 +223,7 @@ mod tests {
         symlink(&function, devices.join(ADDRESS)).unwrap();
         write(function.join("vendor"), format!("{vendor}\n")).unwrap();
         write(function.join("device"), format!("{device}\n")).unwrap();
+        write(function.join("class"), if vendor == "0x1af4" { "0x020000\n" } else { "0x010802\n" }).unwrap();
         if let Some(driver) = driver {
             let driver = root.path().join("bus/pci/drivers").join(driver);
             std::fs::create_dir_all(&driver).unwrap();
@@ -235,6 +254,7 @@ mod tests {
         let (_root, blk) = machine(Some("vfio-pci"), "0x1af4", "0x1042");
         assert_eq!(blk.resolve(DiskDriver::VirtioPci).unwrap(), DiskDriver::VirtioBlk);
         assert_eq!(blk.resolve(DiskDriver::VirtioBlk).unwrap(), DiskDriver::VirtioBlk);
+        assert!(matches!(blk.resolve(DiskDriver::Nvme), Err(Error::Precondition { .. })));
         assert!(matches!(blk.resolve(DiskDriver::VirtioScsi), Err(Error::Precondition { .. })));
         assert!(matches!(blk.resolve(DiskDriver::Aio), Err(Error::InvalidArgument { field: "disk_path", .. })));
         let (_root, nvme) = machine(Some("vfio-pci"), "0x8086", "0x0a54");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bring_up::blocking;
 use super::pci::PciFunction;
-use super::request::{DiskDriver, DiskRequest};
+use super::request::{DiskDriver, DiskPath, DiskRequest};
 use crate::name::BdevName;
 use crate::spdk::nvme::{self, PciAddress, Peer};
 use crate::spdk::virtio::{self, VirtioKind};
@@ -47,28 +47,61 @@ pub(super) async fn attach(control: &Control, request: &DiskRequest, address: &s
     match attached.await {
         Ok(bdev) => Ok((driver, bdev)),
         Err(error) => {
-            blocking(move || function.hand_to_kernel()).await?;
-            Err(SpdkError::into(error))
+            if let Err(undo) = blocking(move || function.hand_to_kernel()).await {
+                tracing::error!(disk = %request.name, error = %undo, "a device could not be given back to the kernel");
+            }
+            Err(error.into())
         }
     }
 }
 
-/// Lets go of the device and gives it back to the kernel. Each step that is done already is passed, so that one that
-/// failed can be repeated.
+/// Lets go of the device and gives it back to the kernel, if it is there. Each step that is done already is passed, so that
+/// one that failed can be repeated.
 pub(super) async fn detach(control: &Control, request: &DiskRequest, driver: DiskDriver, address: &str) -> Result<()> {
-    let device = request.bdev_name()?;
+    let (device, pci) = (request.bdev_name()?, parse(address)?);
+    let peer = if is_there(&pci).await? { Peer::Alive } else { Peer::Lost };
     let detached = control.run(move |on| async move {
         match kind(driver) {
             Some(kind) => virtio::detach(on, &device, kind).await,
-            None => nvme::detach(on, &device, Peer::Alive, LIMIT).await,
+            None => nvme::detach(on, &device, peer, LIMIT).await,
         }
     });
     match detached.await {
         Ok(()) | Err(SpdkError::NoSuch { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let address = parse(address)?;
-    blocking(move || PciFunction::find(address)?.hand_to_kernel()).await
+    blocking(move || match PciFunction::find(pci) {
+        Ok(function) => function.hand_to_kernel(),
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    })
+    .await
+}
+
+/// Whether the disk has a device that has left the machine.
+pub(super) async fn is_unplugged(path: &DiskPath) -> bool {
+    let DiskPath::Pci(address) = path else { return false };
+    match parse(address) {
+        Ok(pci) => !is_there(&pci).await.unwrap_or(true),
+        Err(_) => false,
+    }
+}
+
+/// Makes the I/O of a device that has left the machine fail.
+pub(super) async fn abandon(control: &Control, request: &DiskRequest, driver: DiskDriver) -> Result<()> {
+    let device = request.bdev_name()?;
+    let told = control.run(move |on| async move {
+        if driver == DiskDriver::Nvme {
+            nvme::unplugged(on, &device);
+        }
+        Ok::<_, SpdkError>(())
+    });
+    Ok(told.await?)
+}
+
+async fn is_there(address: &PciAddress) -> Result<bool> {
+    let address = address.clone();
+    blocking(move || Ok(PciFunction::is_there(&address))).await
 }
 
 fn kind(driver: DiskDriver) -> Option<VirtioKind> {

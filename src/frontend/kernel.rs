@@ -122,12 +122,7 @@ impl KernelInitiator {
             blocking(move || {
                 let host = HostIdentity::find(&this.paths.etc_nvme, &this.paths.sysfs);
                 let options = asked.options(host.as_ref());
-                this.fabrics.connect(&options).map_err(|error| {
-                    Error::medium(
-                        format!("connection to {target}"),
-                        format!("the kernel refused it ({options}): {error}"),
-                    )
-                })
+                this.fabrics.connect(&options).map_err(|error| refusal(&target, &options, &error))
             })
             .await?;
         }
@@ -260,6 +255,23 @@ impl KernelInitiator {
 
 fn describe(connect: &Connect) -> String {
     format!("{} at {}", connect.nqn, HostPort::to_string(&connect.target))
+}
+
+/// What the network or the target answered is the peer's fault; all else is between this kernel and us.
+fn refusal(target: &str, options: &str, error: &io::Error) -> Error {
+    let object = format!("connection to {target}");
+    let problem = format!("the kernel refused it ({options}): {error}");
+    match error.raw_os_error() {
+        Some(
+            libc::ECONNREFUSED
+            | libc::ECONNRESET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::ETIMEDOUT
+            | libc::EIO,
+        ) => Error::peer(object, problem),
+        _ => Error::medium(object, problem),
+    }
 }
 
 fn unreadable(error: io::Error) -> Error {

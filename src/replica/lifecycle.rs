@@ -1,6 +1,7 @@
 //! A replica's start, stop and deletion.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use super::attributes::{self, now_text, setting};
 use super::base::Base;
@@ -151,6 +152,35 @@ impl Replicas {
         if turn.state() != ReplicaState::Pending {
             turn.refresh().await?;
             turn.set_state(ReplicaState::Stopped);
+        }
+        Ok(())
+    }
+
+    /// Leaves a replica whose disk has left the machine: nothing of it is exported any more, and it is not known. That it
+    /// ran stays recorded, for when the disk comes back.
+    pub(super) async fn give_up(&self, replica: &Arc<Replica>) {
+        self.backups().cancel(Some(&replica.name));
+        replica.hashes.cancel_all();
+        let Ok(mut turn) = replica.turn().await else { return };
+        match self.abandon(&mut turn).await {
+            Ok(()) => {
+                turn.work.gone = true;
+                tracing::warn!(replica = %replica.name, disk = %replica.disk.name(), "a replica is gone with its disk");
+                self.forget(replica);
+            }
+            Err(error) => turn.fail(&error),
+        }
+    }
+
+    async fn abandon(&self, turn: &mut Turn<'_>) -> Result<()> {
+        turn.replica.copies.end_all().await?;
+        turn.source_end().await?;
+        turn.rebuild_abandon().await?;
+        if let Some(serving) = turn.work.serving.take()
+            && let Err(error) = serving.stop().await
+        {
+            turn.work.serving = Some(serving);
+            return Err(error);
         }
         Ok(())
     }

@@ -181,6 +181,14 @@ pub async fn detach(_on: OnControl, controller: &BdevName, peer: Peer, limit: Du
     })
 }
 
+/// Tells the driver that the controller's device has left the machine: all I/O fails from now on, and nothing is asked of
+/// the device any more. To be followed by a detach with [`Peer::Lost`].
+pub fn unplugged(_on: OnControl, controller: &BdevName) {
+    let name = text::to_c(controller.as_str());
+    // SAFETY: on the control thread, which polls the controller's admin queue; the name is read during the call only.
+    unsafe { sys::cs_nvme_unplugged(name.as_ptr()) };
+}
+
 /// Whether there is a controller of this name.
 pub fn is_attached(_on: OnControl, controller: &BdevName) -> bool {
     let name = text::to_c(controller.as_str());

@@ -63,6 +63,11 @@ pub async fn attach(
     let (names, rc) = answer.await;
     Errno::check(rc).map_err(|errno| match errno {
         Errno::ENOTSUP => SpdkError::refused(object(device), "the SPDK of this node was built without virtio drivers"),
+        Errno::EPERM => SpdkError::refused(
+            object(device),
+            "it needs an IOMMU: SPDK's virtio driver does I/O in wrong memory where it works with physical addresses; bind \
+             the device to vfio-pci, or give its block device as an aio disk",
+        ),
         Errno::ENODEV => SpdkError::refused(
             object(device),
             format!("SPDK cannot drive {address}: it must be a modern virtio function (QEMU: disable-legacy=on)"),

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::time::timeout;
@@ -14,9 +15,12 @@ use crate::cache::Cache;
 use crate::image;
 use crate::qmp::Qmp;
 use crate::support::process::Process;
+use crate::support::wait::wait_until;
 
 /// From QEMU's start to the agent's word: some seconds, and a minute where other work takes the cores.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// Until the guest's kernel has answered the button of a slot, which it does after 5 s where it has one.
+const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
 /// As the guest knows itself, one for each node that it may run (`image.rs` gives it these).
 pub const GUEST_ADDRESSES: [&str; 2] = ["10.0.2.15", "10.0.2.16"];
 /// Of each of them.
@@ -34,13 +38,17 @@ pub struct VmOptions {
     hugepages: u32,
     /// NVMe controllers by their serial number, one namespace each.
     nvme: Vec<(String, u64)>,
+    /// Virtio disks: `/dev/vda`, ...
+    virtio: Vec<PathBuf>,
+    /// Those that speak the modern protocol only, by their serial number.
+    modern_virtio: Vec<(String, u64)>,
 }
 
 impl VmOptions {
     /// `name` is for messages.
     pub fn named(name: &str) -> Self {
         let (memory_mib, hugepages) = (256, 0);
-        Self { name: name.into(), memory_mib, hugepages, nvme: vec![] }
+        Self { name: name.into(), memory_mib, hugepages, nvme: vec![], virtio: vec![], modern_virtio: vec![] }
     }
 
     pub fn memory_mib(mut self, mib: u32) -> Self {
@@ -59,9 +67,21 @@ impl VmOptions {
         self.nvme.push((serial.into(), bytes));
         self
     }
+
+    /// A virtio disk that a user-space driver can take, empty. Its file lasts as long as the machine does.
+    pub fn modern_virtio(mut self, serial: &str, bytes: u64) -> Self {
+        self.modern_virtio.push((serial.into(), bytes));
+        self
+    }
+
+    /// A virtio disk on a file, of the kind that speaks the old protocol too.
+    pub fn virtio(mut self, file: &Path) -> Self {
+        self.virtio.push(file.to_owned());
+        self
+    }
 }
 
-/// A running machine; it ends, and its disks go, when it is dropped.
+/// A machine that runs or was killed; its disks last until it is dropped.
 pub struct Vm {
     // First: QEMU ends, and prints its log if the test has failed, before the directory goes.
     running: Option<Parts>,
@@ -81,20 +101,26 @@ impl Vm {
     pub async fn start(options: VmOptions) -> Self {
         // Not in the target directory: a socket's path must be short.
         let directory = tempfile::Builder::new().prefix("corriente-lab-").tempdir().expect("a directory");
-        for (serial, bytes) in &options.nvme {
-            let disk = fs::File::create(nvme_file(directory.path(), serial));
+        for (serial, bytes) in options.nvme.iter().chain(&options.modern_virtio) {
+            let disk = fs::File::create(disk_file(directory.path(), serial));
             disk.and_then(|disk| disk.set_len(*bytes)).expect("a sparse file");
         }
         let mut vm = Self { options, directory, grpc_ports: [free_port(), free_port()], running: None };
-        vm.boot().await;
+        vm.start_again().await;
         vm
     }
 
-    async fn boot(&mut self) {
+    /// Boots a killed machine: the same disks, and nothing else is left of it.
+    pub async fn start_again(&mut self) {
+        assert!(self.running.is_none(), "{} is running", self.options.name);
         let cache = Cache::find();
         let image = image::build(&cache);
-        let sockets =
-            ["agent", "qmp"].map(|name| UnixListener::bind(self.directory.path().join(name)).expect("a socket"));
+        let sockets = ["agent", "qmp"].map(|name| {
+            let path = self.directory.path().join(name);
+            // Left by the boot before.
+            let _ = fs::remove_file(&path);
+            UnixListener::bind(&path).expect("a socket")
+        });
         let arguments = self.arguments(&cache, &image);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let libraries = cache.libraries();
@@ -110,6 +136,11 @@ impl Vm {
             Ok((qmp, agent)) => self.running = Some(Parts { _process: process, agent, qmp }),
             Err(_) => panic!("not up within {BOOT_LIMIT:?}; QEMU: {:?}\n{}", process.ended(), self.console_tail()),
         }
+    }
+
+    /// Ends it as a power failure would. Its disks keep what it had told them to write.
+    pub fn kill9(&mut self) {
+        assert!(self.running.take().is_some(), "{} is not running", self.options.name);
     }
 
     /// Runs a shell script in the guest, which must succeed; what it printed.
@@ -144,14 +175,32 @@ impl Vm {
         self.run("dmesg | tail -n 40").await
     }
 
-    /// What the guest writes to its port `log<index>`, since its boot.
+    /// What the guest writes to its port `log<index>`, since the first boot.
     pub fn guest_log(&self, index: usize) -> String {
         fs::read_to_string(self.directory.path().join(format!("log{index}"))).unwrap_or_default()
     }
 
-    /// The file of a disk.
-    fn nvme_file(&self, serial: &str) -> PathBuf {
-        nvme_file(self.directory.path(), serial)
+    /// Pulls an NVMe controller out of the machine; returns when the guest's kernel has let go of it.
+    pub async fn unplug(&mut self, serial: &str) {
+        let at = self.run("ls -d /sys/bus/pci/devices/*/; true").await.lines().count();
+        self.qmp().execute("device_del", json!({ "id": serial })).await;
+        wait_until(UNPLUG_LIMIT, "the controller is unplugged", async || {
+            match self.run("ls -d /sys/bus/pci/devices/*/; true").await.lines().count() {
+                left if left < at => Ok(()),
+                left => Err(format!("{left} PCI functions")),
+            }
+        })
+        .await;
+    }
+
+    /// Puts an NVMe controller that was unplugged back into its slot; returns when the guest's kernel drives it.
+    pub async fn plug(&mut self, serial: &str) {
+        let mut device =
+            json!({ "driver": "nvme", "id": serial, "serial": serial, "drive": format!("drive-{serial}") });
+        device["bus"] = format!("port-{serial}").into();
+        device["dbcs"] = false.into();
+        self.qmp().execute("device_add", device).await;
+        self.run(&format!("until grep -q {serial} /sys/class/nvme/*/serial; do usleep 10000; done")).await;
     }
 
     fn parts(&self) -> &Parts {
@@ -186,12 +235,29 @@ impl Vm {
         }
         add("netdev", network);
         add("device", "virtio-net-pci,netdev=net,romfile=".into());
+        let backend = |serial: &str| {
+            let file = disk_file(self.directory.path(), serial);
+            format!("if=none,id=drive-{serial},file={},format=raw,cache=writeback", file.display())
+        };
         for (index, (serial, _)) in options.nvme.iter().enumerate() {
-            let file = self.nvme_file(serial);
-            add("drive", format!("if=none,id=drive-{serial},file={},format=raw,cache=writeback", file.display()));
+            add("drive", backend(serial));
             // Only what is behind a root port of its own can be unplugged.
             add("device", format!("pcie-root-port,id=port-{serial},chassis={0},slot={0}", index + 1));
-            add("device", format!("nvme,id={serial},drive=drive-{serial},serial={serial},bus=port-{serial}"));
+            // Without shadow doorbells, as a real controller: QEMU now and then overlooks one of a single command.
+            let device = format!("nvme,id={serial},drive=drive-{serial},serial={serial},dbcs=off");
+            add("device", format!("{device},bus=port-{serial}"));
+        }
+        for (index, (serial, _)) in options.modern_virtio.iter().enumerate() {
+            let slot = options.nvme.len() + index + 1;
+            add("drive", backend(serial));
+            add("device", format!("pcie-root-port,id=port-{serial},chassis={slot},slot={slot}"));
+            // SPDK gives each of its threads that does I/O a queue of its own.
+            let device = format!("virtio-blk-pci,disable-legacy=on,num-queues=8,id={serial},drive=drive-{serial}");
+            add("device", format!("{device},serial={serial},bus=port-{serial}"));
+        }
+        for (index, file) in options.virtio.iter().enumerate() {
+            add("drive", format!("if=none,id=virtio{index},file={},format=raw,cache=writeback", file.display()));
+            add("device", format!("virtio-blk-pci,drive=virtio{index}"));
         }
         arguments
     }
@@ -215,7 +281,7 @@ impl Drop for Vm {
     }
 }
 
-fn nvme_file(directory: &Path, serial: &str) -> PathBuf {
+fn disk_file(directory: &Path, serial: &str) -> PathBuf {
     directory.join(format!("{serial}.raw"))
 }
 

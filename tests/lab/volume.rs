@@ -45,8 +45,19 @@ pub async fn ready_disk(vm: &Vm, node: GuestNode, name: &str) -> wire::Disk {
 
 /// A replica of a volume, running; its name and address.
 pub async fn replica(vm: &Vm, node: GuestNode, volume: &str, disk: &str, size: u64) -> (String, String) {
+    numbered_replica(vm, node, (volume, node.0), disk, size).await
+}
+
+/// One of several replicas of a volume on a node.
+pub async fn numbered_replica(
+    vm: &Vm,
+    node: GuestNode,
+    (volume, number): (&str, usize),
+    disk: &str,
+    size: u64,
+) -> (String, String) {
     let request = wire::ReplicaCreateRequest {
-        name: format!("{volume}-r-0000000{}", node.0),
+        name: format!("{volume}-r-0000000{number}"),
         lvs_name: disk.into(),
         spec_size: size,
         port_count: 5,
@@ -105,6 +116,17 @@ pub fn frontend_request(volume: &str, size: u64) -> wire::EngineFrontendCreateRe
 /// A volume of one replica on a disk, as the device `/dev/longhorn/<volume>` of the guest's kernel.
 pub async fn device(vm: &Vm, node: GuestNode, volume: &str, disk: &str, size: u64) -> wire::EngineFrontend {
     let replicas = BTreeMap::from([replica(vm, node, volume, disk, size).await]);
+    device_of(vm, node, volume, size, replicas).await
+}
+
+/// As [`device`], of replicas that there are.
+pub async fn device_of(
+    vm: &Vm,
+    node: GuestNode,
+    volume: &str,
+    size: u64,
+    replicas: BTreeMap<String, String>,
+) -> wire::EngineFrontend {
     engine(vm, node, (volume, 0), size, replicas).await;
     vm.run("modprobe nvme-tcp").await;
     let created = node.spdk(vm).engine_frontend_create(frontend_request(volume, size)).await;
@@ -125,10 +147,15 @@ pub async fn delete_frontend(vm: &Vm, node: GuestNode, volume: &str) {
     node.spdk(vm).engine_frontend_delete(request).await.expect("the frontend is deleted");
     vm.run(&format!("! [ -e /dev/longhorn/{volume} ]")).await;
     let nqn = Nqn::volume(&VolumeName::parse(volume).expect("a name"));
-    let left = vm.run(&format!("grep -l {nqn} /sys/class/nvme/*/subsysnqn; true")).await;
+    let left = vm.run(&format!("grep -ls {nqn} /sys/class/nvme/*/subsysnqn; true")).await;
     assert_eq!(left, "", "the kernel still has a connection");
-    let controllers = vm.run("ls /sys/class/nvme-fabrics/ctl | grep '^nvme'; ls /dev | grep 'nvme[1-9]n'; true").await;
-    assert_eq!(controllers, "", "nothing is left of the device");
+    // The kernel takes its device nodes away in its own time.
+    let script = "ls /sys/class/nvme-fabrics/ctl | grep '^nvme'; ls /dev | grep 'nvme[1-9]n'; true";
+    wait_until(LIMIT, "nothing is left of the device", async || match vm.run(script).await {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    })
+    .await;
 }
 
 /// A load on a file or device of the guest, in a background of its own, until [`Load::end`].

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,6 +15,8 @@ use super::wait::wait_until;
 
 /// Lines of its log that a failed test prints.
 const LOG_TAIL: usize = 300;
+
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
 pub struct Process {
     name: String,
@@ -68,6 +70,12 @@ impl Process {
     /// Stops it where it stands: its sockets stay open and nothing answers.
     pub fn freeze(&mut self) {
         self.signal(Signal::SIGSTOP);
+        // The signal is taken by one thread, when it runs, which stops the others; until then they still answer.
+        let deadline = Instant::now() + FREEZE_LIMIT;
+        while !all_stopped(self.child.id()) {
+            assert!(Instant::now() < deadline, "{}: not stopped within {FREEZE_LIMIT:?}", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub fn thaw(&mut self) {
@@ -91,6 +99,15 @@ impl Process {
         kill(Pid::from_raw(self.child.id() as i32), signal)
             .unwrap_or_else(|error| panic!("{}: cannot send {signal}: {error}", self.name));
     }
+}
+
+/// Whether each thread of the process is stopped, by the state in its `stat` (proc(5)); one that ends meanwhile is.
+fn all_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of a child");
+    threads.flatten().all(|thread| match fs::read_to_string(thread.path().join("stat")) {
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')),
+        Err(_) => true,
+    })
 }
 
 impl Drop for Process {

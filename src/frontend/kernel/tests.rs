@@ -20,6 +20,8 @@ struct Kernel {
     sysfs: PathBuf,
     requests: Mutex<Vec<String>>,
     nguid: Mutex<Nguid>,
+    /// The error number that requests are refused with.
+    refusal: Mutex<Option<i32>>,
 }
 
 fn write(path: &Path, text: &str) {
@@ -56,6 +58,9 @@ impl Fabrics for Kernel {
             requests.push(options.to_owned());
             requests.len() - 1
         };
+        if let Some(number) = *self.refusal.lock().unwrap() {
+            return Err(io::Error::from_raw_os_error(number));
+        }
         let (address, port) = (Self::value(options, "traddr"), Self::value(options, "trsvcid"));
         let controller = self.sysfs.join(format!("class/nvme/nvme{number}"));
         write(&controller.join("subsysnqn"), &format!("{}\n", Self::value(options, "nqn")));
@@ -78,6 +83,7 @@ impl Host {
             sysfs: root.path().join("sys"),
             requests: Mutex::default(),
             nguid: Mutex::new(Nguid::volume(&volume())),
+            refusal: Mutex::default(),
         });
         let stop = Arc::new(AtomicBool::new(false));
         let (running, acting) = (stop.clone(), kernel.clone());
@@ -125,6 +131,18 @@ fn expected(size: u64) -> Expected {
 
 const GENEROUS: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn a_refused_connection_is_the_targets_fault_only_when_the_network_says_so() {
+    let host = Host::new();
+    let initiator = host.initiator(SHORT);
+    for (number, is_peer) in [(libc::ECONNREFUSED, true), (libc::ETIMEDOUT, true), (libc::EINVAL, false)] {
+        *host.kernel.refusal.lock().unwrap() = Some(number);
+        let error = initiator.connect(&target(0)).await.unwrap_err();
+        assert_eq!(matches!(error, Error::Peer { .. }), is_peer, "{error}");
+        assert!(error.to_string().contains("the kernel refused it (nqn="), "{error}");
+    }
+}
 
 #[test]
 fn a_kernel_without_the_module_is_told_which_to_load() {

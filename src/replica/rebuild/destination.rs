@@ -381,12 +381,18 @@ impl Turn<'_> {
         self.fail(error);
     }
 
+    /// Ends a copy that goes on, and leaves what it has written.
+    pub(in crate::replica) async fn rebuild_abandon(&mut self) -> Result<()> {
+        let current = self.work.rebuild.as_mut().and_then(|rebuild| rebuild.current.take());
+        match current {
+            Some(Current { origin: Origin::Copy(copy), .. }) => copy.served.stop().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Ends a copy that goes on, and deletes what it has written.
     pub(in crate::replica) async fn rebuild_break_off(&mut self) -> Result<()> {
-        let current = self.work.rebuild.as_mut().and_then(|rebuild| rebuild.current.take());
-        if let Some(Current { origin: Origin::Copy(copy), .. }) = current {
-            copy.served.stop().await?;
-        }
+        self.rebuild_abandon().await?;
         self.refresh().await?;
         match self.work.tree.rebuilding.clone() {
             Some(left) if self.work.tree.rebuild.is_some() => self.replica.store.delete(&left).await,
