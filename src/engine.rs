@@ -20,6 +20,7 @@ mod expand;
 mod hash;
 pub mod instance;
 pub mod local;
+mod ownership;
 pub mod peer;
 mod probe;
 mod rebuild;

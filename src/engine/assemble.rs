@@ -9,15 +9,15 @@ use futures::future::{BoxFuture, join_all};
 use super::attach;
 use super::backend::Attribute;
 use super::instance::Engine;
+use super::ownership::records;
 use super::probe::Probes;
 use super::state::{EngineState, ReplicaMode, failure_reason};
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::mirror::core::control::OutReason;
-use crate::mirror::core::dirty::FoundDirty;
 use crate::mirror::core::{
-    Assembly, Candidate, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
-    RefusedReason, assemble, salvage,
+    Assembly, Candidate, DirtyOrder, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
+    RefusedReason, ReplicaRecords, assemble, salvage,
 };
 use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
 use crate::name::{BdevName, NonEmpty, ReplicaName};
@@ -33,6 +33,8 @@ pub(super) enum Start {
     Recovered,
     /// The owner wants the newest replica there is, whatever it may lack.
     Salvage,
+    /// Hosts come back to an engine after another one had gone on. As [`Self::Recovered`], but that the other is known to.
+    Reopened,
 }
 
 /// Brings the mirror up over all replicas that can take part. Those that cannot are listed with the reason.
@@ -73,8 +75,7 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, as_asked: Start) -> Result<()
     let Some(opened) = NonEmpty::from_vec(members) else {
         return Err(Error::internal(engine.object(), "an assembly has no opened member"));
     };
-    let dirty = assembly.members.iter().map(|(_, open)| probes.dirty(&open.replica)).collect();
-    let mirror = start(engine, assembly, opened, dirty).await?;
+    let mirror = start(engine, assembly, opened).await?;
     adopt(engine, mirror, &probes).await
 }
 
@@ -142,18 +143,12 @@ fn choose(engine: &Engine, candidates: Vec<Candidate>, as_asked: Start) -> Resul
     assemble(candidates, size, incarnation, missing).map_err(refused)
 }
 
-async fn start(
-    engine: &Arc<Engine>,
-    assembly: Assembly,
-    opened: NonEmpty<OpenedMember>,
-    dirty: Vec<FoundDirty>,
-) -> Result<Arc<Mirror>> {
+async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<OpenedMember>) -> Result<Arc<Mirror>> {
     let name = BdevName::parse(engine.name.as_str()).map_err(|error| Error::name("name", error))?;
     let parts = MirrorParts {
         name,
         assembly,
         opened,
-        dirty,
         policy: engine.context.read_policy,
         host: Arc::new(Host { engine: Arc::downgrade(engine), control: engine.context.control.clone() }),
         member_deadline: engine.context.limits.member_deadline,
@@ -185,13 +180,6 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probes: &Probes) -> Re
         published.chain = chain;
         published.restore.last_restored = last_restored;
     });
-    if status.unequal {
-        tell(
-            engine,
-            "equalizing",
-            "its replicas may differ in what was being written when it ended; they are made equal",
-        );
-    }
     follow(engine, &mirror);
     Ok(())
 }
@@ -215,7 +203,7 @@ pub(super) fn is_up(engine: &Engine) {
 /// Keeps the published modes those of the mirror, as long as it is the engine's.
 fn follow(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
     let mut watch = mirror.watch();
-    let mut unequal = mirror.status().unequal;
+    let mut unequal = false;
     let (engine, mirror) = (Arc::downgrade(engine), Arc::downgrade(mirror));
     tokio::spawn(async move {
         while watch.changed().await.is_ok() {
@@ -224,8 +212,13 @@ fn follow(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
                 return;
             }
             let status = mirror.status();
-            if std::mem::replace(&mut unequal, status.unequal) && !status.unequal {
-                tell(&engine, "equal", "its replicas are equal again");
+            match (std::mem::replace(&mut unequal, status.unequal), status.unequal) {
+                (false, true) => {
+                    let what = "its replicas may differ in what was being written when it ended; they are made equal";
+                    tell(&engine, "equalizing", what);
+                }
+                (true, false) => tell(&engine, "equal", "its replicas are equal again"),
+                _ => {}
             }
             engine.apply(&status);
         }
@@ -269,13 +262,21 @@ impl MirrorHost for Host {
         })
     }
 
-    fn persist_dirty(&self, member: &OpenMember, record: DirtyRecord) -> BoxFuture<'static, Result<()>> {
+    fn persist_dirty(&self, member: &OpenMember, order: DirtyOrder) -> BoxFuture<'static, Result<()>> {
         let path = self.engine.upgrade().map(|engine| engine.path(&member.replica));
         Box::pin(async move {
             let path = path.ok_or_else(|| Error::internal("mirror", "its engine is gone"))??;
             faults::pass(Point::DirtyBegins).await?;
-            path.backend.set_attribute(Attribute::Dirty, record.encode()).await?;
+            path.backend.set_attribute(Attribute::Dirty, order.encode()).await?;
             faults::pass(Point::DirtyStored).await
+        })
+    }
+
+    fn records(&self, member: &OpenMember) -> BoxFuture<'static, Result<ReplicaRecords>> {
+        let path = self.engine.upgrade().map(|engine| engine.path(&member.replica));
+        Box::pin(async move {
+            let path = path.ok_or_else(|| Error::internal("mirror", "its engine is gone"))??;
+            records(&path).await
         })
     }
 

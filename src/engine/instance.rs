@@ -247,6 +247,10 @@ impl Engine {
                     listed.problem = problem.into();
                 }
             }
+            if published.state == EngineState::Running && status.superseded {
+                published.state = EngineState::Error;
+                published.error_message = "another engine has gone on with its replicas".into();
+            }
             let any = published.replicas.values().any(|listed| listed.mode == ReplicaMode::ReadWrite);
             if published.state == EngineState::Running && !any {
                 published.state = EngineState::Error;

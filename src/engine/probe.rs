@@ -13,15 +13,13 @@ use super::restore::recover::{self, Recovery, Standing};
 use super::restore::replicas::parse_marker;
 use super::state::Chain;
 use crate::error::{Error, Result};
-use crate::mirror::core::dirty::FoundDirty;
-use crate::mirror::core::{DirtyRecord, GenerationRecord, complete};
+use crate::mirror::core::{GenerationRecord, complete};
 use crate::name::{BackupName, ReplicaName};
 
 /// A replica that answered.
 pub(super) struct Probed {
     standing: Standing,
     pub(super) record: Option<GenerationRecord>,
-    dirty: FoundDirty,
 }
 
 /// All replicas: each with what it answered, or why it cannot take part.
@@ -71,7 +69,6 @@ impl Probes {
     /// date will not take part, so it is neither asked nor changed.
     pub(super) async fn recover(self, engine: &Engine) -> Result<Self> {
         let records = self.known_records();
-        let dirty: Vec<_> = self.answered().map(|probed| (probed.replica().clone(), probed.dirty.clone())).collect();
         let current = complete(&records);
         let (mut probes, mut standing) = (Vec::new(), Vec::new());
         for (path, result) in self.0 {
@@ -89,9 +86,7 @@ impl Probes {
         for (path, result) in recover::carry_out(&recovery, standing).await {
             let record = records.iter().find(|(replica, _)| *replica == path.replica);
             let record = record.and_then(|(_, record)| record.clone());
-            let dirty = dirty.iter().find(|(replica, _)| *replica == path.replica).map(|(_, dirty)| dirty.clone());
-            let dirty = dirty.unwrap_or(FoundDirty::Unreadable);
-            probes.push((path, result.map(|standing| Probed { standing, record, dirty })));
+            probes.push((path, result.map(|standing| Probed { standing, record })));
         }
         let probes = Self(probes);
         probes.require_one(engine)?;
@@ -150,12 +145,6 @@ impl Probes {
         self.answered().filter_map(|probed| probed.record.as_ref())
     }
 
-    /// What a replica that answered holds dirty.
-    pub(super) fn dirty(&self, replica: &ReplicaName) -> FoundDirty {
-        let found = self.answered().find(|probed| probed.replica() == replica);
-        found.map_or(FoundDirty::Unreadable, |probed| probed.dirty.clone())
-    }
-
     /// Each replica's path, with its record or why it cannot take part.
     pub(super) fn records(&self) -> impl Iterator<Item = (&Arc<ReplicaPath>, Result<Option<GenerationRecord>>)> {
         let record = |result: &Result<Probed>| match result {
@@ -189,23 +178,10 @@ async fn probe(path: &Arc<ReplicaPath>) -> Result<Probed> {
     }
     let record = parse_record(&path.replica, path.backend.attribute(Attribute::Generation).await?)?;
     let marker = parse_marker(&path.replica, path.backend.attribute(Attribute::Restore).await?.as_deref())?;
-    let dirty = parse_dirty(&path.replica, path.backend.attribute(Attribute::Dirty).await?);
-    Ok(Probed { standing: Standing { path: path.clone(), description, marker }, record, dirty })
+    Ok(Probed { standing: Standing { path: path.clone(), description, marker }, record })
 }
 
-/// A damaged record only costs a comparison of everything.
-fn parse_dirty(replica: &ReplicaName, stored: Option<Vec<u8>>) -> FoundDirty {
-    match stored.filter(|bytes| !bytes.is_empty()).map(|bytes| DirtyRecord::parse(&bytes)) {
-        None => FoundDirty::Nothing,
-        Some(Ok(record)) => FoundDirty::Known(Box::new(record)),
-        Some(Err(error)) => {
-            tracing::error!(%replica, %error, "the record of its dirty regions cannot be used; all of it is compared");
-            FoundDirty::Unreadable
-        }
-    }
-}
-
-fn parse_record(replica: &ReplicaName, stored: Option<Vec<u8>>) -> Result<Option<GenerationRecord>> {
+pub(super) fn parse_record(replica: &ReplicaName, stored: Option<Vec<u8>>) -> Result<Option<GenerationRecord>> {
     let corrupt =
         |problem: String| Error::Corruption { object: format!("the generation of replica {replica}"), problem };
     let Some(bytes) = stored.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };

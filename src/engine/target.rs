@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use super::instance::{Engine, Frontend};
 use crate::error::{Error, Result};
@@ -87,7 +88,10 @@ impl Engine {
 
     /// Tells hosts how to think of this path. Where the linked SPDK has no such states, an inaccessible target is one that
     /// nobody can connect to, and the other two are the same.
-    pub async fn set_ana_state(&self, state: AnaState) -> Result<()> {
+    ///
+    /// A path that is closed has no I/O under way when this returns, and its mirror sleeps. One that is opened again after another
+    /// engine has gone on with the replicas gets a new mirror first.
+    pub async fn set_ana_state(self: &Arc<Self>, state: AnaState) -> Result<()> {
         let mut slot = self.target.lock().await;
         let Some(target) = &mut *slot else {
             let frontend = self.frontend.as_str();
@@ -98,6 +102,24 @@ impl Engine {
         };
         tracing::info!(engine = %self.name, volume = %self.volume, from = target.ana.as_str(), to = state.as_str(),
             "the target's access state changes");
+        let before = target.ana;
+        let closed = AnaState::Inaccessible;
+        if before == closed && state != closed && self.is_superseded().await {
+            self.withdraw_target(target).await?;
+            self.renew().await?;
+        }
+        let mut changed = self.show(target, state).await;
+        if changed.is_ok() && state == closed {
+            changed = self.rest().await;
+            if changed.is_err() {
+                self.show(target, before).await?;
+            }
+        }
+        changed
+    }
+
+    /// Has hosts see the target in that state. After an error it counts as in the one before.
+    async fn show(&self, target: &mut Target, state: AnaState) -> Result<()> {
         let before = std::mem::replace(&mut target.ana, state);
         let changed = if self.context.capabilities.ana && target.exported {
             self.tell_hosts(target).await

@@ -32,6 +32,8 @@ pub struct DirtyState {
     pub regions: u32,
     /// Bytes in which members may differ since a crash still.
     pub unequal_bytes: u64,
+    /// No client's I/O came yet: nothing is known of what a crash has left.
+    pub asleep: bool,
 }
 
 /// Asks every channel in turn.

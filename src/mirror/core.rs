@@ -43,7 +43,7 @@ pub use control::{
     Action, Actions, Event, Health, MemberMode, MirrorCore, Notice, OutReason, PauseId, Refusal, Status,
 };
 pub use deadline::{DeadlineWheel, Expiry, OVERDUE_DEADLINES, Ticket};
-pub use dirty::{DirtyLog, DirtyRecord, HotMap, RegionSet, Regions};
+pub use dirty::{DirtyLog, DirtyOrder, DirtyRecord, HotMap, RegionSet, Regions, ReplicaRecords};
 pub use generation::{Generation, GenerationRecord, Incarnation};
 pub use mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 pub use members::{Locality, Members, MembersError, OpenMember};

@@ -12,11 +12,11 @@ use futures::channel::mpsc::UnboundedSender;
 use super::core::control::PauseId;
 use super::core::dirty::StoreId;
 use super::core::{
-    ChannelState, FailureCause, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
+    ChannelState, DirtyRecord, FailureCause, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
     ReadPolicy, ReadTracker, RegionSet, UnequalMap, WriteOutcome, WriteTracker,
 };
 use super::deadlines::{DeadlineSettings, Late, MemberDeadlines, Tickets};
-use super::driver::PieceOutcome;
+use super::driver::{PieceOutcome, StoreFailure};
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::{BlockRange, RangeGate, Turn};
 use crate::spdk::bdev::{IoChannel, IoKind};
@@ -25,7 +25,7 @@ use crate::spdk::{Errno, OnThread};
 
 /// What a channel tells the driver. Bounded: a member is reported once a view, a pause drains once, an I/O waits for one piece
 /// at a time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Report {
     /// I/O to a member failed.
     MemberError { member: MemberIndex, op: MemberOp, cause: FailureCause, error: LegError },
@@ -35,10 +35,14 @@ pub(super) enum Report {
     Quiesced(PauseId),
     /// No change from before the range was locked is in flight.
     RangeDrained,
+    /// A client's I/O came while the mirror sleeps.
+    WakeWanted,
+    /// A member's replica was claimed by that store, with what it held dirty, or could not be.
+    Claimed { member: MemberIndex, store: StoreId, outcome: Result<Box<DirtyRecord>, StoreFailure> },
     /// Writes wait for regions ([`MirrorDevice::take_wanted`]).
     RegionsWanted,
     /// A member has stored its dirty regions, or has not.
-    DirtyStored { member: MemberIndex, store: StoreId, outcome: Result<(), FailureCause> },
+    DirtyStored { member: MemberIndex, store: StoreId, outcome: Result<(), StoreFailure> },
     /// The members' disks are flushed, or not all of them.
     DirtyFlushed { done: bool },
     /// An I/O waits until the members are equal in this piece.
@@ -74,6 +78,10 @@ pub(super) struct MirrorDevice {
     read_errors: AtomicU32,
     /// I/O that ended with an error for the client.
     client_errors: AtomicU64,
+    /// All channels are paused until the driver has claimed the members.
+    asleep: AtomicBool,
+    /// The driver was told that I/O waits for that.
+    wake_asked: AtomicBool,
     /// Where writes may begin.
     hot: HotMap,
     /// The driver was told that regions are wanted, and has not taken them yet.
@@ -130,11 +138,12 @@ impl MirrorDevice {
         reports: UnboundedSender<Report>,
         hot: HotMap,
         unequal: UnequalMap,
+        asleep: bool,
     ) -> Self {
         Self {
             policy,
             deadlines,
-            shared: Mutex::new(Shared { view, paused: false, locked: None, members }),
+            shared: Mutex::new(Shared { view, paused: asleep, locked: None, members }),
             reports,
             draining: AtomicI64::new(0),
             active: AtomicBool::new(false),
@@ -142,6 +151,8 @@ impl MirrorDevice {
             pause: AtomicU32::new(0),
             read_errors: AtomicU32::new(0),
             client_errors: AtomicU64::new(0),
+            asleep: AtomicBool::new(asleep),
+            wake_asked: AtomicBool::new(false),
             hot,
             asked: AtomicBool::new(false),
             unequal,
@@ -183,6 +194,38 @@ impl MirrorDevice {
     /// Where members may differ since a crash.
     pub(super) fn unequal(&self) -> &UnequalMap {
         &self.unequal
+    }
+
+    /// Channels that open from now on are not paused any more. To be followed by [`MirrorChannel::resume`] on each.
+    pub(super) fn wake(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+        self.wake_asked.store(false, Ordering::SeqCst);
+        self.end_pause();
+    }
+
+    /// All channels are paused, and stay so; I/O that comes asks the driver to wake. To be followed by
+    /// [`MirrorChannel::ask_if_held`] on each.
+    pub(super) fn sleep(&self) {
+        self.shared().paused = true;
+        self.wake_asked.store(false, Ordering::SeqCst);
+        self.asleep.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether I/O waits for the mirror to wake, also when the driver has not heard of it yet.
+    pub(super) fn is_asked_to_wake(&self) -> bool {
+        self.wake_asked.load(Ordering::SeqCst)
+    }
+
+    #[cold]
+    fn hold(&self, channel: &MirrorChannel, io: Vio<Self>) {
+        channel.held.borrow_mut().push_back(io);
+        self.ask_to_wake();
+    }
+
+    fn ask_to_wake(&self) {
+        if self.asleep.load(Ordering::SeqCst) && !self.wake_asked.swap(true, Ordering::SeqCst) {
+            self.report(Report::WakeWanted);
+        }
     }
 
     /// Whether any I/O waits for a piece.
@@ -483,8 +526,7 @@ impl Vdev for MirrorDevice {
     fn submit(&self, channel: &MirrorChannel, io: Vio<Self>) {
         self.set_active();
         if !channel.state.borrow_mut().admit() {
-            channel.held.borrow_mut().push_back(io);
-            return;
+            return self.hold(channel, io);
         }
         if io.kind() == IoKind::Read { self.read(channel, io) } else { self.write(channel, io) }
     }
@@ -546,6 +588,22 @@ impl MirrorChannel {
         // What can be written to no more has nothing to wait for.
         self.release_logged(device);
         self.release_pieces(device);
+    }
+
+    /// Has the driver wake the mirror when I/O came before it was asleep.
+    pub(super) fn ask_if_held(&self, device: &MirrorDevice) {
+        if !self.held.borrow().is_empty() {
+            device.ask_to_wake();
+        }
+    }
+
+    /// Fails the I/O that waits for the mirror to wake.
+    pub(super) fn fail_held(&self, device: &MirrorDevice) {
+        let held = self.held.take();
+        for io in held {
+            device.client_errors.fetch_add(1, Ordering::Relaxed);
+            io.fail();
+        }
     }
 
     /// Looks again at the writes that wait for dirty regions, in order.

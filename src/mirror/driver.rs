@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
-use super::core::dirty::{RegionSet, Regions};
+use super::core::dirty::Regions;
 use super::core::{
     Assembly, Equalizer, FailureCause, Generation, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS, MemberIndex,
     MemberOp, Members, ReadPolicy, UnequalMap,
@@ -27,12 +27,15 @@ use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
 use dirty::Dirty;
 use equalize::PieceCopy;
+use sleep::Sleep;
 
 mod dirty;
 mod equalize;
 mod join;
+mod sleep;
 
 pub(super) use equalize::PieceOutcome;
+pub(super) use sleep::StoreFailure;
 
 /// What is locked or held, and copied, at once: long enough that this is a small part of it, short enough that a client's I/O
 /// there waits for milliseconds.
@@ -53,7 +56,29 @@ pub(super) enum Command {
     UnlockRange { lock: LockId, reply: oneshot::Sender<()> },
     Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
     Activity { reply: oneshot::Sender<Result<Activity>> },
+    /// Only to be awake.
+    Wake { reply: oneshot::Sender<Result<()>> },
+    IsAsleep { reply: oneshot::Sender<Result<bool>> },
+    /// In a pause: to sleep, if nothing keeps the mirror awake.
+    Sleep { reply: oneshot::Sender<Result<()>> },
     Stop { reply: oneshot::Sender<Result<()>> },
+}
+
+impl Command {
+    /// Whether the mirror must be awake for it.
+    fn wakes(&self) -> bool {
+        matches!(self, Self::Pause { .. } | Self::AddMember { .. } | Self::Wake { .. })
+    }
+
+    /// Answers one that wakes, as the mirror cannot.
+    fn refuse(self, error: impl FnOnce() -> Error) {
+        match self {
+            Self::Pause { reply, .. } => drop(reply.send(Err(error()))),
+            Self::AddMember { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Wake { reply } => drop(reply.send(Err(error()))),
+            _ => {}
+        }
+    }
 }
 
 /// Everything a mirror starts from.
@@ -66,8 +91,6 @@ pub(super) struct Parts {
     pub(super) host: Arc<dyn MirrorHost>,
     pub(super) tokio: tokio::runtime::Handle,
     pub(super) deadlines: DeadlineSettings,
-    /// Where the members may differ, by what they hold dirty.
-    pub(super) unequal: RegionSet,
     pub(super) regions: Regions,
     /// A region without writes for so long is taken off the dirty log, or twice as long.
     pub(super) quiet: Option<Duration>,
@@ -147,8 +170,12 @@ pub(super) struct Driver {
     /// How often a piece could be read from no member.
     unreadable: BTreeMap<u64, u32>,
     stopping: bool,
+    sleep: Option<Sleep>,
+    /// Commands that wait until the mirror is awake.
+    waiting: Vec<Command>,
+    /// The number of the next order to a replica, while the mirror sleeps.
+    stores: u32,
     incarnation: Incarnation,
-    unequal: RegionSet,
     regions: Regions,
     quiet: Option<Duration>,
 }
@@ -193,8 +220,11 @@ impl Driver {
             copies: Vec::new(),
             unreadable: BTreeMap::new(),
             stopping: false,
+            // Without a log there is nothing to claim.
+            sleep: parts.quiet.map(|_| Sleep::Asleep),
+            waiting: Vec::new(),
+            stores: 0,
             incarnation: parts.assembly.incarnation,
-            unequal: parts.unequal,
             regions: parts.regions,
             quiet: parts.quiet,
         }
@@ -267,6 +297,8 @@ impl Driver {
             Report::MemberRemoved(member) => self.member_removed(member),
             Report::Quiesced(pause) => self.event(Event::ChannelsQuiesced { pause }),
             Report::RangeDrained => self.range_drained().await,
+            Report::WakeWanted => self.begin_to_wake(),
+            Report::Claimed { member, store, outcome } => self.claimed(member, store, outcome),
             Report::RegionsWanted => self.regions_wanted(),
             Report::DirtyStored { member, store, outcome } => self.dirty_stored(member, store, outcome),
             Report::DirtyFlushed { done } => self.dirty_flushed(done),
@@ -306,7 +338,27 @@ impl Driver {
 
     /// Returns the reply of a stop; everything else is answered here or by a later action.
     async fn command(&mut self, command: Command) -> Option<oneshot::Sender<Result<()>>> {
+        if command.wakes() && self.is_superseded() {
+            command.refuse(|| self.refused("another engine has gone on with its replicas".into()));
+            return None;
+        }
+        if command.wakes() && self.sleep.is_some() {
+            self.waiting.push(command);
+            self.begin_to_wake();
+            return None;
+        }
         match command {
+            Command::Wake { reply } => {
+                let _ = reply.send(Ok(()));
+            }
+            Command::IsAsleep { reply } => {
+                let asked = self.vdev.as_ref().is_some_and(|vdev| vdev.device().is_asked_to_wake());
+                let _ = reply.send(Ok(matches!(self.sleep, Some(Sleep::Asleep)) && !asked));
+            }
+            Command::Sleep { reply } => {
+                self.fall_asleep().await;
+                let _ = reply.send(Ok(()));
+            }
             Command::Pause { limit, reply } => match self.core.handle(Event::PauseRequested, &mut self.actions) {
                 Ok(()) => {
                     self.pausing = Some(reply);
@@ -373,10 +425,21 @@ impl Driver {
         Error::precondition(format!("mirror {}", self.name), problem)
     }
 
+    /// Whether another mirror has gone on with the replicas.
+    fn is_superseded(&self) -> bool {
+        self.core.status().superseded
+    }
+
     async fn carry_out(&mut self) {
-        while !self.actions.is_empty() {
-            for action in self.actions.drain() {
-                self.act(action).await;
+        loop {
+            while !self.actions.is_empty() {
+                for action in self.actions.drain() {
+                    self.act(action).await;
+                }
+            }
+            self.pump_waking().await;
+            if self.actions.is_empty() {
+                break;
             }
         }
         self.pump_dirty().await;
@@ -432,7 +495,8 @@ impl Driver {
                 if let Some(paused_at) = self.paused_at.take() {
                     self.host.paused(paused_at.elapsed());
                 }
-                if let Some(vdev) = &self.vdev {
+                // Else channels stay paused until the mirror is awake.
+                if let Some(vdev) = self.vdev.as_ref().filter(|_| self.sleep.is_none()) {
                     vdev.device().end_pause();
                     let device = vdev.device().clone();
                     self.visited(vdev.for_each_channel(move |channel| channel.resume(&device)).await);
@@ -565,6 +629,9 @@ impl Driver {
                     let _ = reply.send(Ok(()));
                 }
             }
+            Notice::Superseded => {
+                tracing::error!(%mirror, "another engine has gone on with its replicas; no I/O is served here any more");
+            }
             Notice::Freed(member) => {
                 let _ = self.members.remove(member);
             }
@@ -574,23 +641,11 @@ impl Driver {
 
     /// The generation is durable: the mirror becomes a bdev.
     fn register(&mut self) {
-        let log = Dirty::new(&self.core.view(), self.unequal, self.regions, self.incarnation);
-        let dirty = self.quiet.map(|_| log);
         let block_bytes = self.geometry.block_size;
-        let size_bytes = self.geometry.size();
-        let block = u64::from(block_bytes);
-        let ranges = self.regions.ranges(&self.unequal, size_bytes);
-        let unequal = UnequalMap::new(
-            ranges.map(|range| range.start / block..range.end.div_ceil(block)),
-            self.geometry.block_count,
-            (PIECE_BYTES / block).trailing_zeros(),
-        );
-        if unequal.left() > 0 {
-            tracing::warn!(mirror = %self.name, pieces = unequal.left(), regions = self.unequal.count(),
-                "members may differ since the end of the last mirror; they are made equal");
-        }
+        let shift = (PIECE_BYTES / u64::from(block_bytes)).trailing_zeros();
+        let unequal = UnequalMap::new([], self.geometry.block_count, shift);
         let hot = HotMap::new(self.regions, block_bytes);
-        hot.set_all(dirty.is_none());
+        hot.set_all(self.sleep.is_none());
         let device = MirrorDevice::new(
             self.policy,
             self.deadlines,
@@ -599,8 +654,8 @@ impl Driver {
             self.reports.0.clone(),
             hot,
             unequal,
+            self.sleep.is_some(),
         );
-        self.dirty = dirty;
         let uuid = uuid::Uuid::new_v4();
         let made = VdevHandle::create(self.on, &self.name, uuid, self.geometry, Arc::new(device));
         let result = made.map(|vdev| self.vdev = Some(vdev)).map_err(Error::from);

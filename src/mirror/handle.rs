@@ -9,9 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::Activity;
 use super::core::control::{Health, MemberMode, OutReason, PauseId, Status};
-use super::core::dirty::{DirtyRecord, FoundDirty, Regions, unequal};
+use super::core::dirty::Regions;
 use super::core::{
-    Assembly, Generation, GenerationRecord, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember, ReadPolicy,
+    Assembly, DirtyOrder, Generation, GenerationRecord, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember, ReadPolicy,
+    ReplicaRecords,
 };
 use super::deadlines::DeadlineSettings;
 use super::driver::{Command, Driver, Parts};
@@ -28,8 +29,10 @@ const COMMAND_LIMIT: usize = 32;
 pub trait MirrorHost: Send + Sync + 'static {
     /// Stores the record durably with the member's replica. Limited by the caller.
     fn persist(&self, member: &OpenMember, record: GenerationRecord) -> BoxFuture<'static, Result<()>>;
-    /// Stores the dirty regions durably with the member's replica. Limited by the caller.
-    fn persist_dirty(&self, member: &OpenMember, record: DirtyRecord) -> BoxFuture<'static, Result<()>>;
+    /// Has the member's replica carry out an order about its record of dirty regions, durably. Limited by the caller.
+    fn persist_dirty(&self, member: &OpenMember, order: DirtyOrder) -> BoxFuture<'static, Result<()>>;
+    /// Reads what the member's replica durably knows. Limited by the caller.
+    fn records(&self, member: &OpenMember) -> BoxFuture<'static, Result<ReplicaRecords>>;
     /// Lets go of what the attach made. The mirror uses the member no more; I/O of a `failed` one may still hang and is
     /// to be aborted.
     fn close(&self, member: OpenMember, failed: bool) -> BoxFuture<'static, ()>;
@@ -71,6 +74,8 @@ pub struct MirrorStatus {
     pub members: Vec<MemberStatus>,
     /// Members may differ since a crash, in what clients have not seen since, and are being made equal.
     pub unequal: bool,
+    /// Another engine has gone on with the replicas: no I/O is served.
+    pub superseded: bool,
 }
 
 impl MirrorStatus {
@@ -89,7 +94,7 @@ impl MirrorStatus {
                 })
             })
             .collect();
-        Self { health: status.health, generation: status.generation, members, unequal }
+        Self { health: status.health, generation: status.generation, members, unequal, superseded: status.superseded }
     }
 
     /// A member by its replica.
@@ -106,8 +111,6 @@ pub struct MirrorParts {
     pub assembly: Assembly,
     /// The same members as the assembly's, opened.
     pub opened: NonEmpty<OpenedMember>,
-    /// What was found of dirty regions, with each member of the assembly.
-    pub dirty: Vec<FoundDirty>,
     /// Where reads go.
     pub policy: ReadPolicy,
     /// Storage of generations and detaching.
@@ -131,7 +134,8 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Raises the generation on all members, then registers the bdev. Must be called on a tokio runtime.
+    /// Raises the generation on all members, then registers the bdev. The mirror sleeps until its first I/O. Must be called on a
+    /// tokio runtime.
     pub async fn start(control: &Control, parts: MirrorParts) -> Result<Self> {
         let members = &parts.assembly.members;
         let geometry = Geometry {
@@ -145,13 +149,12 @@ impl Mirror {
             generation: Generation::NONE,
             members: Vec::new(),
             unequal: false,
+            superseded: false,
         });
         let (commands, receiver) = mpsc::channel(COMMAND_LIMIT);
         let (started_sender, started) = oneshot::channel();
         let regions = Regions::of_volume(members.size_bytes());
-        let unequal = unequal(&parts.dirty, regions, members.size_bytes());
         let parts = Parts {
-            unequal,
             regions,
             quiet: parts.quiet,
             name: parts.name,
@@ -207,8 +210,28 @@ impl Mirror {
         self.status.clone()
     }
 
+    /// Wakes it as a client's I/O would, and waits for that.
+    async fn wake(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Wake { reply }, answer).await
+    }
+
+    /// Waits until all that clients have begun has its answer, and has it sleep from then on: what another mirror does with the
+    /// replicas after that is not disturbed. A member that is being rebuilt or is not durably out keeps it awake.
+    pub async fn rest(&self, limit: Duration) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        if self.ask(Command::IsAsleep { reply }, answer).await? {
+            return Ok(());
+        }
+        let guard = self.pause(limit).await?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Sleep { reply }, answer).await?;
+        guard.resume().await
+    }
+
     /// Waits until no member differs any more from another since a crash.
     pub async fn equal(&self, limit: Duration) -> Result<()> {
+        self.wake().await?;
         let mut status = self.status.clone();
         match tokio::time::timeout(limit, status.wait_for(|status| !status.unequal)).await {
             Ok(Ok(_)) => Ok(()),

@@ -39,9 +39,10 @@ async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -
         let stored = replica.store.attribute(&replica.head(), key.name()).await?;
         check_generation(replica, stored.as_ref(), value.as_ref())?;
     }
-    if key.is_dirty() {
-        dirty::prepare(replica, key, value.as_ref()).await?;
-    }
+    let value = match key.is_dirty() {
+        true => Some(dirty::carry_out(replica, key, value.as_ref()).await?),
+        false => value,
+    };
     let change = XattrChange { name: key.name().clone(), value };
     replica.store.apply(&replica.head(), vec![change]).await?;
     replica.disk.flush().await

@@ -184,5 +184,6 @@ async fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Erro
         region_bytes: activity.dirty.region_bytes,
         dirty_regions: activity.dirty.regions,
         unequal_bytes: activity.dirty.unequal_bytes,
+        asleep: activity.dirty.asleep,
     })
 }

@@ -29,8 +29,24 @@ fn kill(skip: u32) -> Order {
     Order { action: Action::Kill, skip, times: 1 }
 }
 
-/// The engine's node ends before, between and after the stores with its two members, of a region that gets dirty; and the same for
-/// the record that the start stores.
+/// The engine's node ends before, between and after the claims of its two members' replicas, which differ.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_killed_while_its_mirror_wakes_finds_what_differs_at_its_next_start() {
+    let mut lab = Lab::start(|options| options).await;
+    for (point, skip) in [(Point::DirtyBegins, 1), (Point::DirtyStored, 0), (Point::DirtyStored, 1)] {
+        println!("{point:?} after {skip}");
+        lab.differ_at(9 * REGION).await;
+        lab.come_back_asleep().await;
+        let client = lab.connect().await;
+        lab.cluster.nodes[0].faults().order(point, kill(skip));
+        client.read(9 * REGION, &mut [0; 4096]).await.expect_err("the node ends");
+        lab.cluster.nodes[0].killed().await;
+        lab.come_back().await;
+        lab.check().await;
+    }
+}
+
+/// The engine's node ends before, between and after the stores with its two members, of a region that gets dirty.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_killed_at_any_step_of_the_log_loses_nothing_and_leaves_nothing_different() {
     let mut lab = Lab::start(|options| options).await;

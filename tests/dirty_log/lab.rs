@@ -18,6 +18,8 @@ pub const SIZE: u64 = 32 << 20;
 pub const REGION: u64 = 1 << 20;
 pub const PIECE: usize = 64 << 10;
 const BLOCK: usize = 4096;
+/// No test writes there.
+const UNUSED: u64 = 30 * REGION;
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// What a node logs when it finds that members may differ.
 pub const DIFFERS: &str = "members may differ since the end of the last mirror";
@@ -95,10 +97,18 @@ impl Lab {
         );
     }
 
-    /// Starts the engine's node again; its engine comes back by itself.
+    /// Starts the engine's node again; its engine comes back by itself, and the first I/O wakes its mirror.
     pub async fn come_back(&mut self) {
+        self.come_back_asleep().await;
+        self.connect().await.read(UNUSED, &mut vec![0; BLOCK]).await.expect("what is equal is served");
+        assert!(!self.mirror().await.asleep);
+    }
+
+    /// Starts the engine's node again.
+    pub async fn come_back_asleep(&mut self) {
         self.cluster.nodes[0].start_again().await;
         self.running().await;
+        assert!(self.mirror().await.asleep, "a mirror is awake before any I/O");
     }
 
     pub async fn running(&self) {

@@ -48,6 +48,8 @@ pub struct MirrorCore {
     /// The start completes a raise that a crash cut short.
     catching_up: bool,
     started: bool,
+    /// Another mirror has gone on with the replicas: nothing is read or written any more.
+    superseded: bool,
 }
 
 impl MirrorCore {
@@ -67,6 +69,7 @@ impl MirrorCore {
             pause: Pause::NONE,
             catching_up: !assembly.laggards.is_empty(),
             started: false,
+            superseded: false,
         };
         let local = assembly.members.local();
         for member in assembly.members.mask().iter() {
@@ -93,6 +96,7 @@ impl MirrorCore {
             Event::ChannelsQuiesced { pause } => self.quiesced(pause, out),
             Event::PauseTimedOut { pause } => self.pause_timed_out(pause, out),
             Event::Resume { pause } => return self.resume(pause, out),
+            Event::Superseded => self.supersede(out),
         }
         Ok(())
     }
@@ -102,7 +106,7 @@ impl MirrorCore {
         IoView {
             epoch: self.epoch,
             rw: self.readable(),
-            wo: self.in_mode(MemberMode::Wo),
+            wo: if self.superseded { MemberMask::EMPTY } else { self.in_mode(MemberMode::Wo) },
             unfenced: self.unfenced,
             local: self.having(|slot| slot.local),
             writable: self.started && self.fence != Fence::Stuck,
@@ -121,6 +125,14 @@ impl MirrorCore {
             fencing: self.fence != Fence::Settled,
             members,
             lost: self.having(|slot| slot.lost),
+            superseded: self.superseded,
+        }
+    }
+
+    fn supersede(&mut self, out: &mut Actions) {
+        if !std::mem::replace(&mut self.superseded, true) {
+            self.publish(out);
+            out.notify(Notice::Superseded);
         }
     }
 
@@ -157,6 +169,9 @@ impl MirrorCore {
 
     /// In sync and there to be used.
     fn readable(&self) -> MemberMask {
+        if self.superseded {
+            return MemberMask::EMPTY;
+        }
         self.having(|slot| slot.mode() == Some(MemberMode::Rw) && !slot.lost)
     }
 }

@@ -9,26 +9,44 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// Pieces that are copied at once on nobody's demand.
 const SWEEPING: usize = 2;
 /// Pieces that are copied at once.
 const AT_ONCE: usize = 8;
 
-/// The pieces in which members may differ. Shared by all channels, without a lock.
+/// The pieces in which members may differ. Shared by all channels; as long as there are none, without a lock.
 #[derive(Debug)]
 pub struct UnequalMap {
     /// The logarithm of a piece's blocks to base 2.
     shift: u32,
+    bits: RwLock<Bits>,
+    left: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Bits {
     /// Blocks of the volume that the map knows of.
     blocks: u64,
     words: Box<[AtomicU64]>,
-    left: AtomicU64,
 }
 
 impl UnequalMap {
     /// A map of `ranges` (in blocks) for a volume of so many blocks, in pieces of `1 << shift` blocks.
     pub fn new(ranges: impl IntoIterator<Item = Range<u64>>, blocks: u64, shift: u32) -> Self {
+        let map = Self {
+            shift,
+            bits: RwLock::new(Bits { blocks, words: Box::default() }),
+            left: AtomicU64::new(0),
+        };
+        map.set(ranges, blocks);
+        map
+    }
+
+    /// Makes it a map of these ranges, for a volume of so many blocks. No I/O may run.
+    pub fn set(&self, ranges: impl IntoIterator<Item = Range<u64>>, blocks: u64) {
+        let shift = self.shift;
         let mut words: Vec<u64> = Vec::new();
         for range in ranges.into_iter().filter(|range| !range.is_empty()) {
             let (first, last) = (range.start >> shift, (range.end - 1) >> shift);
@@ -39,7 +57,13 @@ impl UnequalMap {
         }
         let left = words.iter().map(|word| u64::from(word.count_ones())).sum();
         let words = words.into_iter().map(AtomicU64::new).collect();
-        Self { shift, blocks, words, left: AtomicU64::new(left) }
+        let mut bits = self.bits.write().unwrap_or_else(PoisonError::into_inner);
+        *bits = Bits { blocks, words };
+        self.left.store(left, Ordering::Release);
+    }
+
+    fn bits(&self) -> RwLockReadGuard<'_, Bits> {
+        self.bits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pieces that are left.
@@ -62,7 +86,7 @@ impl UnequalMap {
     pub fn next_from(&self, piece: u64) -> Option<u64> {
         let from = usize::try_from(piece / 64).unwrap_or(usize::MAX);
         let mut mask = u64::MAX << (piece % 64);
-        for (index, word) in self.words.iter().enumerate().skip(from) {
+        for (index, word) in self.bits().words.iter().enumerate().skip(from) {
             let bits = word.load(Ordering::Acquire) & mask;
             if bits != 0 {
                 return Some(index as u64 * 64 + u64::from(bits.trailing_zeros()));
@@ -79,16 +103,18 @@ impl UnequalMap {
 
     /// The blocks of a piece.
     pub fn blocks(&self, piece: u64) -> Range<u64> {
-        piece << self.shift..self.blocks.min((piece + 1) << self.shift)
+        piece << self.shift..self.bits().blocks.min((piece + 1) << self.shift)
     }
 
     /// Whether a piece is not equal yet.
     pub fn is_left(&self, piece: u64) -> bool {
-        self.words.get(piece as usize / 64).is_some_and(|word| word.load(Ordering::Acquire) & (1 << (piece % 64)) != 0)
+        let bits = self.bits();
+        bits.words.get(piece as usize / 64).is_some_and(|word| word.load(Ordering::Acquire) & (1 << (piece % 64)) != 0)
     }
 
     fn set_equal(&self, piece: u64) {
-        let Some(word) = self.words.get(piece as usize / 64) else { return };
+        let bits = self.bits();
+        let Some(word) = bits.words.get(piece as usize / 64) else { return };
         let bit = 1 << (piece % 64);
         if word.fetch_and(!bit, Ordering::AcqRel) & bit != 0 {
             self.left.fetch_sub(1, Ordering::AcqRel);
@@ -155,10 +181,8 @@ impl Equalizer {
     pub fn give_up(&mut self, map: &UnequalMap) {
         assert!(self.running.is_empty(), "copies have ended before clients are let in");
         self.demanded.clear();
-        for word in &map.words {
-            word.store(0, Ordering::Release);
-        }
-        map.left.store(0, Ordering::Release);
+        let blocks = map.bits().blocks;
+        map.set([], blocks);
     }
 
     /// Pieces that are being copied.

@@ -9,14 +9,13 @@ use tokio::sync::mpsc;
 
 use super::super::activity::DirtyState;
 use super::super::core::dirty::{DirtyLog, DirtyRecord, RegionSet, Regions, StoreId, Todo};
-use super::super::core::{FailureCause, Incarnation, IoView, MemberIndex, MemberOp, OpenMember};
+use super::super::core::{DirtyOrder, Incarnation, IoView, MemberIndex, MemberOp, ReplicaRecords};
 use super::super::deadlines::BULK_FACTOR;
 use super::super::device::Report;
-use super::super::handle::MirrorHost;
 use super::super::range_gate::BlockRange;
 use super::super::resync::flush_member;
-use super::{Driver, LockId, LockPurpose, PIECE_BYTES, RangeLock};
-use crate::error::{Error, Result};
+use super::sleep::{StoreFailure, blame, give_order, in_time};
+use super::{Driver, Event, LockId, LockPurpose, PIECE_BYTES, RangeLock};
 
 /// The log as the driver has it.
 pub(super) struct Dirty {
@@ -35,8 +34,14 @@ const NO_BLOCK: BlockRange = BlockRange { first: 0, count: 0 };
 const DRAIN: LockId = LockId(u64::MAX);
 
 impl Dirty {
-    pub(super) fn new(view: &IoView, unequal: RegionSet, regions: Regions, incarnation: Incarnation) -> Self {
-        Self { log: DirtyLog::new(view, unequal), regions, incarnation, flushing: false }
+    pub(super) fn new(
+        view: &IoView,
+        unequal: RegionSet,
+        regions: Regions,
+        incarnation: Incarnation,
+        first: StoreId,
+    ) -> Self {
+        Self { log: DirtyLog::new(view, unequal, first), regions, incarnation, flushing: false }
     }
 
     fn record(&self, store: StoreId, dirty: RegionSet) -> DirtyRecord {
@@ -62,10 +67,14 @@ impl Driver {
 
     /// For status and metrics.
     pub(super) fn dirty_state(&self) -> DirtyState {
-        let (Some(dirty), Some(vdev)) = (&self.dirty, &self.vdev) else { return DirtyState::default() };
-        let regions = if dirty.log.needed() { dirty.log.dirty().count() } else { 0 };
-        let unequal_bytes = (vdev.device().unequal().left() * PIECE_BYTES).min(self.geometry.size());
-        DirtyState { region_bytes: dirty.regions.region_bytes(), regions, unequal_bytes }
+        let log = self.dirty.as_ref().map(|dirty| &dirty.log).filter(|log| log.needed());
+        let left = self.vdev.as_ref().map_or(0, |vdev| vdev.device().unequal().left());
+        DirtyState {
+            region_bytes: self.regions.region_bytes(),
+            regions: log.map_or(0, |log| log.dirty().count()),
+            unequal_bytes: (left * PIECE_BYTES).min(self.geometry.size()),
+            asleep: self.sleep.is_some(),
+        }
     }
 
     /// Channels hold writes that wait for regions.
@@ -80,12 +89,16 @@ impl Driver {
         &mut self,
         member: MemberIndex,
         store: StoreId,
-        outcome: std::result::Result<(), FailureCause>,
+        outcome: std::result::Result<(), StoreFailure>,
     ) {
         let Some(dirty) = &mut self.dirty else { return };
         let counts = dirty.log.stored(member, store, outcome.is_ok());
-        if let (true, Err(cause)) = (counts, outcome) {
-            self.event(super::Event::MemberIoError { member, op: MemberOp::Write, cause });
+        match outcome {
+            Err(StoreFailure::Superseded) => self.event(Event::Superseded),
+            Err(StoreFailure::Member(cause)) if counts => {
+                self.event(Event::MemberIoError { member, op: MemberOp::Write, cause });
+            }
+            Err(StoreFailure::Member(_)) | Ok(()) => {}
         }
     }
 
@@ -107,7 +120,7 @@ impl Driver {
         while let Some(todo) = self.dirty.as_mut().and_then(|dirty| dirty.log.next_todo()) {
             let Some(vdev) = &self.vdev else { return };
             match todo {
-                Todo::Store { member, store, regions } => self.store_dirty(member, store, regions),
+                Todo::Store { member, store, regions, claims } => self.store_dirty(member, store, regions, claims),
                 Todo::Admit(regions) => {
                     vdev.device().hot().admit(&regions);
                     admitted = true;
@@ -126,22 +139,20 @@ impl Driver {
         }
     }
 
-    fn store_dirty(&self, member: MemberIndex, store: StoreId, regions: RegionSet) {
+    fn store_dirty(&self, member: MemberIndex, store: StoreId, regions: RegionSet, claims: bool) {
         let (Some(dirty), Some(open)) = (&self.dirty, self.members.get(member)) else { return };
-        let record = dirty.record(store, regions);
+        let (record, incarnation) = (dirty.record(store, regions), dirty.incarnation);
+        let order = if claims { DirtyOrder::Claim(record) } else { DirtyOrder::Replace(record) };
         let (limit, reports) = (self.deadlines.limit, self.reports.0.clone());
         let (mirror, host, open) = (self.name.clone(), self.host.clone(), open.clone());
         self.tokio.spawn(async move {
-            let replica = open.replica.clone();
-            let outcome = match tokio::time::timeout(limit, persist(&*host, &open, record)).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => {
-                    tracing::warn!(%mirror, %replica, %error, "the dirty regions could not be stored");
-                    Err(FailureCause::Medium)
-                }
-                Err(_) => {
-                    tracing::warn!(%mirror, %replica, ?limit, "the dirty regions were not stored in time");
-                    Err(FailureCause::Deadline)
+            let outcome = match in_time(&mirror, &open, limit, give_order(&*host, &open, order)).await {
+                Ok(()) => Ok(()),
+                Err(cause) => {
+                    let is_ours = |found: &ReplicaRecords| {
+                        found.dirty.claimed_by() == Some(incarnation) || found.may_be_claimed_by(incarnation)
+                    };
+                    Err(blame(&*host, &open, limit, cause, is_ours).await)
                 }
             };
             let _ = reports.unbounded_send(Report::DirtyStored { member, store, outcome });
@@ -222,7 +233,7 @@ impl Driver {
         let last: Vec<_> = view.rw.iter().filter_map(|member| Some((member, dirty.log.last_store(member)?))).collect();
         let storing = last.into_iter().filter_map(|(member, store)| {
             let open = self.members.get(member)?;
-            let stored = self.host.persist_dirty(open, self.dirty.as_ref()?.record(store, regions));
+            let stored = self.host.persist_dirty(open, DirtyOrder::Replace(self.dirty.as_ref()?.record(store, regions)));
             let (limit, mirror, replica) = (self.deadlines.limit, self.name.clone(), open.replica.clone());
             Some(async move {
                 match tokio::time::timeout(limit, stored).await {
@@ -237,19 +248,5 @@ impl Driver {
         });
         let stored = self.tokio.spawn(join_all(storing.collect::<Vec<_>>()));
         let _ = stored.await;
-    }
-}
-
-/// Between two attempts to reach a node that did not take the call.
-const CALL_AGAIN: Duration = Duration::from_millis(100);
-
-/// Stores a record. A call that did not reach the node is made again, as a connection may have ended without a fault of the
-/// node; a record that it has already is the same again.
-async fn persist(host: &dyn MirrorHost, open: &OpenMember, record: DirtyRecord) -> Result<()> {
-    loop {
-        match host.persist_dirty(open, record).await {
-            Err(Error::Peer { .. }) => tokio::time::sleep(CALL_AGAIN).await,
-            result => return result,
-        }
     }
 }

@@ -117,6 +117,8 @@ pub enum Event {
         /// The pause that was granted.
         pause: PauseId,
     },
+    /// Another mirror has claimed a replica of this one, or gone on without it. From here on all I/O fails.
+    Superseded,
 }
 
 /// What the owner must do, in order.
@@ -182,6 +184,8 @@ pub enum Notice {
     Freed(MemberIndex),
     /// A pause was broken by its limit.
     PauseExpired(PauseId),
+    /// Another mirror has gone on with the replicas.
+    Superseded,
 }
 
 /// Why a request cannot be.
@@ -236,6 +240,8 @@ pub struct Status {
     pub members: [Option<MemberMode>; MAX_MEMBERS],
     /// In sync, but cannot be reached (the last one only).
     pub lost: MemberMask,
+    /// Another mirror has gone on with the replicas: this one serves no I/O any more.
+    pub superseded: bool,
 }
 
 /// Most actions one event can cause: a record for each member, a close, a notice and a freed place for each, and a few.

@@ -25,6 +25,8 @@ pub enum Todo {
         store: StoreId,
         /// What is to be stored.
         regions: RegionSet,
+        /// The member's replica is not this mirror's yet: it is to be claimed.
+        claims: bool,
     },
     /// Let writes begin in these, and those go on that wait for them.
     Admit(RegionSet),
@@ -45,6 +47,8 @@ struct Lane {
     sending: Option<(StoreId, RegionSet)>,
     /// The last store failed: nothing is sent until somebody says so.
     failed: bool,
+    /// The replica takes this mirror's records.
+    claimed: bool,
 }
 
 impl Lane {
@@ -92,8 +96,13 @@ pub struct DirtyLog {
 }
 
 impl DirtyLog {
-    /// The log of a mirror that starts with this view. `unequal` are the regions that some member holds dirty from before.
-    pub fn new(view: &IoView, unequal: RegionSet) -> Self {
+    /// The log of a mirror that wakes with this view, whose members it has claimed by stores before `first`. `unequal` are the
+    /// regions that some member holds dirty from before.
+    pub fn new(view: &IoView, unequal: RegionSet, first: StoreId) -> Self {
+        let mut lanes = [Lane::default(); MAX_MEMBERS];
+        for member in view.written().iter() {
+            lanes[member.get()].claimed = true;
+        }
         Self {
             needed: is_needed(view),
             told: false,
@@ -107,8 +116,8 @@ impl DirtyLog {
             wanted: RegionSet::EMPTY,
             unequal,
             clearing: None,
-            lanes: [Lane::default(); MAX_MEMBERS],
-            next_store: 0,
+            lanes,
+            next_store: first.0,
         }
     }
 
@@ -184,6 +193,7 @@ impl DirtyLog {
         }
         if done {
             lane.stored = Some(regions);
+            lane.claimed = true;
         } else {
             // The one or the other; what both have is certain.
             lane.stored = lane.stored.map(|stored| stored.and(&regions));
@@ -260,6 +270,11 @@ impl DirtyLog {
         (!silent).then(|| self.number_store())
     }
 
+    /// The number of the next store, for whoever goes on after this log.
+    pub fn next_number(&self) -> StoreId {
+        StoreId(self.next_store)
+    }
+
     fn number_store(&mut self) -> StoreId {
         let store = StoreId(self.next_store);
         // A store takes a write to a disk: four billion of them outlast any mirror.
@@ -309,8 +324,9 @@ impl DirtyLog {
             return None;
         }
         let store = self.number_store();
-        self.lanes[member.get()].sending = Some((store, image));
-        Some(Todo::Store { member, store, regions: image })
+        let lane = &mut self.lanes[member.get()];
+        lane.sending = Some((store, image));
+        Some(Todo::Store { member, store, regions: image, claims: !lane.claimed })
     }
 }
 

@@ -33,7 +33,7 @@ fn todos(log: &mut DirtyLog) -> Vec<Todo> {
 /// The stores among them: which member, which store, which regions.
 fn stores(todos: &[Todo]) -> Vec<(usize, StoreId, RegionSet)> {
     let store = |todo: &Todo| match *todo {
-        Todo::Store { member, store, regions } => Some((member.get(), store, regions)),
+        Todo::Store { member, store, regions, .. } => Some((member.get(), store, regions)),
         _ => None,
     };
     todos.iter().filter_map(store).collect()
@@ -54,7 +54,7 @@ fn answer_all(log: &mut DirtyLog) -> Vec<Todo> {
 }
 
 fn hot_on_two(regions: &[usize]) -> DirtyLog {
-    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY);
+    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY, StoreId(0));
     log.want(&set(regions));
     assert!(answer_all(&mut log).contains(&Todo::Admit(set(regions))));
     log
@@ -62,7 +62,7 @@ fn hot_on_two(regions: &[usize]) -> DirtyLog {
 
 #[test]
 fn a_region_is_hot_only_when_every_member_holds_it() {
-    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY);
+    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY, StoreId(0));
     assert_eq!(todos(&mut log), [], "nothing is dirty, nothing is stored");
     log.want(&set(&[3]));
     let sent = stores(&todos(&mut log));
@@ -78,7 +78,7 @@ fn a_region_is_hot_only_when_every_member_holds_it() {
 
 #[test]
 fn what_is_wanted_while_a_store_runs_goes_with_the_next_one() {
-    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY);
+    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY, StoreId(0));
     log.want(&set(&[1]));
     let sent = stores(&todos(&mut log));
     for region in [2, 3, 4] {
@@ -95,7 +95,7 @@ fn what_is_wanted_while_a_store_runs_goes_with_the_next_one() {
 
 #[test]
 fn a_mirror_of_one_needs_no_log_and_gets_one_with_the_second_member() {
-    let mut log = DirtyLog::new(&view(&[0], &[], &[]), set(&[9]));
+    let mut log = DirtyLog::new(&view(&[0], &[], &[]), set(&[9]), StoreId(0));
     assert_eq!(todos(&mut log), [Todo::AdmitAll]);
     log.want(&set(&[1]));
     assert_eq!(todos(&mut log), []);
@@ -129,8 +129,11 @@ fn a_new_member_learns_what_is_dirty_before_anything_is_hot_again() {
     assert_eq!(step[0], Todo::AdmitNone);
     let sent = stores(&step);
     assert_eq!((sent.len(), sent[0].0, sent[0].2), (1, 2, set(&[1, 2])));
+    assert!(matches!(step[1], Todo::Store { claims: true, .. }), "its replica is another mirror's");
     log.stored(member(2), sent[0].1, true);
     assert_eq!(todos(&mut log), [Todo::Admit(set(&[1, 2]))]);
+    log.want(&set(&[3]));
+    assert!(todos(&mut log).iter().all(|todo| matches!(todo, Todo::Store { claims: false, .. })));
 }
 
 #[test]
@@ -174,7 +177,7 @@ fn a_region_wanted_while_it_is_being_taken_off_with_the_members_is_stored_anew()
 
 #[test]
 fn a_failed_store_blocks_until_the_member_is_out_or_tried_again() {
-    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY);
+    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), RegionSet::EMPTY, StoreId(0));
     log.want(&set(&[1]));
     let sent = stores(&todos(&mut log));
     log.stored(member(0), sent[0].1, true);
@@ -201,7 +204,7 @@ fn a_late_answer_about_an_earlier_store_is_not_taken() {
 
 #[test]
 fn where_members_differ_from_before_stays_dirty() {
-    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), set(&[5, 6]));
+    let mut log = DirtyLog::new(&view(&[0, 1], &[], &[]), set(&[5, 6]), StoreId(0));
     answer_all(&mut log);
     log.clear(&RegionSet::EMPTY);
     assert_eq!(todos(&mut log), []);
@@ -241,7 +244,7 @@ fn what_could_not_be_flushed_stays_and_is_tried_again() {
 
 #[test]
 fn a_region_is_not_hot_while_a_channel_may_write_it_to_a_member_that_does_not_hold_it() {
-    let mut log = DirtyLog::new(&view(&[0, 1, 2], &[], &[]), RegionSet::EMPTY);
+    let mut log = DirtyLog::new(&view(&[0, 1, 2], &[], &[]), RegionSet::EMPTY, StoreId(0));
     log.want(&set(&[1]));
     for (place, store, _) in stores(&todos(&mut log)) {
         log.stored(member(place), store, place != 1);
