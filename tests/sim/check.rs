@@ -21,6 +21,8 @@ pub enum Checker {
     NoError,
     /// No I/O goes to a member that is durably out, or closed.
     OutUnused,
+    /// A write reaches no replica but those that the mirror it comes from has claimed, and no other since.
+    OneWriter,
     /// A granted pause means that nothing runs, and a broken one is said to be.
     Pause,
 }
@@ -56,6 +58,12 @@ pub enum Bug {
     ForgetAtStop,
     /// Clients are served where members differ.
     ServeUnequal,
+    /// A mirror wakes when it is assembled, whoever serves the volume.
+    EagerWake,
+    /// Clients go to the next engine before what they began with the last one has ended.
+    HastyClose,
+    /// A claim overwrites what a replica held dirty.
+    ForgetAtClaim,
 }
 
 /// The first thing that was wrong in a run.

@@ -18,10 +18,11 @@ impl World {
         let block = self.random.between(0, BLOCKS as u64) as usize;
         let choice = self.random.between(0, 100);
         let pick = self.random.next() as usize;
+        let closed = self.closing.is_some() && self.bug != Some(Bug::HastyClose);
         let Some(engine) = &mut self.engine else {
             return;
         };
-        if engine.channels.is_empty() {
+        if engine.channels.is_empty() || closed {
             return;
         }
         let id = self.next_id;
@@ -50,9 +51,23 @@ impl World {
         let channel = &mut engine.channels[io.channel];
         if !channel.state.admit() {
             channel.queue.push_back(id);
-            return;
+            return self.begin_to_wake();
         }
         self.begin(id);
+    }
+
+    /// What waits for a mirror to wake fails.
+    pub fn fail_queued(&mut self) {
+        let Some(engine) = &mut self.engine else { return };
+        let mut waiting = Vec::new();
+        for channel in &mut engine.channels {
+            waiting.extend(std::mem::take(&mut channel.queue));
+        }
+        for id in waiting {
+            // It never counted.
+            let Some(io) = self.engine.as_mut().and_then(|engine| engine.ios.remove(&id)) else { continue };
+            self.answered(id, io.kind, None);
+        }
     }
 
     /// Starts an I/O that counts, or has it wait for the log or a piece.
@@ -118,8 +133,9 @@ impl World {
         }
         let fate = self.fate(replica);
         let delay = self.random.between(5, 80) + self.random.between(0, 1 + self.replicas[replica].slow_us);
-        let session = self.replicas[replica].session;
-        let command = Command { io: id, member, kind, fate };
+        let Some(engine) = &self.engine else { return };
+        let (session, writer) = (engine.sessions[replica], engine.dirty.incarnation);
+        let command = Command { io: id, member, kind, fate, writer };
         self.time.after(delay, Step::Arrive { command, replica, session, life: self.life });
     }
 
@@ -138,7 +154,7 @@ impl World {
     pub fn arrive(&mut self, command: Command, number: usize, session: u32, life: u32) {
         let now = self.time.now_us();
         let replica = &mut self.replicas[number];
-        if replica.session != session {
+        if !replica.sessions.contains(&session) {
             return;
         }
         if replica.frozen_until_us > now {
@@ -156,12 +172,16 @@ impl World {
             Kind::Read { block } => value = replica.blocks[block],
             _ => {}
         }
+        let stolen = replica.found_dirty().claimed_by() != Some(command.writer);
         let result = match command.fate {
             _ if !replica.up => Err(FailureCause::Gone),
             Fate::Fine => Ok(value),
             Fate::Fails { .. } => Err(FailureCause::Medium),
             Fate::Vanishes { .. } => return,
         };
+        if stolen && lands && matches!(command.kind, Kind::Write { .. }) {
+            self.violate(Checker::OneWriter, format!("I/O {} writes to replica {number}, another's by now", command.io));
+        }
         if now.is_multiple_of(8) && matches!(command.kind, Kind::Write { .. }) {
             self.check_dirty();
         }
@@ -270,9 +290,15 @@ impl World {
             let delay = self.random.between(1, 20);
             self.time.after(delay, Step::Quiesced { life: self.life, channel: io.channel, pause });
         }
+        let kind = io.kind;
+        self.answered(id, kind, value);
+        self.forget_drained(id);
+    }
+
+    fn answered(&mut self, id: u64, kind: Kind, value: Option<u64>) {
         self.tally.acknowledged += u64::from(value.is_some());
         self.tally.errors += u64::from(value.is_none());
-        let wrong = match io.kind {
+        let wrong = match kind {
             Kind::Write { block, value: written } => {
                 self.oracle.write_answered(block, written, value.is_some());
                 Ok(())
@@ -283,10 +309,10 @@ impl World {
         if let Err(wrong) = wrong {
             self.violate(Checker::Data, wrong);
         }
-        if value.is_none() && self.anchored {
+        // While there are two engines, none of them can put a member out.
+        if value.is_none() && self.anchored && self.others.is_empty() && !self.superseded() {
             self.violate(Checker::NoError, format!("I/O {id} failed, though replica 0 never did"));
         }
-        self.forget_drained(id);
     }
 
     fn forget_drained(&mut self, id: u64) {

@@ -64,7 +64,12 @@ impl World {
                 self.time.after(PAUSE_LIMIT_US, Step::PauseLimit { life, pause });
             }
             Action::PauseGranted(pause) => self.pause_granted(pause),
-            Action::ResumeChannels(_) => self.broadcast(Message::Resume),
+            Action::ResumeChannels(_) => {
+                // Those of a mirror that sleeps stay paused.
+                if self.engine.as_ref().is_some_and(|engine| engine.sleep.is_none()) {
+                    self.broadcast(Message::Resume);
+                }
+            }
             Action::Notify(notice) => self.notice(notice),
         }
     }
@@ -101,6 +106,7 @@ impl World {
                     engine.copied = engine.copied.without(member);
                 }
             }
+            Notice::Superseded => self.is_superseded_now(),
             Notice::MemberOut(..) | Notice::ReadError(_) | Notice::Joined(_) => {}
         }
     }
@@ -131,6 +137,12 @@ impl World {
                 piece_held: VecDeque::new(),
                 next_delivery_us: now,
             });
+        }
+        for channel in &mut engine.channels {
+            let _ = channel.state.pause();
+        }
+        if self.bug == Some(Bug::EagerWake) {
+            self.begin_to_wake();
         }
     }
 
@@ -256,6 +268,9 @@ impl World {
             self.violate(Checker::Pause, format!("{running} I/Os run during a granted pause"));
         } else {
             self.check_equal();
+            if self.closing.is_some() && self.life == self.serving && self.close_and_go_on() {
+                return self.time.after(100, Step::PauseEnd { life: self.life, pause });
+            }
             self.copy_to_new_members();
             let unequal = self.engine.as_ref().is_some_and(|engine| engine.dirty.unequal.left() > 0);
             if self.faulty && self.random.chance(if unequal { 500 } else { 30 }) {
@@ -317,7 +332,7 @@ impl World {
             true if self.random.chance(500) => Fate::Fails { lands: self.random.chance(500) },
             true => Fate::Vanishes { lands: self.random.chance(500) },
         };
-        let session = self.replicas[number].session;
+        let session = self.engine.as_ref().map_or(0, |engine| engine.sessions[number]);
         let (done, failed) = (persist.clone(), persist.clone());
         let delay = self.random.between(50, 1_500);
         self.time.after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, stored: false });
@@ -344,7 +359,7 @@ impl World {
     ) {
         let now = self.time.now_us();
         let replica = &mut self.replicas[number];
-        if replica.session != session {
+        if !replica.sessions.contains(&session) {
             return;
         }
         if replica.frozen_until_us > now {
@@ -422,7 +437,8 @@ impl World {
             return;
         }
         if self.replicas[number].reachable(now) {
-            self.replicas[number].session += 1;
+            self.replicas[number].sessions.remove(&engine.sessions[number]);
+            engine.sessions[number] = self.replicas[number].session(false);
             engine.closed = engine.closed.without(member);
             self.core(Event::MemberReturned { member });
         } else {
@@ -435,8 +451,12 @@ impl World {
         self.time.after(5_000, Step::Heal);
         let now = self.time.now_us();
         let Some(engine) = &self.engine else { return };
-        if engine.channels.is_empty() {
+        // With two engines nobody changes who is a member.
+        if engine.channels.is_empty() || !self.others.is_empty() || self.closing.is_some() {
             return;
+        }
+        if engine.sleep.is_some() {
+            return self.begin_to_wake();
         }
         let status = engine.core.status();
         let copied = engine.copied;
@@ -476,7 +496,8 @@ impl World {
         if engine.members.find(&replica.name).is_some() {
             return;
         }
-        replica.session += 1;
+        // Its head is another: nobody else reaches it.
+        engine.sessions[number] = replica.session(true);
         let Ok(member) = engine.members.add(replica.open()) else {
             return;
         };

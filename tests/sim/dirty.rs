@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use corriente::mirror::core::dirty::{DirtyRecord, FoundDirty, Regions, StoreId, Todo, unequal};
 use corriente::mirror::core::{
-    Assembly, DirtyLog, Equalizer, Event, FailureCause, HotMap, Incarnation, IoView, MemberIndex, MemberMask, MemberOp,
+    Assembly, DirtyLog, DirtyOrder, Equalizer, Event, FailureCause, HotMap, Incarnation, IoView, MemberIndex, MemberMask, MemberOp,
     RegionSet, UnequalMap, complete,
 };
 
 use crate::check::{Bug, Checker};
 use crate::replica::{BLOCKS, SIZE_BYTES};
-use crate::world::{DEADLINE_US, Fate, Message, Step, Tracker, World};
+use crate::world::{DEADLINE_US, Fate, Message, Step, StoreFailure, Tracker, World};
 
 /// Regions of 4 blocks, pieces of 2.
 const REGION_SHIFT: u8 = 14;
@@ -28,9 +28,11 @@ pub struct Dirty {
     pub hot: HotMap,
     pub unequal: UnequalMap,
     equalizer: Equalizer,
-    incarnation: Incarnation,
+    pub incarnation: Incarnation,
     drain: Option<Drain>,
     copies: BTreeMap<u64, Copying>,
+    /// No copy begins any more.
+    pub stopping: bool,
 }
 
 /// Waits for the writes that every channel has begun.
@@ -49,31 +51,53 @@ struct Copying {
 }
 
 impl Dirty {
-    /// By what the members of an assembly hold.
-    pub fn of(assembly: &Assembly, found: &[FoundDirty], bug: Option<Bug>) -> Self {
-        let all = assembly.members.mask();
-        let set = match bug {
-            Some(Bug::ForgetDirty) => Default::default(),
-            _ => unequal(found, regions(), SIZE_BYTES),
-        };
+    /// Of a mirror that sleeps.
+    pub fn of(assembly: &Assembly) -> Self {
         let view = IoView {
             epoch: Default::default(),
-            rw: all,
+            rw: assembly.members.mask(),
             wo: MemberMask::EMPTY,
             unfenced: MemberMask::EMPTY,
             local: MemberMask::EMPTY,
             writable: true,
         };
-        let blocks = regions().ranges(&set, SIZE_BYTES).map(|range| range.start / 4096..range.end / 4096);
         Self {
-            log: DirtyLog::new(&view, set),
+            log: DirtyLog::new(&view, RegionSet::EMPTY, StoreId(0)),
             hot: HotMap::new(regions(), 4096),
-            unequal: UnequalMap::new(blocks, BLOCKS as u64, PIECE_SHIFT),
+            unequal: UnequalMap::new([], BLOCKS as u64, PIECE_SHIFT),
             equalizer: Equalizer::default(),
             incarnation: assembly.incarnation,
             drain: None,
             copies: BTreeMap::new(),
+            stopping: false,
         }
+    }
+
+    /// By what the members held dirty when they were claimed.
+    pub fn wake(&mut self, view: &IoView, found: &[FoundDirty], first: StoreId) {
+        let set = unequal(found, regions(), SIZE_BYTES);
+        self.log = DirtyLog::new(view, set, first);
+        self.hot.set_all(false);
+        let blocks = regions().ranges(&set, SIZE_BYTES).map(|range| range.start / 4096..range.end / 4096);
+        self.unequal.set(blocks, BLOCKS as u64);
+        self.equalizer = Equalizer::default();
+        self.stopping = false;
+    }
+
+    /// Nothing is known, and nothing copied.
+    pub fn sleep(&mut self) {
+        self.hot.set_all(false);
+        self.unequal.set([], BLOCKS as u64);
+        self.drain = None;
+    }
+
+    pub fn copies(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
+    pub fn order(&self, store: StoreId, dirty: RegionSet, claims: bool) -> DirtyOrder {
+        let record = DirtyRecord { regions: regions(), incarnation: self.incarnation, sequence: store.0, dirty };
+        if claims { DirtyOrder::Claim(record) } else { DirtyOrder::Replace(record) }
     }
 }
 
@@ -119,6 +143,7 @@ impl World {
 
     /// Does what the log says, and begins what copies may begin.
     pub fn pump(&mut self) {
+        self.pump_waking();
         self.pump_log();
         self.pump_pieces();
     }
@@ -128,7 +153,10 @@ impl World {
         while let Some(todo) = self.started().and_then(|engine| engine.dirty.log.next_todo()) {
             let Some(engine) = &mut self.engine else { return };
             match todo {
-                Todo::Store { member, store, regions } => self.store_dirty(member, store, regions),
+                Todo::Store { member, store, regions, claims } => {
+                    let order = engine.dirty.order(store, regions, claims);
+                    self.send_order(member, store, order);
+                }
                 Todo::Admit(regions) => {
                     engine.dirty.hot.admit(&regions);
                     admitted = true;
@@ -152,7 +180,7 @@ impl World {
     }
 
     fn started(&mut self) -> Option<&mut crate::world::Engine> {
-        self.engine.as_mut().filter(|engine| !engine.channels.is_empty())
+        self.engine.as_mut().filter(|engine| !engine.channels.is_empty() && engine.sleep.is_none())
     }
 
     /// A channel has heard of a drain: what it has begun by now counts.
@@ -194,55 +222,64 @@ impl World {
         }
     }
 
-    fn store_dirty(&mut self, member: MemberIndex, store: StoreId, dirty: RegionSet) {
+    /// Sends an order to a member's replica. Its answer comes within the limit.
+    pub fn send_order(&mut self, member: MemberIndex, store: StoreId, order: DirtyOrder) {
         let life = self.life;
         let Some(engine) = &self.engine else { return };
-        let record =
-            DirtyRecord { regions: regions(), incarnation: engine.dirty.incarnation, sequence: store.0, dirty };
         let number = engine.replica_of[member.get()];
+        let session = engine.sessions[number];
         let fate = self.fate(number);
-        let (session, delay) = (self.replicas[number].session, self.random.between(50, 1_500));
-        self.time.after(STORE_LIMIT_US, Step::DirtyDone { life, member, store, stored: false });
+        let delay = self.random.between(50, 1_500);
+        let failed = |cause| Step::DirtyDone { life, member, store, outcome: Err(StoreFailure::Member(cause)) };
+        self.time.after(STORE_LIMIT_US, failed(FailureCause::Deadline));
         let (lands, answered) = match fate {
             Fate::Fine => (true, true),
             Fate::Fails { lands } => (lands, false),
             Fate::Vanishes { lands } => (lands, false),
         };
-        if lands {
-            let record = record.encode();
-            self.time
-                .after(delay, Step::DirtyArrive { life, member, store, record, replica: number, session, answered });
-        }
         if matches!(fate, Fate::Fails { .. }) {
-            self.time.after(delay + 100, Step::DirtyDone { life, member, store, stored: false });
+            self.time.after(delay + 100, failed(FailureCause::Medium));
+        }
+        if lands {
+            let arrive = Step::DirtyArrive { life, member, store, order, replica: number, session, answered };
+            self.time.after(delay, arrive);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     pub fn dirty_arrives(
         &mut self,
         life: u32,
         member: MemberIndex,
         store: StoreId,
-        record: Vec<u8>,
+        order: DirtyOrder,
         (number, session): (usize, u32),
         answered: bool,
     ) {
         let now = self.time.now_us();
+        let forgets = self.bug == Some(Bug::ForgetAtClaim);
         let replica = &mut self.replicas[number];
-        if replica.session != session {
+        if !replica.sessions.contains(&session) {
             return;
         }
         if replica.frozen_until_us > now {
-            let again = Step::DirtyArrive { life, member, store, record, replica: number, session, answered };
+            let again = Step::DirtyArrive { life, member, store, order, replica: number, session, answered };
             self.time.after(2_000, again);
             return;
         }
-        let stored = replica.up && replica.store_dirty(&record);
+        let stored = replica.up && replica.store_dirty(&order, forgets);
+        let records = replica.records();
+        let (DirtyOrder::Claim(record) | DirtyOrder::Replace(record)) = &order;
+        let mine = records.may_be_claimed_by(record.incarnation)
+            || (matches!(order, DirtyOrder::Replace(_)) && records.dirty.claimed_by() == Some(record.incarnation));
+        let outcome = match (stored, mine || !replica.up) {
+            (true, _) => Ok(records.dirty),
+            (false, true) => Err(StoreFailure::Member(FailureCause::Medium)),
+            (false, false) => Err(StoreFailure::Superseded),
+        };
         self.tally.dirty_stores += u64::from(stored);
         if answered {
             let delay = self.random.between(10, 300);
-            self.time.after(delay, Step::DirtyDone { life, member, store, stored });
+            self.time.after(delay, Step::DirtyDone { life, member, store, outcome });
         }
         self.check_dirty();
         if self.faulty && self.random.chance(15) {
@@ -250,10 +287,18 @@ impl World {
         }
     }
 
-    pub fn dirty_done(&mut self, member: MemberIndex, store: StoreId, stored: bool) {
+    pub fn dirty_done(&mut self, member: MemberIndex, store: StoreId, outcome: Result<FoundDirty, StoreFailure>) {
         let Some(engine) = &mut self.engine else { return };
-        if engine.dirty.log.stored(member, store, stored) && !stored {
-            self.core(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Medium });
+        if engine.is_waking(store) {
+            return self.claimed(member, outcome);
+        }
+        let counts = engine.dirty.log.stored(member, store, outcome.is_ok());
+        match outcome {
+            Err(StoreFailure::Superseded) => self.core(Event::Superseded),
+            Err(StoreFailure::Member(cause)) if counts => {
+                self.core(Event::MemberIoError { member, op: MemberOp::Write, cause });
+            }
+            Err(StoreFailure::Member(_)) | Ok(_) => {}
         }
     }
 
@@ -261,7 +306,7 @@ impl World {
         let Some(engine) = self.started() else { return };
         let view = engine.core.view();
         let dirty = &mut engine.dirty;
-        if dirty.unequal.left() == 0 || !view.unfenced.is_empty() {
+        if dirty.unequal.left() == 0 || !view.unfenced.is_empty() || dirty.stopping {
             return;
         }
         if view.written().count() < 2 {
@@ -316,7 +361,8 @@ impl World {
                 continue;
             }
             let fate = self.fate(number);
-            let (session, delay) = (self.replicas[number].session, self.random.between(20, 900));
+            let session = self.engine.as_ref().map_or(0, |engine| engine.sessions[number]);
+            let delay = self.random.between(20, 900);
             let (lands, done) = match fate {
                 Fate::Fine => (true, true),
                 Fate::Fails { lands } | Fate::Vanishes { lands } => (lands, false),
@@ -345,7 +391,7 @@ impl World {
     ) {
         let now = self.time.now_us();
         let replica = &mut self.replicas[number];
-        if replica.session != session {
+        if !replica.sessions.contains(&session) {
             return;
         }
         if replica.frozen_until_us > now {
@@ -423,33 +469,40 @@ impl World {
 
     /// The engine stops in order while no client's I/O runs: what is dirty still is where members differ from before.
     pub fn stop_in_order(&mut self) {
-        let now = self.time.now_us();
-        let Some(engine) = &mut self.engine else { return };
-        let view = engine.core.view();
-        if view.unfenced.is_empty() && view.writable {
-            let left = match self.bug {
-                Some(Bug::ForgetAtStop) => RegionSet::EMPTY,
-                _ => engine.dirty.log.at_stop(),
-            };
-            let incarnation = engine.dirty.incarnation;
-            let mut stores = Vec::new();
-            for member in view.rw.iter() {
-                let number = engine.replica_of[member.get()];
-                stores.extend(engine.dirty.log.last_store(member).map(|store| (number, store)));
-            }
-            for (number, store) in stores {
-                let record = DirtyRecord { regions: regions(), incarnation, sequence: store.0, dirty: left };
-                let lands = match self.fate(number) {
-                    Fate::Fine => true,
-                    Fate::Fails { lands } | Fate::Vanishes { lands } => lands,
-                };
-                if lands && self.replicas[number].reachable(now) {
-                    self.replicas[number].store_dirty(&record.encode());
-                }
-            }
+        if self.store_last_dirty() {
             self.tally.stops += 1;
         }
         self.crash();
+    }
+
+    /// The last record of each member; false when it cannot be told now.
+    pub fn store_last_dirty(&mut self) -> bool {
+        let now = self.time.now_us();
+        let Some(engine) = &mut self.engine else { return false };
+        let view = engine.core.view();
+        if !view.unfenced.is_empty() || !view.writable {
+            return false;
+        }
+        let left = match self.bug {
+            Some(Bug::ForgetAtStop) => RegionSet::EMPTY,
+            _ => engine.dirty.log.at_stop(),
+        };
+        let mut orders = Vec::new();
+        for member in view.rw.iter() {
+            if let Some(store) = engine.dirty.log.last_store(member) {
+                orders.push((engine.replica_of[member.get()], engine.dirty.order(store, left, false)));
+            }
+        }
+        for (number, order) in orders {
+            let lands = match self.fate(number) {
+                Fate::Fine => true,
+                Fate::Fails { lands } | Fate::Vanishes { lands } => lands,
+            };
+            if lands && self.replicas[number].reachable(now) {
+                self.replicas[number].store_dirty(&order, false);
+            }
+        }
+        true
     }
 
     /// A closed member's part in copies ends.

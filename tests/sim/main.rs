@@ -1,5 +1,5 @@
 //! The mirror's core under virtual time with seeded faults: member errors, lost answers, slow, frozen and vanished
-//! members, failed and late persists, pauses, rebuilds, and crashes at any step.
+//! members, failed and late persists, pauses, rebuilds, switch-overs from one engine to another, and crashes at any step.
 //!
 //! `CORRIENTE_SIM_SEED=n` runs that one seed, `CORRIENTE_SIM_SEEDS=n` so many from `CORRIENTE_SIM_FIRST` on;
 //! `CORRIENTE_SIM_TRACE=1` prints each step. Seeds that failed once stand in seeds.txt and are run every time.
@@ -12,6 +12,8 @@ mod faults;
 mod oracle;
 mod random;
 mod replica;
+mod sleep;
+mod switch;
 mod time;
 mod world;
 
@@ -87,11 +89,17 @@ fn the_runs_visit_what_they_are_for() {
         sum.equalized += tally.equalized;
         sum.waited_for_pieces += tally.waited_for_pieces;
         sum.stops += tally.stops;
+        sum.wakes += tally.wakes;
+        sum.switches += tally.switches;
+        sum.switches_back += tally.switches_back;
+        sum.superseded += tally.superseded;
+        sum.taken_over += tally.taken_over;
     }
     println!("{sum:?}");
     let Tally { acknowledged, errors, fences, crashes, caught_up, rebuilt, .. } = sum;
     let Tally { pauses, broken_pauses, lost, stuck, retried_reads, abandoned, .. } = sum;
     let Tally { dirty_stores, cleared, equalized, waited_for_pieces, stops, .. } = sum;
+    let Tally { wakes, switches, switches_back, superseded, taken_over, .. } = sum;
     for (count, least) in [
         (acknowledged, 50_000),
         (errors, 100),
@@ -110,6 +118,11 @@ fn the_runs_visit_what_they_are_for() {
         (equalized, 200),
         (waited_for_pieces, 50),
         (stops, 20),
+        (wakes, 300),
+        (switches, 200),
+        (switches_back, 50),
+        (superseded, 20),
+        (taken_over, 5),
     ] {
         assert!(count >= least, "{sum:?}: {count} should be at least {least}");
     }
@@ -189,6 +202,21 @@ fn equal_checker_finds_a_start_that_forgets_what_was_dirty() {
 #[test]
 fn dirty_checker_finds_a_stop_that_forgets_what_differs() {
     finds(Bug::ForgetAtStop, Checker::Dirty);
+}
+
+#[test]
+fn one_writer_checker_finds_a_mirror_that_does_not_sleep() {
+    finds(Bug::EagerWake, Checker::OneWriter);
+}
+
+#[test]
+fn one_writer_checker_finds_an_engine_that_is_left_with_writes_under_way() {
+    finds(Bug::HastyClose, Checker::OneWriter);
+}
+
+#[test]
+fn dirty_checker_finds_a_claim_that_forgets_what_was_dirty() {
+    finds(Bug::ForgetAtClaim, Checker::Dirty);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! A replica: blocks, the durable record, and the link to it.
 
+use std::collections::BTreeSet;
+
 use corriente::mirror::core::dirty::FoundDirty;
-use corriente::mirror::core::{DirtyRecord, Found, Generation, GenerationRecord, Locality, OpenMember};
+use corriente::mirror::core::{DirtyOrder, Found, GenerationRecord, Locality, OpenMember, ReplicaRecords};
 use corriente::name::{BdevName, ReplicaAddress, ReplicaName};
 
 pub const BLOCKS: usize = 24;
@@ -20,8 +22,10 @@ pub struct Replica {
     pub frozen_until_us: u64,
     /// Adds to each answer's time.
     pub slow_us: u64,
-    /// Counts attachments: what an earlier one sent does not arrive after a later one was made.
-    pub session: u32,
+    /// The attachments that are not cut off: what another one sent does not arrive any more.
+    pub sessions: BTreeSet<u32>,
+    /// Counts attachments.
+    attached: u32,
 }
 
 impl Replica {
@@ -35,7 +39,8 @@ impl Replica {
             up: true,
             frozen_until_us: 0,
             slow_us: 0,
-            session: 0,
+            sessions: BTreeSet::new(),
+            attached: 0,
         }
     }
 
@@ -43,18 +48,30 @@ impl Replica {
         self.up && self.frozen_until_us <= now_us
     }
 
-    pub fn attach(&mut self, now_us: u64) -> Found {
+    /// What an engine finds that attaches, and its attachment. What dead engines have sent has landed or is lost when a new one
+    /// comes (`alone`); one that is alive stays attached.
+    pub fn attach(&mut self, now_us: u64, alone: bool) -> (Found, u32) {
         if !self.reachable(now_us) {
-            return Found::Unreachable("no answer".into());
+            return (Found::Unreachable("no answer".into()), 0);
         }
-        self.session += 1;
-        Found::Opened(self.open(), self.record.clone())
+        let session = self.session(alone);
+        (Found::Opened(self.open(), self.record.clone()), session)
+    }
+
+    /// A new attachment, which cuts off all others if it is alone.
+    pub fn session(&mut self, alone: bool) -> u32 {
+        if alone {
+            self.sessions.clear();
+        }
+        self.attached += 1;
+        self.sessions.insert(self.attached);
+        self.attached
     }
 
     pub fn open(&self) -> OpenMember {
         OpenMember {
             replica: self.name.clone(),
-            bdev: BdevName::parse(&format!("lvs/vol-r-{}n{}", self.number, self.session)).expect("a name"),
+            bdev: BdevName::parse(&format!("lvs/vol-r-{}n{}", self.number, self.attached)).expect("a name"),
             address: ReplicaAddress::parse(&format!("10.0.0.{}:2000", self.number + 1)).expect("an address"),
             locality: if self.number == 0 { Locality::Local } else { Locality::Remote },
             size_bytes: SIZE_BYTES,
@@ -63,25 +80,25 @@ impl Replica {
     }
 
     pub fn found_dirty(&self) -> FoundDirty {
-        match self.dirty.as_deref().map(DirtyRecord::parse) {
-            None => FoundDirty::Nothing,
-            Some(record) => FoundDirty::Known(Box::new(record.expect("own form"))),
-        }
+        FoundDirty::parse(self.dirty.as_deref().unwrap_or_default())
     }
 
-    /// The replica's side of a store of dirty regions: only the mirror that serves it, and never backwards.
-    pub fn store_dirty(&mut self, bytes: &[u8]) -> bool {
-        let next = DirtyRecord::parse(bytes).expect("own form");
-        let serving = self.record.as_ref().map(|record| match record.generation {
-            Generation::NONE => record.base.incarnation(),
-            generation => generation.incarnation(),
-        });
-        let stored = self.dirty.as_deref().map(|stored| DirtyRecord::parse(stored).expect("own form"));
-        let allowed = serving.is_some_and(|serving| next.may_replace(stored.as_ref(), serving));
-        if allowed {
-            self.dirty = Some(bytes.to_vec());
+    pub fn records(&self) -> ReplicaRecords {
+        ReplicaRecords { generation: self.record.clone(), dirty: self.found_dirty() }
+    }
+
+    /// The replica's side of an order about dirty regions. A claim that `forgets` is a bug.
+    pub fn store_dirty(&mut self, order: &DirtyOrder, forgets: bool) -> bool {
+        let mut records = self.records();
+        if forgets && matches!((order, &records.dirty), (DirtyOrder::Claim(_), FoundDirty::Known(_))) {
+            records.dirty = FoundDirty::Nothing;
         }
-        allowed
+        let order = DirtyOrder::parse(&order.encode()).expect("own form");
+        let stored = order.carry_out(&records, SIZE_BYTES);
+        if let Ok(record) = &stored {
+            self.dirty = Some(record.encode());
+        }
+        stored.is_ok()
     }
 
     /// The replica's side of a persist: it keeps the rule of generations itself. A void is taken whatever is stored.

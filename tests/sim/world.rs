@@ -1,10 +1,10 @@
-//! The world of one run: replicas, one engine at a time, a client, and what happens when.
+//! The world of one run: replicas, engines over them, a client of one of these, and what happens when.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use corriente::mirror::core::dirty::StoreId;
+use corriente::mirror::core::dirty::{FoundDirty, StoreId};
 use corriente::mirror::core::{
-    Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, Epoch, Event, FailureCause, Found, Generation,
+    Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, DirtyOrder, Epoch, Event, FailureCause, Generation,
     GenerationRecord, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members, MirrorCore,
     Missing, PauseId, ReadTracker, Ticket, WriteTracker, assemble,
 };
@@ -14,6 +14,7 @@ use crate::dirty::Dirty;
 use crate::oracle::Oracle;
 use crate::random::Random;
 use crate::replica::{BLOCKS, Replica, SIZE_BYTES};
+use crate::sleep::Sleep;
 use crate::time::Time;
 
 pub const FAULTS_END_US: u64 = 400_000;
@@ -113,7 +114,7 @@ pub enum Step {
         life: u32,
         member: MemberIndex,
         store: StoreId,
-        record: Vec<u8>,
+        order: DirtyOrder,
         replica: usize,
         session: u32,
         answered: bool,
@@ -122,7 +123,7 @@ pub enum Step {
         life: u32,
         member: MemberIndex,
         store: StoreId,
-        stored: bool,
+        outcome: Result<FoundDirty, StoreFailure>,
     },
     Quiet {
         life: u32,
@@ -151,6 +152,9 @@ pub enum Step {
         life: u32,
         piece: u64,
     },
+    SwitchBegins,
+    SwitchCloses,
+    SwitchEnds,
     Fault,
     Restore {
         replica: usize,
@@ -169,6 +173,14 @@ pub struct Command {
     pub member: MemberIndex,
     pub kind: Kind,
     pub fate: Fate,
+    pub writer: Incarnation,
+}
+
+/// How an order to a replica failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFailure {
+    Member(FailureCause),
+    Superseded,
 }
 
 /// What a client or a leg does.
@@ -240,6 +252,11 @@ pub struct Lane {
 pub struct Engine {
     pub core: MirrorCore,
     pub dirty: Dirty,
+    pub sleep: Option<Sleep>,
+    /// The number of the next order to a replica, while it sleeps.
+    pub stores: u32,
+    /// Its attachments, by replica.
+    pub sessions: Vec<u32>,
     pub members: Members,
     pub replica_of: [usize; MAX_MEMBERS],
     pub closed: MemberMask,
@@ -272,6 +289,11 @@ pub struct Tally {
     pub equalized: u64,
     pub waited_for_pieces: u64,
     pub stops: u64,
+    pub wakes: u64,
+    pub switches: u64,
+    pub switches_back: u64,
+    pub superseded: u64,
+    pub taken_over: u64,
 }
 
 pub struct World {
@@ -279,8 +301,16 @@ pub struct World {
     pub random: Random,
     pub replicas: Vec<Replica>,
     pub error_per_mille: Vec<u64>,
+    /// The engine that a step is about, and which it is; none when that one is dead.
     pub engine: Option<Engine>,
     pub life: u32,
+    /// The others that are alive.
+    pub others: BTreeMap<u32, Engine>,
+    /// The one that the client uses.
+    pub serving: u32,
+    pub lives: u32,
+    /// It is being left for this one.
+    pub closing: Option<u32>,
     pub oracle: Oracle,
     pub next_id: u64,
     /// Replica 0 never fails in this run.
@@ -302,6 +332,7 @@ impl World {
         time.at(1, Step::ClientIssues);
         time.at(5_000, Step::Heal);
         time.at(2_000, Step::Fault);
+        time.at(8_000, Step::SwitchBegins);
         time.at(FAULTS_END_US, Step::FaultsStop);
         time.at(END_US, Step::End);
         Self {
@@ -311,6 +342,10 @@ impl World {
             error_per_mille: vec![0; count],
             engine: None,
             life: 0,
+            others: BTreeMap::new(),
+            serving: 0,
+            lives: 0,
+            closing: None,
             oracle: Oracle::new(BLOCKS),
             next_id: 1,
             anchored,
@@ -353,14 +388,26 @@ impl World {
     }
 
     fn step(&mut self, step: Step) {
+        self.enter(life_of(&step).unwrap_or(self.serving));
         self.take(step);
         self.pump();
     }
 
+    /// What follows is about that engine.
+    pub fn enter(&mut self, life: u32) {
+        if self.life != life {
+            let engine = self.others.remove(&life);
+            if let Some(left) = std::mem::replace(&mut self.engine, engine) {
+                self.others.insert(self.life, left);
+            }
+            self.life = life;
+        }
+    }
+
     fn take(&mut self, step: Step) {
         match step {
-            Step::DirtyArrive { life, member, store, record, replica, session, answered } => {
-                self.dirty_arrives(life, member, store, record, (replica, session), answered);
+            Step::DirtyArrive { life, member, store, order, replica, session, answered } => {
+                self.dirty_arrives(life, member, store, order, (replica, session), answered);
             }
             Step::PieceWrite { life, piece, member, replica, session, first, values, done } => {
                 self.piece_write(life, piece, member, (replica, session), first, values, done);
@@ -372,6 +419,9 @@ impl World {
             Step::PersistArrive { life, persist, token, replica, session, answered } => {
                 self.persist_arrives(life, persist, token, (replica, session), answered);
             }
+            Step::SwitchBegins => self.switch_begins(),
+            Step::SwitchCloses => self.switch_closes(),
+            Step::SwitchEnds => self.switch_ends(),
             Step::Fault => self.fault(),
             Step::Restore { replica } => self.restore(replica),
             Step::Crash => self.crash(),
@@ -427,7 +477,7 @@ impl World {
             Step::RequestPause { .. } => self.core(Event::PauseRequested),
             Step::RegionsWanted { .. } => self.regions_wanted(),
             Step::PieceWanted { piece, .. } => self.piece_wanted(piece),
-            Step::DirtyDone { member, store, stored, .. } => self.dirty_done(member, store, stored),
+            Step::DirtyDone { member, store, outcome, .. } => self.dirty_done(member, store, outcome),
             Step::Quiet { .. } => self.look_for_quiet_regions(),
             Step::PieceRead { piece, .. } => self.piece_read(piece),
             Step::PieceWritten { piece, member, done, .. } => self.piece_written(piece, member, done),
@@ -440,32 +490,33 @@ impl World {
     pub fn crash(&mut self) {
         if self.engine.take().is_some() {
             self.tally.crashes += 1;
-            self.life += 1;
-            self.oracle.crash();
             self.check_dirty();
+            if self.life != self.serving {
+                return;
+            }
+            self.closing = None;
+            self.oracle.crash();
             let delay = self.random.between(1_000, 20_000);
             self.time.after(delay, Step::Restart);
         }
     }
 
-    /// An engine starts from what the replicas durably know.
+    /// The client goes on with an engine that is there, or with one that starts from what the replicas durably know.
     fn restart(&mut self) {
-        let now = self.time.now_us();
-        let candidates: Vec<_> = self
-            .replicas
-            .iter_mut()
-            .map(|replica| Candidate { replica: replica.name.clone(), found: replica.attach(now) })
-            .collect();
-        let all_here = candidates.iter().all(|candidate| matches!(candidate.found, Found::Opened(..)));
-        let incarnation = Incarnation(self.random.next() as u32);
-        match assemble(candidates, SIZE_BYTES, incarnation, Missing::Refuse) {
-            Ok(assembly) => {
-                let cut_short = assembly.newest.incarnation() != incarnation;
-                self.tally.caught_up += u64::from(cut_short && !assembly.laggards.is_empty());
-                self.start(assembly);
-            }
+        if self.engine.is_some() {
+            return;
+        }
+        let other = self.others.keys().next().copied();
+        if let Some(life) = other.filter(|_| self.random.chance(500)) {
+            self.tally.taken_over += 1;
+            return self.take_over(life);
+        }
+        // Their nodes go, too.
+        self.others.clear();
+        match self.assemble(true) {
+            Ok(()) => self.serving = self.life,
             Err(AssemblyError::Unverified(_) | AssemblyError::Behind { .. } | AssemblyError::NothingInSync)
-                if !all_here =>
+                if !self.all_here() =>
             {
                 self.time.after(10_000, Step::Restart);
             }
@@ -473,20 +524,43 @@ impl World {
         }
     }
 
-    fn start(&mut self, assembly: corriente::mirror::core::Assembly) {
+    fn all_here(&self) -> bool {
+        let now = self.time.now_us();
+        self.replicas.iter().all(|replica| replica.reachable(now))
+    }
+
+    /// An engine starts over all replicas that can be reached, in a life of its own, which this is about from then on.
+    pub fn assemble(&mut self, alone: bool) -> Result<(), AssemblyError> {
+        let now = self.time.now_us();
+        let (mut candidates, mut sessions) = (Vec::new(), Vec::new());
+        for replica in &mut self.replicas {
+            let (found, session) = replica.attach(now, alone);
+            candidates.push(Candidate { replica: replica.name.clone(), found });
+            sessions.push(session);
+        }
+        let incarnation = Incarnation(self.random.next() as u32);
+        let assembly = assemble(candidates, SIZE_BYTES, incarnation, Missing::Refuse)?;
+        let cut_short = assembly.newest.incarnation() != incarnation;
+        self.tally.caught_up += u64::from(cut_short && !assembly.laggards.is_empty());
+        self.start(assembly, sessions);
+        Ok(())
+    }
+
+    fn start(&mut self, assembly: corriente::mirror::core::Assembly, sessions: Vec<u32>) {
         let mut out = Actions::new();
         let core = MirrorCore::start(&assembly, &mut out);
         let mut replica_of = [0; MAX_MEMBERS];
         for (member, open) in assembly.members.iter() {
             replica_of[member.get()] = self.number(&open.replica);
         }
-        self.life += 1;
-        let found: Vec<_> =
-            assembly.members.iter().map(|(_, open)| self.replicas[self.number(&open.replica)].found_dirty()).collect();
-        let dirty = Dirty::of(&assembly, &found, self.bug);
+        self.lives += 1;
+        self.enter(self.lives);
         self.engine = Some(Engine {
             core,
-            dirty,
+            dirty: Dirty::of(&assembly),
+            sleep: Some(Sleep::Asleep),
+            stores: 0,
+            sessions,
             members: assembly.members,
             replica_of,
             closed: MemberMask::EMPTY,
@@ -507,5 +581,47 @@ impl World {
 
     pub fn number(&self, name: &corriente::name::ReplicaName) -> usize {
         self.replicas.iter().position(|replica| replica.name == *name).expect("one of ours")
+    }
+}
+
+/// Which engine a step is about.
+fn life_of(step: &Step) -> Option<u32> {
+    match step {
+        Step::Arrive { life, .. }
+        | Step::Return { life, .. }
+        | Step::Deliver { life, .. }
+        | Step::ViewApplied { life, .. }
+        | Step::Quiesced { life, .. }
+        | Step::Report { life, .. }
+        | Step::PersistArrive { life, .. }
+        | Step::PersistDone { life, .. }
+        | Step::Abandon { life, .. }
+        | Step::Closed { life, .. }
+        | Step::Reconnect { life, .. }
+        | Step::RetryFence { life }
+        | Step::CheckDeadlines { life }
+        | Step::PauseLimit { life, .. }
+        | Step::PauseEnd { life, .. }
+        | Step::RequestPause { life }
+        | Step::RegionsWanted { life }
+        | Step::PieceWanted { life, .. }
+        | Step::DirtyArrive { life, .. }
+        | Step::DirtyDone { life, .. }
+        | Step::Quiet { life }
+        | Step::PieceRead { life, .. }
+        | Step::PieceWrite { life, .. }
+        | Step::PieceWritten { life, .. }
+        | Step::PieceLate { life, .. } => Some(*life),
+        Step::ClientIssues
+        | Step::SwitchBegins
+        | Step::SwitchCloses
+        | Step::SwitchEnds
+        | Step::Fault
+        | Step::Restore { .. }
+        | Step::Crash
+        | Step::Heal
+        | Step::Restart
+        | Step::FaultsStop
+        | Step::End => None,
     }
 }
