@@ -104,7 +104,7 @@ impl Engine {
             "the target's access state changes");
         let before = target.ana;
         let closed = AnaState::Inaccessible;
-        if before == closed && state != closed && self.is_superseded().await {
+        if state != closed && self.is_superseded().await {
             self.withdraw_target(target).await?;
             self.renew().await?;
         }

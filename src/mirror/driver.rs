@@ -27,7 +27,7 @@ use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
 use dirty::Dirty;
 use equalize::PieceCopy;
-use sleep::Sleep;
+use sleep::{Sleep, overtaken_by};
 
 mod dirty;
 mod equalize;
@@ -46,7 +46,8 @@ const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the owner asks for.
 pub(super) enum Command {
-    Pause { limit: Duration, reply: oneshot::Sender<Result<PauseId>> },
+    /// To sleep in, when it is to `rest`.
+    Pause { limit: Duration, rest: bool, reply: oneshot::Sender<Result<PauseId>> },
     Resume { pause: PauseId, reply: Option<oneshot::Sender<Result<()>>> },
     RemoveMember { member: MemberIndex, failed: bool, reply: oneshot::Sender<Result<()>> },
     AddMember { opened: OpenedMember, reply: oneshot::Sender<Result<MemberIndex>> },
@@ -327,7 +328,10 @@ impl Driver {
     }
 
     fn event(&mut self, event: Event) {
-        if let Event::FencePersisted { member, .. } | Event::FenceFailed { member, .. } = event {
+        if let Event::FencePersisted { member, .. }
+        | Event::FenceFailed { member, .. }
+        | Event::FenceOvertaken { member, .. } = event
+        {
             self.persisting[member.get()].running = false;
             self.persist_next(member);
         }
@@ -338,7 +342,7 @@ impl Driver {
 
     /// Returns the reply of a stop; everything else is answered here or by a later action.
     async fn command(&mut self, command: Command) -> Option<oneshot::Sender<Result<()>>> {
-        if command.wakes() && self.is_superseded() {
+        if command.wakes() && !matches!(command, Command::Pause { rest: true, .. }) && self.is_superseded() {
             command.refuse(|| self.refused("another engine has gone on with its replicas".into()));
             return None;
         }
@@ -356,10 +360,10 @@ impl Driver {
                 let _ = reply.send(Ok(matches!(self.sleep, Some(Sleep::Asleep)) && !asked));
             }
             Command::Sleep { reply } => {
-                self.fall_asleep().await;
-                let _ = reply.send(Ok(()));
+                let result = self.fall_asleep().await;
+                let _ = reply.send(result);
             }
-            Command::Pause { limit, reply } => match self.core.handle(Event::PauseRequested, &mut self.actions) {
+            Command::Pause { limit, reply, .. } => match self.core.handle(Event::PauseRequested, &mut self.actions) {
                 Ok(()) => {
                     self.pausing = Some(reply);
                     self.pause_limit = limit;
@@ -522,6 +526,7 @@ impl Driver {
         let Some((generation, record)) = slot.next.take() else { return };
         slot.running = true;
         let persist = self.host.persist(open, record);
+        let (host, open, incarnation) = (self.host.clone(), open.clone(), self.incarnation);
         let (limit, events) = (self.deadlines.limit, self.events.0.clone());
         let (mirror, replica) = (self.name.clone(), open.replica.clone());
         self.tokio.spawn(async move {
@@ -529,7 +534,10 @@ impl Driver {
                 Ok(Ok(())) => Event::FencePersisted { member, generation },
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
-                    Event::FenceFailed { member, generation }
+                    match overtaken_by(&*host, &open, limit, incarnation).await {
+                        Some(found) => Event::FenceOvertaken { member, generation, found },
+                        None => Event::FenceFailed { member, generation },
+                    }
                 }
                 Err(_) => {
                     tracing::warn!(%mirror, %replica, ?limit, "the generation was not stored in time");

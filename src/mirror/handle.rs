@@ -223,10 +223,11 @@ impl Mirror {
         if self.ask(Command::IsAsleep { reply }, answer).await? {
             return Ok(());
         }
-        let guard = self.pause(limit).await?;
+        let guard = self.begin_pause(limit, true).await?;
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Sleep { reply }, answer).await?;
-        guard.resume().await
+        let slept = self.ask(Command::Sleep { reply }, answer).await;
+        guard.resume().await?;
+        slept
     }
 
     /// Waits until no member differs any more from another since a crash.
@@ -245,8 +246,12 @@ impl Mirror {
 
     /// Stops client I/O. It is let go on by the guard, or by itself after `limit`.
     pub async fn pause(&self, limit: Duration) -> Result<PauseGuard> {
+        self.begin_pause(limit, false).await
+    }
+
+    async fn begin_pause(&self, limit: Duration, rest: bool) -> Result<PauseGuard> {
         let (reply, answer) = oneshot::channel();
-        let pause = self.ask(Command::Pause { limit, reply }, answer).await?;
+        let pause = self.ask(Command::Pause { limit, rest, reply }, answer).await?;
         Ok(PauseGuard { pause: Some(pause), commands: self.commands.clone(), bdev: self.bdev.clone() })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use corriente::mirror::core::{
-    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, MAX_MEMBERS,
+    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, GenerationRecord, MAX_MEMBERS,
     MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
 };
 
@@ -115,14 +115,9 @@ impl World {
         self.check_disks();
         let (now, count) = (self.time.now_us(), self.random.between(1, 4));
         let policy = self.random.pick(&[ReadPolicy::LocalFirst, ReadPolicy::RoundRobin, ReadPolicy::LeastPending]);
-        let (life, soon) = (self.life, self.random.chance(300));
         let Some(engine) = &mut self.engine else {
             return;
         };
-        if soon && engine.dirty.unequal.left() > 0 {
-            // So that a stop may come before all is equal.
-            self.time.after(50, Step::RequestPause { life });
-        }
         let view = engine.core.view();
         engine.dirty.log.view_in_force();
         for _ in 0..count {
@@ -335,10 +330,10 @@ impl World {
         let session = self.engine.as_ref().map_or(0, |engine| engine.sessions[number]);
         let (done, failed) = (persist.clone(), persist.clone());
         let delay = self.random.between(50, 1_500);
-        self.time.after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, stored: false });
+        self.time.after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, stored: false, overtaken: None });
         match fate {
             Fate::Fails { lands: false } => {
-                self.time.after(delay, Step::PersistDone { life, persist: done, token, stored: false });
+                self.time.after(delay, Step::PersistDone { life, persist: done, token, stored: false, overtaken: None });
             }
             Fate::Vanishes { lands: false } => {}
             Fate::Fine | Fate::Fails { .. } | Fate::Vanishes { .. } => {
@@ -367,17 +362,27 @@ impl World {
             self.time.after(2_000, again);
             return;
         }
-        let stored = replica.up && (self.bug == Some(Bug::FakePersist) || replica.store(persist.record.clone()));
+        // Not that of the start, or nothing could be claimed.
+        let raised = |record: &GenerationRecord| record.generation.incarnation() == persist.generation.incarnation();
+        let fake = self.bug == Some(Bug::FakePersist) && replica.record.as_ref().is_some_and(raised);
+        let stored = replica.up && (fake || replica.store(persist.record.clone()));
+        // As the mirror asks the replica after a refusal.
+        let (records, incarnation) = (replica.records(), self.engine.as_ref().map(|engine| engine.dirty.incarnation));
+        let ours = incarnation.filter(|ours| {
+            records.dirty.claimed_by() == Some(*ours) && records.may_be_claimed_by(*ours) && !stored && replica.up
+        });
+        let found = records.generation.map(|record| record.generation);
+        let overtaken = found.filter(|found| ours.is_some_and(|ours| found.incarnation() != ours));
         if answered {
             let delay = self.random.between(10, 300);
-            self.time.after(delay, Step::PersistDone { life, persist, token, stored });
+            self.time.after(delay, Step::PersistDone { life, persist, token, stored, overtaken });
         }
         if self.faulty && self.random.chance(100) {
             self.crash();
         }
     }
 
-    pub fn persist_done(&mut self, persist: Persist, token: u32, stored: bool) {
+    pub fn persist_done(&mut self, persist: Persist, token: u32, stored: bool, overtaken: Option<Generation>) {
         let Persist { member, generation, .. } = persist;
         let Some(engine) = &mut self.engine else {
             return;
@@ -388,9 +393,11 @@ impl World {
         }
         lane.busy = false;
         let next = lane.queued.take();
-        self.core(match stored {
-            true => Event::FencePersisted { member, generation },
-            false => Event::FenceFailed { member, generation },
+        self.tally.overtaken += u64::from(overtaken.is_some());
+        self.core(match (stored, overtaken) {
+            (true, _) => Event::FencePersisted { member, generation },
+            (false, Some(found)) => Event::FenceOvertaken { member, generation, found },
+            (false, None) => Event::FenceFailed { member, generation },
         });
         let Some(engine) = &mut self.engine else {
             return;
@@ -478,7 +485,10 @@ impl World {
             requests.push(Event::PauseRequested);
         }
         for request in requests {
-            self.core(request);
+            match request {
+                Event::PauseRequested => self.request_pause(),
+                other => self.core(other),
+            }
         }
         let unequal = self.engine.as_ref().is_some_and(|engine| engine.dirty.unequal.left() > 0);
         for number in 0..self.replicas.len() {

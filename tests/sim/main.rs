@@ -94,12 +94,14 @@ fn the_runs_visit_what_they_are_for() {
         sum.switches_back += tally.switches_back;
         sum.superseded += tally.superseded;
         sum.taken_over += tally.taken_over;
+        sum.refused += tally.refused;
+        sum.overtaken += tally.overtaken;
     }
     println!("{sum:?}");
     let Tally { acknowledged, errors, fences, crashes, caught_up, rebuilt, .. } = sum;
     let Tally { pauses, broken_pauses, lost, stuck, retried_reads, abandoned, .. } = sum;
     let Tally { dirty_stores, cleared, equalized, waited_for_pieces, stops, .. } = sum;
-    let Tally { wakes, switches, switches_back, superseded, taken_over, .. } = sum;
+    let Tally { wakes, switches, switches_back, superseded, taken_over, refused, overtaken, .. } = sum;
     for (count, least) in [
         (acknowledged, 50_000),
         (errors, 100),
@@ -121,8 +123,10 @@ fn the_runs_visit_what_they_are_for() {
         (wakes, 300),
         (switches, 200),
         (switches_back, 50),
-        (superseded, 20),
+        (superseded, 3),
         (taken_over, 5),
+        (refused, 1),
+        (overtaken, 20),
     ] {
         assert!(count >= least, "{sum:?}: {count} should be at least {least}");
     }

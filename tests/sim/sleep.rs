@@ -3,7 +3,7 @@
 use corriente::mirror::core::dirty::{FoundDirty, StoreId};
 use corriente::mirror::core::{Event, MemberIndex, MemberMask, MemberOp, RegionSet};
 
-use crate::world::{Engine, Message, StoreFailure, World};
+use crate::world::{Engine, Message, Step, StoreFailure, World};
 
 pub enum Sleep {
     Asleep,
@@ -44,6 +44,14 @@ impl World {
         }
     }
 
+    /// A pause of a mirror that is awake; one that sleeps wakes, and is paused another time.
+    pub fn request_pause(&mut self) {
+        match self.engine.as_ref().is_some_and(|engine| engine.sleep.is_none()) {
+            true => self.core(Event::PauseRequested),
+            false => self.begin_to_wake(),
+        }
+    }
+
     pub fn claimed(&mut self, member: MemberIndex, outcome: Result<FoundDirty, StoreFailure>) {
         let Some(Sleep::Waking(waking)) = self.engine.as_mut().and_then(|engine| engine.sleep.as_mut()) else { return };
         if !waking.pending.contains(member) {
@@ -74,7 +82,12 @@ impl World {
             let found = if self.bug == Some(crate::check::Bug::ForgetDirty) { Vec::new() } else { found };
             engine.dirty.wake(&view, &found, StoreId(engine.stores));
             engine.sleep = None;
+            let unequal = engine.dirty.unequal.left() > 0;
             self.broadcast(Message::Resume);
+            if unequal && self.random.chance(300) {
+                // So that a stop may come before all is equal.
+                self.time.after(50, Step::RequestPause { life: self.life });
+            }
         } else {
             engine.sleep = Some(Sleep::Asleep);
             self.fail_queued();

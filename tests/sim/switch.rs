@@ -1,8 +1,6 @@
 //! Switch-overs of the client from one engine to another, as a frontend makes them: the next engine is assembled while the last one
 //! serves; that one is closed to the client, ends what it has begun, and sleeps; then the client goes to the next one.
 
-use corriente::mirror::core::Event;
-
 use crate::check::Bug;
 use crate::world::{Step, World};
 
@@ -43,15 +41,23 @@ impl World {
             return self.go_on(next);
         }
         // It may sleep yet with I/O that waits.
-        self.begin_to_wake();
-        self.core(Event::PauseRequested);
+        self.request_pause();
         self.time.after(AGAIN_US, Step::SwitchCloses);
     }
 
-    /// Nothing runs at the engine that is closed: it sleeps, and the client goes to the next one. False while copies still run.
+    /// Nothing runs at the engine that is closed: it sleeps, and the client goes to the next one. False while copies still run. Not
+    /// when it has put a member out that the next one counts: what that one was sent may come late.
     pub fn close_and_go_on(&mut self) -> bool {
         let Some(next) = self.closing else { return false };
         let Some(engine) = &mut self.engine else { return false };
+        let view = engine.core.view();
+        if !view.unfenced.is_empty() || !view.writable {
+            // Whoever looks after the volume deletes the engine.
+            self.tally.refused += 1;
+            self.closing = None;
+            self.time.after(5_000, Step::Crash);
+            return false;
+        }
         engine.dirty.stopping = true;
         if engine.dirty.copies() || engine.sleep.is_some() {
             return false;

@@ -73,6 +73,7 @@ pub enum Step {
         persist: Persist,
         token: u32,
         stored: bool,
+        overtaken: Option<Generation>,
     },
     Abandon {
         life: u32,
@@ -294,6 +295,8 @@ pub struct Tally {
     pub switches_back: u64,
     pub superseded: u64,
     pub taken_over: u64,
+    pub refused: u64,
+    pub overtaken: u64,
 }
 
 pub struct World {
@@ -332,7 +335,9 @@ impl World {
         time.at(1, Step::ClientIssues);
         time.at(5_000, Step::Heal);
         time.at(2_000, Step::Fault);
-        time.at(8_000, Step::SwitchBegins);
+        if random.chance(500) {
+            time.at(8_000, Step::SwitchBegins);
+        }
         time.at(FAULTS_END_US, Step::FaultsStop);
         time.at(END_US, Step::End);
         Self {
@@ -466,7 +471,9 @@ impl World {
             Step::Report { member, op, cause, .. } => {
                 self.core(Event::MemberIoError { member, op, cause });
             }
-            Step::PersistDone { persist, token, stored, .. } => self.persist_done(persist, token, stored),
+            Step::PersistDone { persist, token, stored, overtaken, .. } => {
+                self.persist_done(persist, token, stored, overtaken);
+            }
             Step::Abandon { member, .. } => self.abandon(member),
             Step::Closed { member, .. } => self.member_closed(member),
             Step::Reconnect { member, .. } => self.reconnect(member),
@@ -474,7 +481,7 @@ impl World {
             Step::CheckDeadlines { .. } => self.check_deadlines(),
             Step::PauseLimit { pause, .. } => self.core(Event::PauseTimedOut { pause }),
             Step::PauseEnd { pause, .. } => self.pause_ends(pause),
-            Step::RequestPause { .. } => self.core(Event::PauseRequested),
+            Step::RequestPause { .. } => self.request_pause(),
             Step::RegionsWanted { .. } => self.regions_wanted(),
             Step::PieceWanted { piece, .. } => self.piece_wanted(piece),
             Step::DirtyDone { member, store, outcome, .. } => self.dirty_done(member, store, outcome),
@@ -509,6 +516,10 @@ impl World {
         let other = self.others.keys().next().copied();
         if let Some(life) = other.filter(|_| self.random.chance(500)) {
             self.tally.taken_over += 1;
+            let kept = &self.others[&life].sessions;
+            for replica in &mut self.replicas {
+                replica.sessions.retain(|session| kept.contains(session));
+            }
             return self.take_over(life);
         }
         // Their nodes go, too.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::super::core::dirty::{FoundDirty, StoreId, unequal};
 use super::super::core::{
-    DirtyOrder, DirtyRecord, FailureCause, MemberIndex, MemberMask, MemberOp, OpenMember, RegionSet,
+    DirtyOrder, DirtyRecord, FailureCause, Generation, Incarnation, MemberIndex, MemberMask, MemberOp, OpenMember, RegionSet,
     ReplicaRecords,
 };
 use super::super::device::Report;
@@ -159,17 +159,31 @@ impl Driver {
     }
 
     /// In a pause, when no client's I/O runs: clears the records of the members and goes to sleep. What is being rebuilt keeps the
-    /// mirror awake, and so does what cannot be told now.
-    pub(super) async fn fall_asleep(&mut self) {
+    /// mirror awake. An error when a member is out and the others do not know so durably: another mirror may count it, and what
+    /// this one has sent to it may come late.
+    pub(super) async fn fall_asleep(&mut self) -> Result<()> {
         let view = self.core.view();
-        let settled = view.wo.is_empty() && view.unfenced.is_empty() && view.writable && self.joining.is_none();
-        if self.sleep.is_some() || self.quiet.is_none() || !settled || self.range.is_some() {
-            return;
+        if self.sleep.is_some() || self.quiet.is_none() || self.is_superseded() {
+            return Ok(());
+        }
+        if let Some(out) = view.unfenced.first().and_then(|member| self.members.get(member)) {
+            let problem = format!(
+                "replica {} failed and could not be put out durably, and another engine may count it; delete it there and this \
+                 engine here",
+                out.replica
+            );
+            return Err(self.refused(problem));
+        }
+        if !view.writable {
+            return Err(self.refused("its last generation could not be stored".into()));
+        }
+        if !view.wo.is_empty() || self.joining.is_some() || self.range.is_some() {
+            return Ok(());
         }
         self.end_copies().await;
         self.stopping = false;
         self.store_last_dirty().await;
-        let (Some(dirty), Some(vdev)) = (self.dirty.take(), &self.vdev) else { return };
+        let (Some(dirty), Some(vdev)) = (self.dirty.take(), &self.vdev) else { return Ok(()) };
         self.stores = dirty.log.next_number().0;
         let device = vdev.device().clone();
         device.hot().set_all(false);
@@ -180,6 +194,7 @@ impl Driver {
         device.sleep();
         tracing::info!(mirror = %self.name, "the mirror sleeps until the next I/O");
         self.visited(vdev.for_each_channel(move |channel| channel.ask_if_held(&device)).await);
+        Ok(())
     }
 }
 
@@ -233,4 +248,17 @@ pub(super) async fn blame(
         },
         FailureCause::Deadline | FailureCause::Gone => StoreFailure::Member(cause),
     }
+}
+
+/// The generation that another mirror has raised on top of this one's at a member that is this one's still.
+pub(super) async fn overtaken_by(
+    host: &dyn MirrorHost,
+    open: &OpenMember,
+    limit: Duration,
+    incarnation: Incarnation,
+) -> Option<Generation> {
+    let records = tokio::time::timeout(limit, host.records(open)).await.ok()?.ok()?;
+    let is_ours = records.dirty.claimed_by() == Some(incarnation) && records.may_be_claimed_by(incarnation);
+    let found = records.generation?.generation;
+    (is_ours && found.incarnation() != incarnation).then_some(found)
 }

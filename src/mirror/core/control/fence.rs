@@ -127,6 +127,27 @@ impl MirrorCore {
         self.raise(out);
     }
 
+    /// Another mirror has raised the generation and sleeps: this one goes on from there, once all survivors hold what it raised, as
+    /// a start does after a raise that was cut short.
+    pub(super) fn overtaken(
+        &mut self,
+        member: MemberIndex,
+        generation: Generation,
+        found: Generation,
+        out: &mut Actions,
+    ) {
+        match self.fence {
+            Fence::Raising { awaiting, .. } if generation == self.generation && awaiting.contains(member) => {}
+            _ => return,
+        }
+        if found.counter() < generation.counter() || self.catching_up {
+            return self.persist_failed(member, generation, out);
+        }
+        self.generation = found;
+        self.catching_up = true;
+        self.persist(self.in_mode(MemberMode::Rw), out);
+    }
+
     /// The last survivor cannot store the generation: no write may be acknowledged, those that wait fail.
     fn stick(&mut self, survivors: MemberMask, out: &mut Actions) {
         self.fence = Fence::Stuck;

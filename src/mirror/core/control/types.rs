@@ -62,6 +62,16 @@ pub enum Event {
         /// The generation of the action.
         generation: Generation,
     },
+    /// The member refused `generation`, as it holds `found`, which another mirror raised on top of this one's when it was assembled
+    /// over the same members. That one sleeps: it has not claimed the member.
+    FenceOvertaken {
+        /// Which member.
+        member: MemberIndex,
+        /// The generation of the action.
+        generation: Generation,
+        /// What the member holds.
+        found: Generation,
+    },
     /// Request: try again after [`Notice::FenceStuck`]. The owner decides how often, with back-off.
     RetryFence,
     /// Every channel has applied the view of this epoch, or a later one.
