@@ -442,6 +442,7 @@ impl Driver {
                 }
             }
             self.pump_waking().await;
+            self.pump_waiting().await;
             if self.actions.is_empty() {
                 break;
             }
@@ -664,6 +665,9 @@ impl Driver {
             unequal,
             self.sleep.is_some(),
         );
+        if self.sleep.is_some() {
+            self.event(Event::Slept);
+        }
         let uuid = uuid::Uuid::new_v4();
         let made = VdevHandle::create(self.on, &self.name, uuid, self.geometry, Arc::new(device));
         let result = made.map(|vdev| self.vdev = Some(vdev)).map_err(Error::from);

@@ -136,6 +136,7 @@ impl World {
         for channel in &mut engine.channels {
             let _ = channel.state.pause();
         }
+        self.core(Event::Slept);
         if self.bug == Some(Bug::EagerWake) {
             self.begin_to_wake();
         }

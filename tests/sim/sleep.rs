@@ -84,6 +84,7 @@ impl World {
             engine.sleep = None;
             let unequal = engine.dirty.unequal.left() > 0;
             self.broadcast(Message::Resume);
+            self.core(Event::Woke);
             if unequal && self.random.chance(300) {
                 // So that a stop may come before all is equal.
                 self.time.after(50, Step::RequestPause { life: self.life });
@@ -107,5 +108,6 @@ impl World {
         engine.stores = engine.dirty.log.next_number().0;
         engine.dirty.sleep();
         engine.sleep = Some(Sleep::Asleep);
+        self.core(Event::Slept);
     }
 }

@@ -18,6 +18,7 @@ impl World {
         if !self.faulty || !settled || !self.others.is_empty() || self.closing.is_some() {
             return;
         }
+        self.two_raised = true;
         let started = self.assemble(false).is_ok();
         self.enter(self.serving);
         if started {

@@ -6,7 +6,7 @@ use corriente::mirror::core::dirty::{FoundDirty, StoreId};
 use corriente::mirror::core::{
     Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, DirtyOrder, Epoch, Event, FailureCause, Generation,
     GenerationRecord, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members, MirrorCore,
-    Missing, PauseId, ReadTracker, Ticket, WriteTracker, assemble,
+    Missing, PauseId, ReadTracker, Ticket, WriteTracker, assemble, salvage,
 };
 
 use crate::check::{Bug, Checker, Violation};
@@ -297,6 +297,7 @@ pub struct Tally {
     pub taken_over: u64,
     pub refused: u64,
     pub overtaken: u64,
+    pub salvaged: u64,
 }
 
 pub struct World {
@@ -314,6 +315,8 @@ pub struct World {
     pub lives: u32,
     /// It is being left for this one.
     pub closing: Option<u32>,
+    /// There were two engines since the last start from nothing but replicas.
+    pub two_raised: bool,
     pub oracle: Oracle,
     pub next_id: u64,
     /// Replica 0 never fails in this run.
@@ -351,6 +354,7 @@ impl World {
             serving: 0,
             lives: 0,
             closing: None,
+            two_raised: false,
             oracle: Oracle::new(BLOCKS),
             next_id: 1,
             anchored,
@@ -525,14 +529,38 @@ impl World {
         // Their nodes go, too.
         self.others.clear();
         match self.assemble(true) {
-            Ok(()) => self.serving = self.life,
+            Ok(()) => (self.serving, self.two_raised) = (self.life, false),
             Err(AssemblyError::Unverified(_) | AssemblyError::Behind { .. } | AssemblyError::NothingInSync)
                 if !self.all_here() =>
             {
                 self.time.after(10_000, Step::Restart);
             }
+            // Two engines raised generations, and the end came between those of one. An operator decides: nothing that was
+            // acknowledged may be lost by that.
+            Err(AssemblyError::Diverged(_)) if self.two_raised => match self.salvage() {
+                true => self.serving = self.life,
+                false => self.time.after(10_000, Step::Restart),
+            },
             Err(error) => self.violate(Checker::LastMember, format!("no mirror: {error}")),
         }
+    }
+
+    fn salvage(&mut self) -> bool {
+        let now = self.time.now_us();
+        if !self.all_here() {
+            return false;
+        }
+        let (mut candidates, mut sessions) = (Vec::new(), Vec::new());
+        for replica in &mut self.replicas {
+            let (found, session) = replica.attach(now, true);
+            candidates.push(Candidate { replica: replica.name.clone(), found });
+            sessions.push(session);
+        }
+        let incarnation = Incarnation(self.random.next() as u32);
+        let Ok((assembly, _)) = salvage(candidates, SIZE_BYTES, incarnation) else { return false };
+        self.tally.salvaged += 1;
+        self.start(assembly, sessions);
+        true
     }
 
     fn all_here(&self) -> bool {

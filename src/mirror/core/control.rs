@@ -48,6 +48,8 @@ pub struct MirrorCore {
     /// The start completes a raise that a crash cut short.
     catching_up: bool,
     started: bool,
+    /// No generation is raised.
+    asleep: bool,
     /// Another mirror has gone on with the replicas: nothing is read or written any more.
     superseded: bool,
 }
@@ -69,6 +71,7 @@ impl MirrorCore {
             pause: Pause::NONE,
             catching_up: !assembly.laggards.is_empty(),
             started: false,
+            asleep: false,
             superseded: false,
         };
         let local = assembly.members.local();
@@ -97,6 +100,8 @@ impl MirrorCore {
             Event::ChannelsQuiesced { pause } => self.quiesced(pause, out),
             Event::PauseTimedOut { pause } => self.pause_timed_out(pause, out),
             Event::Resume { pause } => return self.resume(pause, out),
+            Event::Slept => self.asleep = true,
+            Event::Woke => self.wake(out),
             Event::Superseded => self.supersede(out),
         }
         Ok(())
@@ -123,10 +128,17 @@ impl MirrorCore {
         Status {
             health: self.health(),
             generation: self.settled,
-            fencing: self.fence != Fence::Settled,
+            fencing: self.fence != Fence::Settled || !self.unfenced.is_empty(),
             members,
             lost: self.having(|slot| slot.lost),
             superseded: self.superseded,
+        }
+    }
+
+    fn wake(&mut self, out: &mut Actions) {
+        self.asleep = false;
+        if !self.unfenced.is_empty() {
+            self.raise(out);
         }
     }
 

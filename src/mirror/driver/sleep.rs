@@ -139,6 +139,16 @@ impl Driver {
         self.sleep = None;
         device.wake();
         self.visited(vdev.for_each_channel(move |channel| channel.resume(&device)).await);
+        self.event(Event::Woke);
+    }
+
+    /// Does what waited until the mirror was awake, and whoever left while it slept is durably out.
+    pub(super) async fn pump_waiting(&mut self) {
+        let view = self.core.view();
+        let settled = view.unfenced.is_empty() || !view.writable;
+        if self.waiting.is_empty() || self.sleep.is_some() || !settled {
+            return;
+        }
         for command in std::mem::take(&mut self.waiting) {
             // None of them is a stop.
             let _ = Box::pin(self.command(command)).await;
@@ -194,6 +204,7 @@ impl Driver {
         device.sleep();
         tracing::info!(mirror = %self.name, "the mirror sleeps until the next I/O");
         self.visited(vdev.for_each_channel(move |channel| channel.ask_if_held(&device)).await);
+        self.event(Event::Slept);
         Ok(())
     }
 }

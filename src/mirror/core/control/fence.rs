@@ -46,6 +46,9 @@ impl MirrorCore {
         if self.catching_up {
             return self.go_on_catching_up(survivors, out);
         }
+        if self.asleep {
+            return self.publish(out);
+        }
         self.generation = self.generation.next(self.incarnation);
         self.publish(out);
         self.persist(survivors, out);
@@ -140,7 +143,7 @@ impl MirrorCore {
             Fence::Raising { awaiting, .. } if generation == self.generation && awaiting.contains(member) => {}
             _ => return,
         }
-        if found.counter() < generation.counter() || self.catching_up {
+        if found.counter() < generation.counter() {
             return self.persist_failed(member, generation, out);
         }
         self.generation = found;

@@ -127,6 +127,11 @@ pub enum Event {
         /// The pause that was granted.
         pause: PauseId,
     },
+    /// The mirror sleeps: it writes nothing, so a member that leaves need not be put out durably, and the others are not to hear of
+    /// it, as another mirror may be serving them.
+    Slept,
+    /// It is awake: who left meanwhile is put out durably now.
+    Woke,
     /// Another mirror has claimed a replica of this one, or gone on without it. From here on all I/O fails.
     Superseded,
 }
@@ -244,7 +249,7 @@ pub struct Status {
     pub health: Health,
     /// The generation all in sync hold durably.
     pub generation: Generation,
-    /// Whether one is being raised.
+    /// Whether one is being raised, or is to be once the mirror is awake.
     pub fencing: bool,
     /// The mode by place; `None` where there is no member yet.
     pub members: [Option<MemberMode>; MAX_MEMBERS],
