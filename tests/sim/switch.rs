@@ -60,7 +60,9 @@ impl World {
             return false;
         }
         engine.dirty.stopping = true;
-        if engine.dirty.copies() || engine.sleep.is_some() {
+        // What came before this pause runs first.
+        let waits = engine.channels.iter().any(|channel| !channel.queue.is_empty());
+        if waits || engine.dirty.copies() || engine.sleep.is_some() {
             return false;
         }
         self.fall_asleep();
