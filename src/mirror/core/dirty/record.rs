@@ -104,14 +104,18 @@ pub struct ReplicaRecords {
 }
 
 impl ReplicaRecords {
-    /// Whether a mirror that raises generations as `incarnation` may claim it: it raised the replica's generation last, or another
-    /// did directly on top of its own, and has not claimed the replica since.
+    /// Whether a mirror that raises generations as `incarnation` may claim it: it raised the replica's generation last; or another
+    /// did directly on top of its own, and has not claimed the replica since; or it claimed the replica last, so that whoever has
+    /// raised the generation since still sleeps.
     pub fn may_be_claimed_by(&self, incarnation: Incarnation) -> bool {
         let Some(record) = &self.generation else { return false };
         // A void record tells who made it so.
         let newest = if record.generation == Generation::NONE { record.base } else { record.generation }.incarnation();
         let before = record.base.incarnation();
-        incarnation == newest || (incarnation == before && self.dirty.claimed_by() != Some(newest))
+        let claimed_by = self.dirty.claimed_by();
+        incarnation == newest
+            || (incarnation == before && claimed_by != Some(newest))
+            || (claimed_by == Some(incarnation) && record.generation != Generation::NONE)
     }
 }
 
@@ -295,7 +299,9 @@ mod tests {
         assert_eq!(claim(of(1, 71, &[]), &sleeping), Ok(of(1, 71, &[1])), "the newest sleeps");
         let claimed = raised(2, 1, known(of(2, 0, &[1])));
         assert_eq!(claim(of(1, 71, &[]), &claimed), Err(DirtyRefused), "the newest has claimed it");
-        assert_eq!(claim(of(1, 71, &[]), &raised(2, 2, before())), Err(DirtyRefused), "the newest went on without it");
+        assert_eq!(claim(of(1, 71, &[]), &raised(3, 2, before())), Ok(of(1, 71, &[1])), "both that came since sleep");
+        let third = raised(3, 2, known(of(4, 0, &[])));
+        assert_eq!(claim(of(1, 71, &[]), &third), Err(DirtyRefused), "others have gone on without it");
         assert_eq!(claim(of(2, 0, &[]), &claimed), Ok(of(2, 0, &[1])), "again is the same");
         let later = raised(2, 1, known(of(2, 1, &[])));
         assert_eq!(claim(of(2, 0, &[]), &later), Err(DirtyRefused), "it was overtaken");
