@@ -7,15 +7,17 @@
 //!
 //! `cargo bench --bench dirty_log [DIRECTORY]`: the disks are made there, else in the build's directory.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corriente::error::Error;
 use corriente::mirror::core::dirty::FoundDirty;
 use corriente::mirror::core::{
-    Candidate, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, ReadPolicy, assemble,
+    Candidate, DirtyOrder, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
+    ReadPolicy, ReplicaRecords, assemble,
 };
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
 use corriente::name::{BdevName, HostPort, LvolAlias, LvolName, LvsName, NonEmpty, ReplicaName};
@@ -121,6 +123,7 @@ impl Disk {
 /// Stores dirty regions as a replica's node does.
 struct Host {
     control: Control,
+    claimed: Arc<Mutex<BTreeMap<ReplicaName, DirtyRecord>>>,
     replicas: Vec<(ReplicaName, LvolAlias, Arc<File>)>,
 }
 
@@ -129,7 +132,12 @@ impl MirrorHost for Host {
         Box::pin(async { Ok(()) })
     }
 
-    fn persist_dirty(&self, member: &OpenMember, record: DirtyRecord) -> BoxFuture<'static, Result<(), Error>> {
+    fn persist_dirty(&self, member: &OpenMember, order: DirtyOrder) -> BoxFuture<'static, Result<(), Error>> {
+        let (DirtyOrder::Claim(record) | DirtyOrder::Replace(record)) = &order;
+        let record = *record;
+        if matches!(order, DirtyOrder::Claim(_)) {
+            self.claimed.lock().expect("no panic").insert(member.replica.clone(), record);
+        }
         let known = self.replicas.iter().find(|(replica, ..)| *replica == member.replica);
         let (_, alias, file) = known.expect("one of the mirror's").clone();
         let control = self.control.clone();
@@ -141,6 +149,12 @@ impl MirrorHost for Host {
             flushed.expect("no panic").expect("the disk is flushed");
             Ok(())
         })
+    }
+
+    fn records(&self, member: &OpenMember) -> BoxFuture<'static, Result<ReplicaRecords, Error>> {
+        let claimed = self.claimed.lock().expect("no panic").get(&member.replica).copied();
+        let dirty = claimed.map_or(FoundDirty::Nothing, |record| FoundDirty::Known(Box::new(record)));
+        Box::pin(async { Ok(ReplicaRecords { generation: None, dirty }) })
     }
 
     fn close(&self, _: OpenMember, _: bool) -> BoxFuture<'static, ()> {
@@ -185,9 +199,8 @@ async fn start_mirror(control: &Control, disks: &[Disk], name: &str, quiet: Opti
         name: BdevName::parse(name).expect("a name"),
         assembly,
         opened: NonEmpty::from_vec(opened).expect("two members"),
-        dirty: vec![FoundDirty::Nothing, FoundDirty::Nothing],
         policy: ReadPolicy::LocalFirst,
-        host: Arc::new(Host { control: control.clone(), replicas }),
+        host: Arc::new(Host { control: control.clone(), claimed: Arc::default(), replicas }),
         member_deadline: Duration::from_secs(30),
         quiet,
     };

@@ -9,7 +9,8 @@ use std::time::Duration;
 use corriente::Result;
 use corriente::mirror::core::dirty::FoundDirty;
 use corriente::mirror::core::{
-    Candidate, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember, ReadPolicy, assemble,
+    Candidate, DirtyOrder, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
+    ReadPolicy, RegionSet, Regions, ReplicaRecords, assemble,
 };
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
 use corriente::name::{BdevName, HostPort, NonEmpty, ReplicaName};
@@ -27,13 +28,23 @@ const DEVICE: Geometry = Geometry { block_size: 4096, block_count: 16 * 1024 };
 /// Generations of a bench need no storage.
 struct Host;
 
+/// What a replica that is this mirror's says.
+fn claimed() -> DirtyRecord {
+    let regions = Regions::of_volume(DEVICE.size());
+    DirtyRecord { regions, incarnation: Incarnation(1), sequence: 0, dirty: RegionSet::EMPTY }
+}
+
 impl MirrorHost for Host {
     fn persist(&self, _: &OpenMember, _: GenerationRecord) -> BoxFuture<'static, Result<()>> {
         Box::pin(async { Ok(()) })
     }
 
-    fn persist_dirty(&self, _: &OpenMember, _: DirtyRecord) -> BoxFuture<'static, Result<()>> {
+    fn persist_dirty(&self, _: &OpenMember, _: DirtyOrder) -> BoxFuture<'static, Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn records(&self, _: &OpenMember) -> BoxFuture<'static, Result<ReplicaRecords>> {
+        Box::pin(async { Ok(ReplicaRecords { generation: None, dirty: FoundDirty::Known(Box::new(claimed())) }) })
     }
 
     fn close(&self, _: OpenMember, _: bool) -> BoxFuture<'static, ()> {
@@ -175,7 +186,6 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
         name: BdevName::parse("mirror").expect("a name"),
         assembly,
         opened: NonEmpty::from_vec(opened).expect("two members"),
-        dirty: vec![FoundDirty::Nothing, FoundDirty::Nothing],
         policy: ReadPolicy::LocalFirst,
         host: Arc::new(Host),
         member_deadline: Duration::from_secs(5),

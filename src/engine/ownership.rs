@@ -12,7 +12,7 @@ use super::backend::Attribute;
 use super::instance::Engine;
 use super::probe::parse_record;
 use super::state::EngineState;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mirror::core::ReplicaRecords;
 use crate::mirror::core::dirty::FoundDirty;
 
@@ -36,9 +36,7 @@ impl Engine {
     /// Before hosts are told that this path is open again, when another engine has gone on with the replicas: what the mirror knew
     /// of them is void, and it is assembled anew. Every replica that may be newer must answer. Nothing may have the mirror open.
     pub(super) async fn renew(self: &Arc<Self>) -> Result<()> {
-        let _operation = self.operations.try_lock().map_err(|_| {
-            Error::precondition(self.object(), "another operation is in progress; open its target again later")
-        })?;
+        let _operation = self.begin("opening its target again")?;
         tracing::info!(engine = %self.name, volume = %self.volume, "another engine has gone on with the replicas; the mirror is assembled anew");
         if let Some(mirror) = self.set_mirror(None) {
             mirror.stop().await?;
@@ -59,7 +57,9 @@ impl Engine {
 
     /// Whether a replica in sync would refuse this engine's claim. One that does not answer is the mirror's business.
     pub(super) async fn is_superseded(&self) -> bool {
-        let (Ok(mirror), Some(incarnation)) = (self.mirror(), self.incarnations().last().copied()) else { return false };
+        let (Ok(mirror), Some(incarnation)) = (self.mirror(), self.incarnations().last().copied()) else {
+            return false;
+        };
         if mirror.status().superseded {
             return true;
         }

@@ -47,22 +47,63 @@ const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// What the owner asks for.
 pub(super) enum Command {
     /// To sleep in, when it is to `rest`.
-    Pause { limit: Duration, rest: bool, reply: oneshot::Sender<Result<PauseId>> },
-    Resume { pause: PauseId, reply: Option<oneshot::Sender<Result<()>>> },
-    RemoveMember { member: MemberIndex, failed: bool, reply: oneshot::Sender<Result<()>> },
-    AddMember { opened: OpenedMember, reply: oneshot::Sender<Result<MemberIndex>> },
-    MemberSynced { member: MemberIndex, reply: oneshot::Sender<Result<()>> },
-    CopyPaths { target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
-    LockRange { lock: LockId, range: BlockRange, target: MemberIndex, reply: oneshot::Sender<Result<CopyPaths>> },
-    UnlockRange { lock: LockId, reply: oneshot::Sender<()> },
-    Resize { block_count: u64, reply: oneshot::Sender<Result<()>> },
-    Activity { reply: oneshot::Sender<Result<Activity>> },
+    Pause {
+        limit: Duration,
+        rest: bool,
+        reply: oneshot::Sender<Result<PauseId>>,
+    },
+    Resume {
+        pause: PauseId,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    },
+    RemoveMember {
+        member: MemberIndex,
+        failed: bool,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    AddMember {
+        opened: OpenedMember,
+        reply: oneshot::Sender<Result<MemberIndex>>,
+    },
+    MemberSynced {
+        member: MemberIndex,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    CopyPaths {
+        target: MemberIndex,
+        reply: oneshot::Sender<Result<CopyPaths>>,
+    },
+    LockRange {
+        lock: LockId,
+        range: BlockRange,
+        target: MemberIndex,
+        reply: oneshot::Sender<Result<CopyPaths>>,
+    },
+    UnlockRange {
+        lock: LockId,
+        reply: oneshot::Sender<()>,
+    },
+    Resize {
+        block_count: u64,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Activity {
+        reply: oneshot::Sender<Result<Activity>>,
+    },
     /// Only to be awake.
-    Wake { reply: oneshot::Sender<Result<()>> },
-    IsAsleep { reply: oneshot::Sender<Result<bool>> },
+    Wake {
+        reply: oneshot::Sender<Result<()>>,
+    },
+    IsAsleep {
+        reply: oneshot::Sender<Result<bool>>,
+    },
     /// In a pause: to sleep, if nothing keeps the mirror awake.
-    Sleep { reply: oneshot::Sender<Result<()>> },
-    Stop { reply: oneshot::Sender<Result<()>> },
+    Sleep {
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Stop {
+        reply: oneshot::Sender<Result<()>>,
+    },
 }
 
 impl Command {

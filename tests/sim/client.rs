@@ -180,7 +180,10 @@ impl World {
             Fate::Vanishes { .. } => return,
         };
         if stolen && lands && matches!(command.kind, Kind::Write { .. }) {
-            self.violate(Checker::OneWriter, format!("I/O {} writes to replica {number}, another's by now", command.io));
+            self.violate(
+                Checker::OneWriter,
+                format!("I/O {} writes to replica {number}, another's by now", command.io),
+            );
         }
         if now.is_multiple_of(8) && matches!(command.kind, Kind::Write { .. }) {
             self.check_dirty();

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use corriente::mirror::core::{
-    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, GenerationRecord, MAX_MEMBERS,
-    MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
+    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, GenerationRecord,
+    MAX_MEMBERS, MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
 };
 
 use crate::check::{Bug, Checker};
@@ -331,10 +331,14 @@ impl World {
         let session = self.engine.as_ref().map_or(0, |engine| engine.sessions[number]);
         let (done, failed) = (persist.clone(), persist.clone());
         let delay = self.random.between(50, 1_500);
-        self.time.after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, stored: false, overtaken: None });
+        self.time.after(
+            PERSIST_LIMIT_US,
+            Step::PersistDone { life, persist: failed, token, stored: false, overtaken: None },
+        );
         match fate {
             Fate::Fails { lands: false } => {
-                self.time.after(delay, Step::PersistDone { life, persist: done, token, stored: false, overtaken: None });
+                self.time
+                    .after(delay, Step::PersistDone { life, persist: done, token, stored: false, overtaken: None });
             }
             Fate::Vanishes { lands: false } => {}
             Fate::Fine | Fate::Fails { .. } | Fate::Vanishes { .. } => {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use corriente::mirror::core::dirty::{DirtyRecord, FoundDirty, Regions, StoreId, Todo, unequal};
 use corriente::mirror::core::{
-    Assembly, DirtyLog, DirtyOrder, Equalizer, Event, FailureCause, HotMap, Incarnation, IoView, MemberIndex, MemberMask, MemberOp,
-    RegionSet, UnequalMap, complete,
+    Assembly, DirtyLog, DirtyOrder, Equalizer, Event, FailureCause, HotMap, Incarnation, IoView, MemberIndex,
+    MemberMask, MemberOp, RegionSet, UnequalMap, complete,
 };
 
 use crate::check::{Bug, Checker};

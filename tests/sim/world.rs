@@ -521,8 +521,8 @@ impl World {
         if let Some(life) = other.filter(|_| self.random.chance(500)) {
             self.tally.taken_over += 1;
             let kept = &self.others[&life].sessions;
-            for replica in &mut self.replicas {
-                replica.sessions.retain(|session| kept.contains(session));
+            for (replica, kept) in self.replicas.iter_mut().zip(kept) {
+                replica.sessions.retain(|session| session == kept);
             }
             return self.take_over(life);
         }

@@ -35,11 +35,7 @@ struct Bits {
 impl UnequalMap {
     /// A map of `ranges` (in blocks) for a volume of so many blocks, in pieces of `1 << shift` blocks.
     pub fn new(ranges: impl IntoIterator<Item = Range<u64>>, blocks: u64, shift: u32) -> Self {
-        let map = Self {
-            shift,
-            bits: RwLock::new(Bits { blocks, words: Box::default() }),
-            left: AtomicU64::new(0),
-        };
+        let map = Self { shift, bits: RwLock::new(Bits { blocks, words: Box::default() }), left: AtomicU64::new(0) };
         map.set(ranges, blocks);
         map
     }

@@ -233,7 +233,8 @@ impl Driver {
         let last: Vec<_> = view.rw.iter().filter_map(|member| Some((member, dirty.log.last_store(member)?))).collect();
         let storing = last.into_iter().filter_map(|(member, store)| {
             let open = self.members.get(member)?;
-            let stored = self.host.persist_dirty(open, DirtyOrder::Replace(self.dirty.as_ref()?.record(store, regions)));
+            let stored =
+                self.host.persist_dirty(open, DirtyOrder::Replace(self.dirty.as_ref()?.record(store, regions)));
             let (limit, mirror, replica) = (self.deadlines.limit, self.name.clone(), open.replica.clone());
             Some(async move {
                 match tokio::time::timeout(limit, stored).await {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::super::core::dirty::{FoundDirty, StoreId, unequal};
 use super::super::core::{
-    DirtyOrder, DirtyRecord, FailureCause, Generation, Incarnation, MemberIndex, MemberMask, MemberOp, OpenMember, RegionSet,
-    ReplicaRecords,
+    DirtyOrder, DirtyRecord, FailureCause, Generation, Incarnation, MemberIndex, MemberMask, MemberOp, OpenMember,
+    RegionSet, ReplicaRecords,
 };
 use super::super::device::Report;
 use super::super::handle::MirrorHost;
@@ -75,7 +75,9 @@ impl Driver {
             };
             let outcome = in_time(&mirror, &open, limit, claim).await;
             let outcome = match outcome {
-                Err(cause) => Err(blame(&*host, &open, limit, cause, |found| found.may_be_claimed_by(incarnation)).await),
+                Err(cause) => {
+                    Err(blame(&*host, &open, limit, cause, |found| found.may_be_claimed_by(incarnation)).await)
+                }
                 Ok(found) => Ok(Box::new(found)),
             };
             let _ = reports.unbounded_send(Report::Claimed { member, store, outcome });
