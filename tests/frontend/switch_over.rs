@@ -174,3 +174,31 @@ async fn a_new_engine_copies_nothing_between_replicas_that_the_old_one_writes_to
         "the new engine makes members equal under the old one's writes:\n{log}"
     );
 }
+
+/// The engine in use puts the replica out, though the one that waits has raised the generation of the others; and that one takes part
+/// without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_fails_while_the_next_engine_waits_costs_no_write_and_is_not_read_by_that_engine() {
+    let mut cluster = Cluster::start(3).await;
+    let replicas = cluster.replicas("v1").await;
+    let old = target_of(&cluster.engine(0, ("v1", 0), NVMF, replicas.clone()).await);
+    cluster.frontend(0, request("v1", NVMF, &old)).await;
+    let volume = connect(&cluster.frontend_get(0, "v1").await.expect("it is there").endpoint).await;
+    fill(&volume, 0, MIB, 0x11).await;
+    let new = target_of(&cluster.engine(1, ("v1", 1), NVMF, replicas).await);
+    cluster.nodes[2].kill9();
+    fill(&volume, 0, 4 * MIB, 0x22).await;
+    let order = wire::EngineFrontendSwitchOverRequest {
+        name: "v1-ef".into(),
+        engine_name: "v1-e-1".into(),
+        target_address: new,
+        switchover_phase: String::new(),
+    };
+    cluster.nodes[0].spdk().engine_frontend_switch_over(order).await.expect("switched over");
+    let volume = connect(&cluster.frontend_get(0, "v1").await.expect("it is there").endpoint).await;
+    assert!(holds(&volume, 0, 4 * MIB, 0x22).await);
+    fill(&volume, MIB, MIB, 0x33).await;
+    let engine = cluster.engine_get(1, "v1-e-1").await.expect("it is there");
+    assert_eq!(engine.replica_mode_map["v1-r-00000002"], wire::ReplicaMode::Err as i32, "{engine:?}");
+    assert_eq!(engine.replica_mode_map["v1-r-00000000"], wire::ReplicaMode::Rw as i32, "{engine:?}");
+}

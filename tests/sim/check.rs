@@ -21,7 +21,7 @@ pub enum Checker {
     NoError,
     /// No I/O goes to a member that is durably out, or closed.
     OutUnused,
-    /// A write reaches no replica but those that the mirror it comes from has claimed, and no other since.
+    /// A write reaches no replica that another mirror has claimed since the one it comes from did.
     OneWriter,
     /// A granted pause means that nothing runs, and a broken one is said to be.
     Pause,

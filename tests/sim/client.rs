@@ -172,7 +172,8 @@ impl World {
             Kind::Read { block } => value = replica.blocks[block],
             _ => {}
         }
-        let stolen = replica.found_dirty().claimed_by() != Some(command.writer);
+        let records = replica.records();
+        let stolen = records.dirty.claimed_by() != Some(command.writer) && !records.may_be_claimed_by(command.writer);
         let result = match command.fate {
             _ if !replica.up => Err(FailureCause::Gone),
             Fate::Fine => Ok(value),

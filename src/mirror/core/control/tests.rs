@@ -339,3 +339,59 @@ fn more_failures_than_members_fit_the_action_buffer() {
     assert_eq!(run.mode(MAX_MEMBERS - 1), Some(MemberMode::Rw));
     assert_eq!(run.core.status().lost, mask(&[MAX_MEMBERS - 1]));
 }
+
+/// The generation of a started mirror.
+fn settled(run: &Run) -> Generation {
+    run.core.status().generation
+}
+
+#[test]
+fn a_generation_that_a_sleeping_mirror_raised_is_gone_on_from() {
+    let mut run = Run::started(3);
+    let sleeper = settled(&run).next(Incarnation(9));
+    run.fails(2, MemberOp::Write, FailureCause::Medium);
+    let asked = run.asked();
+    let (member, generation) = asked[0];
+    run.update_channels();
+    run.tell(Event::FenceOvertaken { member, generation, found: sleeper });
+    assert_eq!(run.asked(), [(at(0), sleeper), (at(1), sleeper)], "all survivors get what the sleeper raised");
+    // The other one's refusal comes late.
+    run.tell(Event::FenceOvertaken { member: at(1), generation, found: sleeper });
+    run.tell(Event::FencePersisted { member: at(0), generation: sleeper });
+    run.tell(Event::FencePersisted { member: at(1), generation: sleeper });
+    let own = sleeper.next(Incarnation(7));
+    assert_eq!(run.asked(), [(at(0), own), (at(1), own)]);
+    run.update_channels();
+    run.tell(Event::FencePersisted { member: at(0), generation: own });
+    run.tell(Event::FencePersisted { member: at(1), generation: own });
+    assert_eq!((settled(&run), run.core.status().fencing), (own, false));
+}
+
+#[test]
+fn a_mirror_that_sleeps_raises_nothing_until_it_is_awake() {
+    let mut run = Run::started(2);
+    run.tell(Event::Slept);
+    run.fails(1, MemberOp::Write, FailureCause::Gone);
+    assert_eq!(run.asked(), []);
+    let status = run.core.status();
+    assert_eq!((status.members[1], status.fencing), (Some(MemberMode::Err(OutReason::Gone)), true));
+    assert_eq!(run.core.view().unfenced, mask(&[1]));
+    run.tell(Event::Woke);
+    run.update_channels();
+    run.persist_all();
+    assert!(run.core.view().unfenced.is_empty());
+}
+
+#[test]
+fn a_superseded_mirror_serves_nothing_and_raises_nothing() {
+    let mut run = Run::started(2);
+    run.tell(Event::Superseded);
+    let view = run.core.view();
+    assert!(view.rw.is_empty() && view.wo.is_empty() && run.core.status().superseded);
+    run.update_channels();
+    run.done.clear();
+    run.fails(1, MemberOp::Write, FailureCause::Gone);
+    assert_eq!(run.asked(), []);
+    run.tell(Event::Superseded);
+    assert!(!run.noticed(Notice::Superseded), "told once");
+}

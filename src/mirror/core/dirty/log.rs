@@ -318,11 +318,10 @@ impl DirtyLog {
         let stale = |lane: &Lane| {
             lane.sending.is_none() && !lane.failed && lane.stored.as_ref().is_none_or(|stored| *stored != image)
         };
-        let member = self.written.iter().find(|member| stale(&self.lanes[member.get()]))?;
-        // A mirror that has nothing dirty does not tell so to members that it never told anything.
-        if image.is_empty() && self.lanes.iter().all(|lane| lane.stored.is_none()) {
-            return None;
-        }
+        // A mirror that has nothing dirty does not tell so to members that it never told anything; those that joined are claimed.
+        let silent = image.is_empty() && self.lanes.iter().all(|lane| lane.stored.is_none());
+        let wanted = |lane: &Lane| stale(lane) && !(silent && lane.claimed);
+        let member = self.written.iter().find(|member| wanted(&self.lanes[member.get()]))?;
         let store = self.number_store();
         let lane = &mut self.lanes[member.get()];
         lane.sending = Some((store, image));
