@@ -138,12 +138,11 @@ impl MirrorDevice {
         reports: UnboundedSender<Report>,
         hot: HotMap,
         unequal: UnequalMap,
-        asleep: bool,
     ) -> Self {
         Self {
             policy,
             deadlines,
-            shared: Mutex::new(Shared { view, paused: asleep, locked: None, members }),
+            shared: Mutex::new(Shared { view, paused: false, locked: None, members }),
             reports,
             draining: AtomicI64::new(0),
             active: AtomicBool::new(false),
@@ -151,7 +150,7 @@ impl MirrorDevice {
             pause: AtomicU32::new(0),
             read_errors: AtomicU32::new(0),
             client_errors: AtomicU64::new(0),
-            asleep: AtomicBool::new(asleep),
+            asleep: AtomicBool::new(false),
             wake_asked: AtomicBool::new(false),
             hot,
             asked: AtomicBool::new(false),

@@ -704,9 +704,9 @@ impl Driver {
             self.reports.0.clone(),
             hot,
             unequal,
-            self.sleep.is_some(),
         );
         if self.sleep.is_some() {
+            device.sleep();
             self.event(Event::Slept);
         }
         let uuid = uuid::Uuid::new_v4();

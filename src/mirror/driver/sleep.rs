@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::super::core::dirty::{FoundDirty, StoreId, unequal};
 use super::super::core::{
     DirtyOrder, DirtyRecord, FailureCause, Generation, Incarnation, MemberIndex, MemberMask, MemberOp, OpenMember,
@@ -68,7 +70,7 @@ impl Driver {
         self.tokio.spawn(async move {
             let claim = async {
                 give_order(&*host, &open, DirtyOrder::Claim(record)).await?;
-                match host.records(&open).await?.dirty {
+                match ask_again(|| host.records(&open)).await?.dirty {
                     FoundDirty::Known(found) if found.incarnation == incarnation => Ok(*found),
                     _ => Err(Error::precondition(format!("replica {}", open.replica), "its claim is gone again")),
                 }
@@ -214,11 +216,15 @@ impl Driver {
 /// Between two attempts to reach a node that did not take the call.
 const CALL_AGAIN: Duration = Duration::from_millis(100);
 
-/// Gives an order to a replica. A call that did not reach the node is made again, as a connection may have ended without a fault
-/// of the node; an order that it has carried out already is the same again.
+/// Gives an order to a replica. One that it has carried out already is the same again.
 pub(super) async fn give_order(host: &dyn MirrorHost, open: &OpenMember, order: DirtyOrder) -> Result<()> {
+    ask_again(|| host.persist_dirty(open, order.clone())).await
+}
+
+/// Makes a call that did not reach the node again, as a connection may have ended without a fault of the node. Limited by the caller.
+async fn ask_again<T>(call: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
     loop {
-        match host.persist_dirty(open, order.clone()).await {
+        match call().await {
             Err(Error::Peer { .. }) => tokio::time::sleep(CALL_AGAIN).await,
             result => return result,
         }
