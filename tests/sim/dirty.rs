@@ -241,6 +241,7 @@ impl World {
             self.time.after(delay + 100, failed(FailureCause::Medium));
         }
         if lands {
+            let order = Box::new(order);
             let arrive = Step::DirtyArrive { life, member, store, order, replica: number, session, answered };
             self.time.after(delay, arrive);
         }
@@ -251,7 +252,7 @@ impl World {
         life: u32,
         member: MemberIndex,
         store: StoreId,
-        order: DirtyOrder,
+        order: Box<DirtyOrder>,
         (number, session): (usize, u32),
         answered: bool,
     ) {
@@ -268,9 +269,9 @@ impl World {
         }
         let stored = replica.up && replica.store_dirty(&order, forgets);
         let records = replica.records();
-        let (DirtyOrder::Claim(record) | DirtyOrder::Replace(record)) = &order;
+        let (DirtyOrder::Claim(record) | DirtyOrder::Replace(record)) = &*order;
         let mine = records.may_be_claimed_by(record.incarnation)
-            || (matches!(order, DirtyOrder::Replace(_)) && records.dirty.claimed_by() == Some(record.incarnation));
+            || (matches!(*order, DirtyOrder::Replace(_)) && records.dirty.claimed_by() == Some(record.incarnation));
         let outcome = match (stored, mine || !replica.up) {
             (true, _) => Ok(records.dirty),
             (false, true) => Err(StoreFailure::Member(FailureCause::Medium)),

@@ -115,7 +115,7 @@ pub enum Step {
         life: u32,
         member: MemberIndex,
         store: StoreId,
-        order: DirtyOrder,
+        order: Box<DirtyOrder>,
         replica: usize,
         session: u32,
         answered: bool,
