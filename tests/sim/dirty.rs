@@ -31,8 +31,6 @@ pub struct Dirty {
     pub incarnation: Incarnation,
     drain: Option<Drain>,
     copies: BTreeMap<u64, Copying>,
-    /// No copy begins any more.
-    pub stopping: bool,
 }
 
 /// Waits for the writes that every channel has begun.
@@ -69,7 +67,6 @@ impl Dirty {
             incarnation: assembly.incarnation,
             drain: None,
             copies: BTreeMap::new(),
-            stopping: false,
         }
     }
 
@@ -81,7 +78,6 @@ impl Dirty {
         let blocks = regions().ranges(&set, SIZE_BYTES).map(|range| range.start / 4096..range.end / 4096);
         self.unequal.set(blocks, BLOCKS as u64);
         self.equalizer = Equalizer::default();
-        self.stopping = false;
     }
 
     /// Nothing is known, and nothing copied.
@@ -307,7 +303,7 @@ impl World {
         let Some(engine) = self.started() else { return };
         let view = engine.core.view();
         let dirty = &mut engine.dirty;
-        if dirty.unequal.left() == 0 || !view.unfenced.is_empty() || dirty.stopping {
+        if dirty.unequal.left() == 0 || !view.unfenced.is_empty() {
             return;
         }
         if view.written().count() < 2 {

@@ -59,7 +59,6 @@ impl World {
             self.time.after(5_000, Step::Crash);
             return false;
         }
-        engine.dirty.stopping = true;
         // What came before this pause runs first.
         let waits = engine.channels.iter().any(|channel| !channel.queue.is_empty());
         if waits || engine.dirty.copies() || engine.sleep.is_some() {
