@@ -569,6 +569,7 @@ impl Driver {
         slot.running = true;
         let persist = self.host.persist(open, record);
         let (host, open, incarnation) = (self.host.clone(), open.clone(), self.incarnation);
+        let is_starting = self.started.is_some();
         let (limit, events) = (self.deadlines.limit, self.events.0.clone());
         let (mirror, replica) = (self.name.clone(), open.replica.clone());
         self.tokio.spawn(async move {
@@ -576,7 +577,7 @@ impl Driver {
                 Ok(Ok(())) => Event::FencePersisted { member, generation },
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
-                    match overtaken_by(&*host, &open, limit, incarnation).await {
+                    match overtaken_by(&*host, &open, limit, generation, incarnation, is_starting).await {
                         Some(found) => Event::FenceOvertaken { member, generation, found },
                         None => Event::FenceFailed { member, generation },
                     }

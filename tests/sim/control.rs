@@ -81,6 +81,10 @@ impl World {
             Notice::Fenced(_) => self.tally.fences += 1,
             Notice::FenceStuck(_) => {
                 self.tally.stuck += 1;
+                if self.engine.as_ref().is_some_and(|engine| engine.channels.is_empty()) {
+                    // It does not start, and is made anew.
+                    return self.crash();
+                }
                 self.time.after(5_000, Step::RetryFence { life });
             }
             Notice::LastMemberError(_) => {
@@ -373,8 +377,12 @@ impl World {
         let stored = replica.up && (fake || replica.store(persist.record.clone()));
         // As the mirror asks the replica after a refusal.
         let (records, incarnation) = (replica.records(), self.engine.as_ref().map(|engine| engine.dirty.incarnation));
+        let starting = self.engine.as_ref().is_some_and(|engine| engine.channels.is_empty());
+        let held = records.generation.as_ref().map(|record| record.generation);
+        let refused = held.is_some_and(|held| !persist.generation.may_replace(held));
         let ours = incarnation.filter(|ours| {
-            records.dirty.claimed_by() == Some(*ours) && records.may_be_claimed_by(*ours) && !stored && replica.up
+            let claimed = records.dirty.claimed_by() == Some(*ours) && records.may_be_claimed_by(*ours);
+            (claimed || (starting && refused)) && !stored && replica.up
         });
         let found = records.generation.map(|record| record.generation);
         let overtaken = found.filter(|found| ours.is_some_and(|ours| found.incarnation() != ours));

@@ -269,15 +269,19 @@ pub(super) async fn blame(
     }
 }
 
-/// The generation that another mirror has raised on top of this one's at a member that is this one's still.
+/// The generation of another mirror that a member holds, which refused one of this one's: of one that sleeps, at a member that is
+/// this one's still; or of any, while this one starts.
 pub(super) async fn overtaken_by(
     host: &dyn MirrorHost,
     open: &OpenMember,
     limit: Duration,
+    asked: Generation,
     incarnation: Incarnation,
+    is_starting: bool,
 ) -> Option<Generation> {
     let records = tokio::time::timeout(limit, host.records(open)).await.ok()?.ok()?;
     let is_ours = records.dirty.claimed_by() == Some(incarnation) && records.may_be_claimed_by(incarnation);
     let found = records.generation?.generation;
-    (is_ours && found.incarnation() != incarnation).then_some(found)
+    let is_starting = is_starting && !asked.may_replace(found);
+    ((is_ours || is_starting) && found.incarnation() != incarnation).then_some(found)
 }

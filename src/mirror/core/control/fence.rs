@@ -131,7 +131,8 @@ impl MirrorCore {
     }
 
     /// Another mirror has raised the generation and sleeps: this one goes on from there, once all survivors hold what it raised, as
-    /// a start does after a raise that was cut short.
+    /// a start does after a raise that was cut short. One that starts does not go on without the member, as the others may lack
+    /// what was acknowledged since.
     pub(super) fn overtaken(
         &mut self,
         member: MemberIndex,
@@ -142,6 +143,9 @@ impl MirrorCore {
         match self.fence {
             Fence::Raising { awaiting, .. } if generation == self.generation && awaiting.contains(member) => {}
             _ => return,
+        }
+        if !self.started {
+            return self.stick(MemberMask::of(member), out);
         }
         if found.counter() < generation.counter() {
             return self.persist_failed(member, generation, out);

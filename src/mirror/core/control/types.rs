@@ -62,8 +62,9 @@ pub enum Event {
         /// The generation of the action.
         generation: Generation,
     },
-    /// The member refused `generation`, as it holds `found`, which another mirror raised on top of this one's when it was assembled
-    /// over the same members. That one sleeps: it has not claimed the member.
+    /// The member refused `generation`, as it holds `found`, which another mirror raised. While this one starts, the other has gone on
+    /// since it was assembled, maybe without some of its members. Later, the other was assembled on top of this one and sleeps: it
+    /// has not claimed the member.
     FenceOvertaken {
         /// Which member.
         member: MemberIndex,
