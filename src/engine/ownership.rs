@@ -14,6 +14,7 @@ use super::probe::parse_record;
 use super::state::EngineState;
 use crate::error::Result;
 use crate::mirror::core::ReplicaRecords;
+use crate::mirror::core::control::MemberMode;
 use crate::mirror::core::dirty::FoundDirty;
 
 /// What a replica durably knows of the mirrors that have served it.
@@ -55,7 +56,8 @@ impl Engine {
         renewed
     }
 
-    /// Whether a replica in sync would refuse this engine's claim. One that does not answer is the mirror's business.
+    /// Whether a replica in sync would refuse this engine's claim, or the mirror could not wake, as a member has left since and another
+    /// engine may have gone on with that one alone. A replica that does not answer is the mirror's business.
     pub(super) async fn is_superseded(&self) -> bool {
         let (Ok(mirror), Some(incarnation)) = (self.mirror(), self.incarnations().last().copied()) else {
             return false;
@@ -63,7 +65,11 @@ impl Engine {
         if mirror.status().superseded {
             return true;
         }
+        let has_lost = mirror.status().members.iter().any(|member| member.mode != MemberMode::Rw);
         let found = join_all(self.in_sync().iter().map(async |path| records(path).await)).await;
-        found.iter().flatten().any(|records| !records.may_be_claimed_by(incarnation))
+        let refuses = |records: &ReplicaRecords| {
+            !records.may_be_claimed_by(incarnation) || (has_lost && !records.is_newest(incarnation))
+        };
+        found.iter().flatten().any(refuses)
     }
 }

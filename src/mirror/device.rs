@@ -12,11 +12,11 @@ use futures::channel::mpsc::UnboundedSender;
 use super::core::control::PauseId;
 use super::core::dirty::StoreId;
 use super::core::{
-    ChannelState, DirtyRecord, FailureCause, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp,
-    ReadOutcome, ReadPolicy, ReadTracker, RegionSet, UnequalMap, WriteOutcome, WriteTracker,
+    ChannelState, FailureCause, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
+    ReadPolicy, ReadTracker, RegionSet, UnequalMap, WriteOutcome, WriteTracker,
 };
 use super::deadlines::{DeadlineSettings, Late, MemberDeadlines, Tickets};
-use super::driver::{PieceOutcome, StoreFailure};
+use super::driver::{Claimed, PieceOutcome, StoreFailure};
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::{BlockRange, RangeGate, Turn};
 use crate::spdk::bdev::{IoChannel, IoKind};
@@ -38,7 +38,7 @@ pub(super) enum Report {
     /// A client's I/O came while the mirror sleeps.
     WakeWanted,
     /// A member's replica was claimed by that store, with what it held dirty, or could not be.
-    Claimed { member: MemberIndex, store: StoreId, outcome: Result<Box<DirtyRecord>, StoreFailure> },
+    Claimed { member: MemberIndex, store: StoreId, outcome: Result<Box<Claimed>, StoreFailure> },
     /// Writes wait for regions ([`MirrorDevice::take_wanted`]).
     RegionsWanted,
     /// A member has stored its dirty regions, or has not.

@@ -35,7 +35,7 @@ mod join;
 mod sleep;
 
 pub(super) use equalize::PieceOutcome;
-pub(super) use sleep::StoreFailure;
+pub(super) use sleep::{Claimed, StoreFailure};
 
 /// What is locked or held, and copied, at once: long enough that this is a small part of it, short enough that a client's I/O
 /// there waits for milliseconds.

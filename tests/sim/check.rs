@@ -62,6 +62,8 @@ pub enum Bug {
     EagerWake,
     /// Clients go to the next engine before what they began with the last one has ended.
     HastyClose,
+    /// A mirror wakes without a member that another may have gone on with alone.
+    WakeWithoutNewest,
     /// A claim overwrites what a replica held dirty.
     ForgetAtClaim,
 }

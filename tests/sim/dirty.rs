@@ -226,7 +226,13 @@ impl World {
         let session = engine.sessions[number];
         let fate = self.fate(number);
         let delay = self.random.between(50, 1_500);
-        let failed = |cause| Step::DirtyDone { life, member, store, outcome: Err(StoreFailure::Member(cause)) };
+        let failed = |cause| Step::DirtyDone {
+            life,
+            member,
+            store,
+            outcome: Err(StoreFailure::Member(cause)),
+            is_newest: false,
+        };
         self.time.after(STORE_LIMIT_US, failed(FailureCause::Deadline));
         let (lands, answered) = match fate {
             Fate::Fine => (true, true),
@@ -268,6 +274,7 @@ impl World {
         let (DirtyOrder::Claim(record) | DirtyOrder::Replace(record)) = &*order;
         let mine = records.may_be_claimed_by(record.incarnation)
             || (matches!(*order, DirtyOrder::Replace(_)) && records.dirty.claimed_by() == Some(record.incarnation));
+        let is_newest = records.is_newest(record.incarnation);
         let outcome = match (stored, mine || !replica.up) {
             (true, _) => Ok(records.dirty),
             (false, true) => Err(StoreFailure::Member(FailureCause::Medium)),
@@ -276,7 +283,7 @@ impl World {
         self.tally.dirty_stores += u64::from(stored);
         if answered {
             let delay = self.random.between(10, 300);
-            self.time.after(delay, Step::DirtyDone { life, member, store, outcome });
+            self.time.after(delay, Step::DirtyDone { life, member, store, outcome, is_newest });
         }
         self.check_dirty();
         if self.faulty && self.random.chance(15) {
@@ -284,10 +291,16 @@ impl World {
         }
     }
 
-    pub fn dirty_done(&mut self, member: MemberIndex, store: StoreId, outcome: Result<FoundDirty, StoreFailure>) {
+    pub fn dirty_done(
+        &mut self,
+        member: MemberIndex,
+        store: StoreId,
+        outcome: Result<FoundDirty, StoreFailure>,
+        is_newest: bool,
+    ) {
         let Some(engine) = &mut self.engine else { return };
         if engine.is_waking(store) {
-            return self.claimed(member, outcome);
+            return self.claimed(member, outcome, is_newest);
         }
         let counts = engine.dirty.log.stored(member, store, outcome.is_ok());
         match outcome {

@@ -134,7 +134,7 @@ fn the_runs_visit_what_they_are_for() {
 
 /// Each checker finds the bug that it is there for, within a few seeds.
 fn finds(bug: Bug, checker: Checker) {
-    for seed in 0..500 {
+    for seed in 0..2_000 {
         if let (_, Some(violation)) = World::new(seed, Some(bug), Some(checker)).run() {
             assert_eq!(violation.checker, checker);
             return;
@@ -216,6 +216,11 @@ fn one_writer_checker_finds_a_mirror_that_does_not_sleep() {
 #[test]
 fn one_writer_checker_finds_an_engine_that_is_left_with_writes_under_way() {
     finds(Bug::HastyClose, Checker::OneWriter);
+}
+
+#[test]
+fn data_checker_finds_a_mirror_that_wakes_without_the_newest_member() {
+    finds(Bug::WakeWithoutNewest, Checker::Data);
 }
 
 #[test]

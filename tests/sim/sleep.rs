@@ -3,6 +3,7 @@
 use corriente::mirror::core::dirty::{FoundDirty, StoreId};
 use corriente::mirror::core::{Event, MemberIndex, MemberMask, MemberOp, RegionSet};
 
+use crate::check::Bug;
 use crate::world::{Engine, Message, Step, StoreFailure, World};
 
 pub enum Sleep {
@@ -15,6 +16,8 @@ pub struct Waking {
     store: StoreId,
     pending: MemberMask,
     claimed: Vec<(MemberIndex, FoundDirty)>,
+    /// No other mirror was assembled over those that are claimed.
+    newest: bool,
 }
 
 impl Engine {
@@ -38,7 +41,7 @@ impl World {
         engine.stores += 1;
         let members = engine.core.view().written();
         let order = engine.dirty.order(store, RegionSet::EMPTY, true);
-        engine.sleep = Some(Sleep::Waking(Waking { store, pending: members, claimed: Vec::new() }));
+        engine.sleep = Some(Sleep::Waking(Waking { store, pending: members, claimed: Vec::new(), newest: true }));
         for member in members.iter() {
             self.send_order(member, store, order.clone());
         }
@@ -52,14 +55,17 @@ impl World {
         }
     }
 
-    pub fn claimed(&mut self, member: MemberIndex, outcome: Result<FoundDirty, StoreFailure>) {
+    pub fn claimed(&mut self, member: MemberIndex, outcome: Result<FoundDirty, StoreFailure>, is_newest: bool) {
         let Some(Sleep::Waking(waking)) = self.engine.as_mut().and_then(|engine| engine.sleep.as_mut()) else { return };
         if !waking.pending.contains(member) {
             return;
         }
         waking.pending = waking.pending.without(member);
         match outcome {
-            Ok(found) => waking.claimed.push((member, found)),
+            Ok(found) => {
+                waking.newest &= is_newest;
+                waking.claimed.push((member, found));
+            }
             Err(StoreFailure::Member(cause)) => self.core(Event::MemberIoError { member, op: MemberOp::Write, cause }),
             Err(StoreFailure::Superseded) => self.core(Event::Superseded),
         }
@@ -75,11 +81,16 @@ impl World {
         if !superseded && !waking.pending.and(written).is_empty() {
             return;
         }
+        if !superseded && !view.unfenced.is_empty() && !waking.newest && self.bug != Some(Bug::WakeWithoutNewest) {
+            // Another mirror may have gone on with the member that does not answer, and without these.
+            self.core(Event::Superseded);
+            return self.pump_waking();
+        }
         let claimed = waking.claimed.iter().filter(|(member, _)| written.contains(*member));
         let found: Vec<_> = claimed.map(|(_, found)| found.clone()).collect();
         if superseded || (!found.is_empty() && found.len() == written.count() as usize) {
             self.tally.wakes += 1;
-            let found = if self.bug == Some(crate::check::Bug::ForgetDirty) { Vec::new() } else { found };
+            let found = if self.bug == Some(Bug::ForgetDirty) { Vec::new() } else { found };
             engine.dirty.wake(&view, &found, StoreId(engine.stores));
             engine.sleep = None;
             let unequal = engine.dirty.unequal.left() > 0;

@@ -125,6 +125,7 @@ pub enum Step {
         member: MemberIndex,
         store: StoreId,
         outcome: Result<FoundDirty, StoreFailure>,
+        is_newest: bool,
     },
     Quiet {
         life: u32,
@@ -488,7 +489,9 @@ impl World {
             Step::RequestPause { .. } => self.request_pause(),
             Step::RegionsWanted { .. } => self.regions_wanted(),
             Step::PieceWanted { piece, .. } => self.piece_wanted(piece),
-            Step::DirtyDone { member, store, outcome, .. } => self.dirty_done(member, store, outcome),
+            Step::DirtyDone { member, store, outcome, is_newest, .. } => {
+                self.dirty_done(member, store, outcome, is_newest);
+            }
             Step::Quiet { .. } => self.look_for_quiet_regions(),
             Step::PieceRead { piece, .. } => self.piece_read(piece),
             Step::PieceWritten { piece, member, done, .. } => self.piece_written(piece, member, done),

@@ -33,7 +33,15 @@ pub(super) enum Sleep {
 pub(super) struct Waking {
     store: StoreId,
     pending: MemberMask,
-    claimed: Vec<(MemberIndex, DirtyRecord)>,
+    claimed: Vec<(MemberIndex, Claimed)>,
+}
+
+/// What a replica answers to its claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Claimed {
+    found: DirtyRecord,
+    /// No other mirror was assembled over it since this one.
+    is_newest: bool,
 }
 
 /// How an order to a replica failed.
@@ -70,8 +78,12 @@ impl Driver {
         self.tokio.spawn(async move {
             let claim = async {
                 give_order(&*host, &open, DirtyOrder::Claim(record)).await?;
-                match ask_again(|| host.records(&open)).await?.dirty {
-                    FoundDirty::Known(found) if found.incarnation == incarnation => Ok(*found),
+                let records = ask_again(|| host.records(&open)).await?;
+                let is_newest = records.is_newest(incarnation);
+                match records.dirty {
+                    FoundDirty::Known(found) if found.incarnation == incarnation => {
+                        Ok(Claimed { found: *found, is_newest })
+                    }
                     _ => Err(Error::precondition(format!("replica {}", open.replica), "its claim is gone again")),
                 }
             };
@@ -90,7 +102,7 @@ impl Driver {
         &mut self,
         member: MemberIndex,
         store: StoreId,
-        outcome: std::result::Result<Box<DirtyRecord>, StoreFailure>,
+        outcome: std::result::Result<Box<Claimed>, StoreFailure>,
     ) {
         let Some(Sleep::Waking(waking)) = &mut self.sleep else { return };
         if waking.store != store {
@@ -112,11 +124,16 @@ impl Driver {
         if self.is_superseded() {
             return self.wake(&[]).await;
         }
-        let written = self.core.view().written();
+        let view = self.core.view();
+        let written = view.written();
         if !waking.pending.and(written).is_empty() {
             return;
         }
         let found: Vec<_> = waking.claimed.iter().filter(|(member, _)| written.contains(*member)).copied().collect();
+        if !view.unfenced.is_empty() && found.iter().any(|(_, claimed)| !claimed.is_newest) {
+            // Another mirror was assembled meanwhile, and may have gone on with the member that does not answer, and without these.
+            return self.event(Event::Superseded);
+        }
         match !found.is_empty() && found.len() == written.count() as usize {
             true => self.wake(&found).await,
             false => self.sleep_on().await,
@@ -124,11 +141,11 @@ impl Driver {
     }
 
     /// All members are claimed, or the mirror is superseded and has nothing to serve: I/O goes on.
-    async fn wake(&mut self, found: &[(MemberIndex, DirtyRecord)]) {
+    async fn wake(&mut self, found: &[(MemberIndex, Claimed)]) {
         let Some(vdev) = &self.vdev else { return };
         let device = vdev.device().clone();
         let view = self.core.view();
-        let found: Vec<_> = found.iter().map(|(_, record)| FoundDirty::Known(Box::new(*record))).collect();
+        let found: Vec<_> = found.iter().map(|(_, claimed)| FoundDirty::Known(Box::new(claimed.found))).collect();
         let regions = unequal(&found, self.regions, self.geometry.size());
         let block = u64::from(self.geometry.block_size);
         let ranges = self.regions.ranges(&regions, self.geometry.size());

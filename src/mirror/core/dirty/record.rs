@@ -104,6 +104,12 @@ pub struct ReplicaRecords {
 }
 
 impl ReplicaRecords {
+    /// Whether no mirror was assembled over it since the one that raises generations as `incarnation`. If one was, that one may have
+    /// gone on with other replicas alone.
+    pub fn is_newest(&self, incarnation: Incarnation) -> bool {
+        self.generation.as_ref().is_some_and(|record| record.generation.incarnation() == incarnation)
+    }
+
     /// Whether a mirror that raises generations as `incarnation` may claim it: it raised the replica's generation last; or another
     /// did directly on top of its own, and has not claimed the replica since; or it claimed the replica last, so that whoever has
     /// raised the generation since still sleeps.
