@@ -59,6 +59,16 @@ pub enum Point {
     ReplicaGrows,
     /// A replica's lvol has grown; who has it open does not know yet.
     ReplicaGrown,
+    /// A rebuild is about to have a snapshot copied; passed once for each snapshot of a round.
+    RebuildCopies,
+    /// All snapshots of a round of a rebuild are copied; nobody has looked for newer ones.
+    RebuildCopied,
+    /// A rebuild has found newer snapshots, and its next round is about to begin.
+    RebuildGoesOn,
+    /// A replica that is rebuilt gets all writes; its head lacks what came before.
+    RebuildJoined,
+    /// The head of a replica that is rebuilt is filled; it is not in sync yet.
+    RebuildFilled,
     /// A restore has its claim; nothing was read or written.
     RestoreClaimed,
     /// A restore's marker is about to be stored with a replica; passed once for each, those of the node first, when the
@@ -131,6 +141,11 @@ impl Point {
             Self::ExpansionServed => "expansion-served",
             Self::ReplicaGrows => "replica-grows",
             Self::ReplicaGrown => "replica-grown",
+            Self::RebuildCopies => "rebuild-copies",
+            Self::RebuildCopied => "rebuild-copied",
+            Self::RebuildGoesOn => "rebuild-goes-on",
+            Self::RebuildJoined => "rebuild-joined",
+            Self::RebuildFilled => "rebuild-filled",
             Self::RestoreClaimed => "restore-claimed",
             Self::MarkerBegins => "marker-begins",
             Self::MarkerStored => "marker-stored",

@@ -5,8 +5,14 @@
 
 mod support;
 
+#[path = "rebuild/alike.rs"]
+mod alike;
 #[path = "disaster_recovery/cluster.rs"]
 mod cluster;
+#[path = "rebuild/rounds.rs"]
+mod rounds;
+#[path = "rebuild/snapshots.rs"]
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -182,7 +182,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Ends its part in the rebuild of `destination`, and a copy that runs. That there is none is fine.
     fn rebuild_source_finish<'a>(&'a self, destination: &'a ReplicaName) -> BoxFuture<'a, Result<()>>;
     /// Begins to rebuild it. From here to [`Backend::rebuild_finish`] it has no head and cannot be opened; what it
-    /// held is kept aside. Returns where its head will be. Begins anew when a rebuild was begun before.
+    /// held is kept aside. Returns where its head will be. When a rebuild from the same source was begun before, and all that
+    /// is made is in the order, that stays and the rebuild goes on; else it begins anew.
     fn rebuild_start(&self, order: RebuildOrder) -> BoxFuture<'_, Result<ReplicaAddress>>;
     /// Begins to copy one snapshot, whose parent must be complete; [`Backend::rebuild_progress`] tells of its end.
     fn rebuild_copy_start<'a>(&'a self, snapshot: &'a SnapshotName, fast_sync: bool) -> BoxFuture<'a, Result<()>>;

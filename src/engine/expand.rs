@@ -61,6 +61,10 @@ impl Engine {
             self.expand_precheck(size)?;
             return Err(Error::precondition(self.object(), "another operation is in progress; repeat the expansion"));
         };
+        // What holds the operations at times only may have begun in between.
+        if !self.expand_precheck(size)? {
+            return Ok(());
+        }
         self.refuse_when_suspended("it is expanded")?;
         self.publish(|published| published.is_expanding = true);
         let result = self.grow(&mirror, size).await;

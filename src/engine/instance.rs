@@ -15,7 +15,7 @@ use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode, ou
 use super::suspend::Suspension;
 use super::target::Target;
 use crate::error::{Error, Result};
-use crate::mirror::core::control::MemberMode;
+use crate::mirror::core::control::{MemberMode, OutReason};
 use crate::mirror::core::{Incarnation, ReadPolicy};
 use crate::mirror::{Mirror, MirrorStatus};
 use crate::name::{EngineName, HostPort, ReplicaAddress, ReplicaName, VolumeName};
@@ -229,14 +229,19 @@ impl Engine {
         self.publish(|published| {
             let rebuilding = published.rebuilding.clone();
             for (replica, listed) in &mut published.replicas {
+                let is_rebuilt = rebuilding.as_ref() == Some(replica);
                 let (mode, problem) = match status.member(replica) {
                     Some(member) if member.lost => (ReplicaMode::Error, "the last one in sync, and out of reach"),
+                    // Out only for another round of its rebuild, or until that has told how it ended.
+                    Some(member) if is_rebuilt && member.mode == MemberMode::Err(OutReason::Removed) => {
+                        (ReplicaMode::WriteOnly, "")
+                    }
                     Some(member) => match member.mode {
                         MemberMode::Err(reason) => (ReplicaMode::Error, out_reason_text(reason)),
                         mode => (mode.into(), ""),
                     },
                     // It has not joined the mirror yet.
-                    None if rebuilding.as_ref() == Some(replica) => (ReplicaMode::WriteOnly, ""),
+                    None if is_rebuilt => (ReplicaMode::WriteOnly, ""),
                     None => (ReplicaMode::Error, ""),
                 };
                 listed.mode = mode;

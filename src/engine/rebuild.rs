@@ -8,27 +8,38 @@
 //!
 //! Until step 5 it is never read and never a source, and its own node knows that it is not whole. The snapshot of step 1
 //! stays until a purge.
+//!
+//! **Rounds.** Snapshots may be taken of the others during 2 and 4, for which the engine's operation lock is not held. A
+//! snapshot cannot be changed, so the new replica can have one only as a copy: before 3 and before 5, under the lock,
+//! the snapshots there are now are compared with those that were copied. If there are newer ones, another round copies
+//! them. In 4 the new replica leaves the mirror again for that: what its head lacks of a snapshot's point in time is known to
+//! nobody afterwards. The last round holds the lock from its beginning, so the rounds come to an end; a snapshot waits for
+//! it then.
+//!
+//! `round`: the copies of one round. `join`: from the mirror's write-only member to one in sync. `source`: whom it asks.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+mod join;
+mod round;
+mod source;
+
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{MutexGuard, oneshot, watch};
 
-use super::attach::{self, ReplicaPath};
-use super::backend::{Attribute, Backend, HeadMap, Layer, ReplicaDescription, SnapshotOptions};
+use super::attach::ReplicaPath;
+use super::backend::ReplicaDescription;
 use super::instance::Engine;
 use super::state::{EngineState, ListedReplica, Published, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::mirror::ResyncProgress;
-use crate::mirror::core::MemberIndex;
 use crate::name::{BackingImageName, ReplicaAddress, ReplicaName, SnapshotName};
 use crate::replica::clone::EntryMark;
-use crate::replica::rebuild::{CopyState, RebuildOrder, RebuildSnapshot};
+use round::Round;
+use source::Asked;
 
-/// How often the copy of a snapshot is asked about.
-const CHECK_STEP: Duration = Duration::from_millis(250);
+/// Rounds of a rebuild at most; in the last one no snapshot can be taken. Each copies only what was written since the one
+/// before, so a few catch up with snapshots that are taken every minute.
+const ROUNDS: u32 = 8;
 
 /// A request to take a replica in.
 #[derive(Debug, Clone)]
@@ -57,12 +68,15 @@ struct Rebuild {
     done: watch::Sender<bool>,
 }
 
-/// What a rebuild has once it has started.
-struct Plan {
-    source: Arc<ReplicaPath>,
-    target: Arc<ReplicaPath>,
-    /// Oldest first, a parent before its children.
-    snapshots: Vec<(SnapshotName, Layer)>,
+/// The engine's operation lock.
+type Operation<'a> = MutexGuard<'a, ()>;
+
+/// How a round ended.
+enum Ended<'a> {
+    /// The replica is in sync.
+    InSync(Operation<'a>),
+    /// There are newer snapshots than those that were copied.
+    Overtaken(Operation<'a>, Box<Asked<ReplicaDescription>>),
 }
 
 impl Engine {
@@ -141,18 +155,10 @@ fn refuse_addition(published: &Published, addition: &ReplicaAddition) -> Option<
 
 impl Rebuild {
     async fn run(self, started: oneshot::Sender<Result<()>>) {
-        let engine = self.engine.clone();
-        let Ok(_operation) = engine.operations.try_lock() else {
-            let problem = "another operation is in progress; adding a replica must wait for it";
-            self.withdraw().await;
-            let _ = started.send(Err(Error::precondition(engine.object(), problem)));
-            self.done.send_replace(true);
-            return;
-        };
-        match self.prepare().await {
-            Ok(plan) => {
+        match self.begin().await {
+            Ok(round) => {
                 let _ = started.send(Ok(()));
-                self.carry_out(plan).await;
+                self.carry_out(round).await;
             }
             Err(error) => {
                 self.withdraw().await;
@@ -160,6 +166,14 @@ impl Rebuild {
             }
         }
         self.done.send_replace(true);
+    }
+
+    async fn begin(&self) -> Result<Round> {
+        let Ok(_operation) = self.engine.operations.try_lock() else {
+            let problem = "another operation is in progress; adding a replica must wait for it";
+            return Err(Error::precondition(self.engine.object(), problem));
+        };
+        self.prepare().await
     }
 
     /// As if it had never been asked for.
@@ -172,7 +186,7 @@ impl Rebuild {
         self.engine.remember_change().await;
     }
 
-    async fn prepare(&self) -> Result<Plan> {
+    async fn prepare(&self) -> Result<Round> {
         let (engine, addition) = (&self.engine, &self.addition);
         engine.refuse_when_suspended("a replica joins")?;
         // Before it can be one that others depend on: a restart of the node must know of it.
@@ -190,34 +204,15 @@ impl Rebuild {
         prepared
     }
 
-    /// Takes the snapshot, and readies a replica that has it and the new one for the copies.
-    async fn prepare_from(&self, snapshot: &SnapshotName, target: &Arc<ReplicaPath>) -> Result<Plan> {
+    /// Takes the snapshot, and readies the replica for the copies of it and of the older ones.
+    async fn prepare_from(&self, snapshot: &SnapshotName, target: &Arc<ReplicaPath>) -> Result<Round> {
         let engine = &self.engine;
         let answers = engine.take_snapshot(snapshot, false).await?;
         engine.settle("snapshot of a rebuild", answers).await?;
         engine.refresh_chain().await?;
-        let Some(source) = engine.in_sync().into_iter().next() else {
-            return Err(Error::precondition(engine.object(), "no replica is in sync, so there is nothing to copy"));
-        };
-        let snapshots = oldest_first(source.backend.describe().await?.snapshots)
-            .map_err(|problem| Error::internal(format!("replica {}", source.replica), problem))?;
-        let exposed = source.backend.rebuild_source_start(&target.replica, target.address, snapshot).await?;
-        let order = RebuildOrder {
-            source: source.replica.clone(),
-            source_address: source.address,
-            exposed_snapshot: snapshot.clone(),
-            exposed_address: exposed,
-            snapshots: snapshots.iter().map(as_ordered).collect(),
-            linked: self.addition.linked.clone(),
-        };
-        if let Err(error) = target.backend.rebuild_start(order).await {
-            self.finish_source(&source).await;
-            return Err(error);
-        }
+        let round = self.begin_round(target.clone(), self.describe_source(None).await?).await?;
         engine.remember_path(target.clone());
-        tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %target.replica, source = %source.replica,
-            snapshots = snapshots.len(), "a rebuild starts");
-        Ok(Plan { source, target: target.clone(), snapshots })
+        Ok(round)
     }
 
     /// Deletes the snapshot of a rebuild that did not start, wherever it was taken.
@@ -262,27 +257,27 @@ impl Rebuild {
         }
     }
 
-    async fn carry_out(&self, plan: Plan) {
+    async fn carry_out(&self, mut round: Round) {
         let progress = ResyncProgress::default();
-        let outcome = self.rebuild(&plan, &progress).await;
-        self.finish_source(&plan.source).await;
-        let engine = &self.engine;
+        let outcome = self.rebuild(&mut round, &progress).await;
+        self.finish_source(&round.source).await;
+        let (engine, replica) = (&self.engine, &self.addition.replica);
         match &outcome {
-            Ok(()) => tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %plan.target.replica,
+            Ok(_operation) => tracing::info!(engine = %engine.name, volume = %engine.volume, %replica,
                 head_bytes = progress.copied_bytes(), "a rebuild is complete"),
             Err(error) => {
-                tracing::error!(engine = %engine.name, volume = %engine.volume, replica = %plan.target.replica, %error,
-                    "a rebuild failed");
+                tracing::error!(engine = %engine.name, volume = %engine.volume, %replica, %error, "a rebuild failed");
                 if let Ok(mirror) = engine.mirror() {
                     // It may not have joined yet.
-                    let _ = mirror.remove_member(&plan.target.replica).await;
+                    let _ = mirror.remove_member(replica).await;
                 }
             }
         }
         let status = engine.mirror().map(|mirror| mirror.status());
+        // Under the lock when it is in sync: whoever takes a snapshot next must see that it is.
         engine.publish(|published| {
             published.rebuilding = None;
-            if let Some(listed) = published.replicas.get_mut(&plan.target.replica) {
+            if let Some(listed) = published.replicas.get_mut(replica) {
                 listed.mode = if outcome.is_ok() { ReplicaMode::ReadWrite } else { ReplicaMode::Error };
                 listed.problem = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             }
@@ -292,14 +287,62 @@ impl Rebuild {
         }
     }
 
-    async fn rebuild(&self, plan: &Plan, progress: &ResyncProgress) -> Result<()> {
-        self.unless_canceled(self.copy_snapshots(plan)).await?;
-        // Never dropped half-way, so that no member is left behind that nobody knows of.
-        let place = self.join(plan).await?;
-        self.unless_canceled(self.fill(plan, place, progress)).await
+    /// Rounds of copies until one ends with all snapshots that there are. Returns with the operation lock.
+    async fn rebuild(&self, round: &mut Round, progress: &ResyncProgress) -> Result<Operation<'_>> {
+        let mut held = None;
+        for rounds_left in (0..ROUNDS).rev() {
+            match self.one_round(round, held.take(), progress).await? {
+                Ended::InSync(operation) => return Ok(operation),
+                Ended::Overtaken(..) if rounds_left == 0 => break,
+                Ended::Overtaken(operation, now) => {
+                    // Kept through the last round: nobody takes a snapshot meanwhile.
+                    held = Some(operation).filter(|_| rounds_left == 1);
+                    self.next_round(round, *now).await?;
+                }
+            }
+        }
+        let problem =
+            format!("the snapshots of its source changed in each of {ROUNDS} rounds, by other hands in the last");
+        Err(Error::precondition(self.object(), problem))
     }
 
-    async fn unless_canceled(&self, step: impl Future<Output = Result<()>>) -> Result<()> {
+    async fn one_round<'a>(
+        &'a self,
+        round: &Round,
+        held: Option<Operation<'a>>,
+        progress: &ResyncProgress,
+    ) -> Result<Ended<'a>> {
+        let is_last = held.is_some();
+        self.unless_canceled(self.copy_snapshots(round)).await?;
+        let operation = self.operation(held).await?;
+        let now = self.unless_canceled(self.describe_source(Some(round))).await?;
+        if !round.has_all_of(&now.answer) {
+            return Ok(Ended::Overtaken(operation, Box::new(now)));
+        }
+        self.unless_canceled(round.target.backend.rebuild_finish()).await?;
+        // Never dropped half-way, so that no member is left behind that nobody knows of.
+        let place = self.join(round).await?;
+        let held = Some(operation).filter(|_| is_last);
+        let is_filled = self.unless_canceled(self.fill_unless_overtaken(round, place, progress)).await?;
+        let operation = self.operation(held).await?;
+        let now = self.unless_canceled(self.describe_source(Some(round))).await?;
+        if !is_filled || !round.has_all_of(&now.answer) {
+            self.leave(round).await?;
+            return Ok(Ended::Overtaken(operation, Box::new(now)));
+        }
+        self.unless_canceled(self.get_in_sync(round, place)).await?;
+        Ok(Ended::InSync(operation))
+    }
+
+    /// The operation lock, as it is held already or when it is free.
+    async fn operation<'a>(&'a self, held: Option<Operation<'a>>) -> Result<Operation<'a>> {
+        match held {
+            Some(operation) => Ok(operation),
+            None => self.unless_canceled(async { Ok(self.engine.operations.lock().await) }).await,
+        }
+    }
+
+    async fn unless_canceled<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
         let mut canceled = self.canceled.clone();
         tokio::select! {
             outcome = step => outcome,
@@ -311,80 +354,6 @@ impl Rebuild {
     /// The rebuild as errors name it.
     fn object(&self) -> String {
         format!("the rebuild of replica {} in {}", self.addition.replica, self.engine.object())
-    }
-
-    async fn copy_snapshots(&self, plan: &Plan) -> Result<()> {
-        let target = &plan.target.backend;
-        for (snapshot, layer) in &plan.snapshots {
-            target.rebuild_copy_start(snapshot, self.addition.fast_sync).await?;
-            self.copied(&**target, snapshot).await?;
-            let options = SnapshotOptions { user_created: layer.user_created, timestamp: layer.timestamp.clone() };
-            target.rebuild_snapshot_create(snapshot, options).await?;
-        }
-        target.rebuild_finish().await
-    }
-
-    /// Waits until the copy of a snapshot is complete; one that stands still for too long has failed.
-    async fn copied(&self, target: &dyn Backend, snapshot: &SnapshotName) -> Result<()> {
-        let limit = self.engine.context.limits.rebuild_stall;
-        let (mut last, mut since) = (None, tokio::time::Instant::now());
-        loop {
-            let copy = target.rebuild_progress().await?;
-            match copy.state {
-                CopyState::Complete => return Ok(()),
-                CopyState::Error => {
-                    return Err(Error::peer(format!("replica {}", self.addition.replica), copy.error));
-                }
-                CopyState::Idle | CopyState::Starting | CopyState::InProgress => {}
-            }
-            let now = (copy.state, copy.percent);
-            if last != Some(now) {
-                (last, since) = (Some(now), tokio::time::Instant::now());
-            } else if since.elapsed() > limit {
-                return Err(Error::Timeout {
-                    what: format!("copying snapshot {snapshot} in {}", self.object()),
-                    limit,
-                });
-            }
-            tokio::time::sleep(CHECK_STEP).await;
-        }
-    }
-
-    /// The new head gets every write from here on.
-    async fn join(&self, plan: &Plan) -> Result<MemberIndex> {
-        let (context, target) = (&self.engine.context, &plan.target);
-        let mirror = self.engine.mirror()?;
-        let member = attach::open(&context.control, target, context.limits.attach).await?;
-        let joined = mirror.add_member(member).await;
-        match &joined {
-            Ok(_) => self.engine.apply(&mirror.status()),
-            Err(_) if target.local.is_none() => {
-                attach::detach(&context.control, &target.replica, target.address, false).await;
-            }
-            Err(_) => {}
-        }
-        joined
-    }
-
-    /// Gives the new head what it missed; then it is in sync.
-    async fn fill(&self, plan: &Plan, place: MemberIndex, progress: &ResyncProgress) -> Result<()> {
-        let control = &self.engine.context.control;
-        let mirror = self.engine.mirror()?;
-        let missed = plan.source.backend.head_map().await?;
-        let ranges = ranges(&missed, self.engine.published().size);
-        mirror.resync(control, place, ranges, progress).await?;
-        mirror.flush_member(control, place).await?;
-        // What was restored into the volume is in the new replica too.
-        if let Some(marker) = plan.source.backend.attribute(Attribute::Restore).await? {
-            plan.target.backend.set_attribute(Attribute::Restore, marker).await?;
-        }
-        mirror.member_synced(place).await
-    }
-
-    async fn finish_source(&self, source: &ReplicaPath) {
-        if let Err(error) = source.backend.rebuild_source_finish(&self.addition.replica).await {
-            tracing::warn!(replica = %source.replica, %error, "the source of a rebuild could not be released");
-        }
     }
 }
 
@@ -400,72 +369,4 @@ fn require_same_base(source: &ReplicaDescription, target: &ReplicaDescription) -
     };
     let problem = format!("it stands on {}, and replica {} on {}", words(found), source.name, words(wanted));
     Err(Error::precondition(format!("replica {}", target.name), problem))
-}
-
-fn as_ordered((name, layer): &(SnapshotName, Layer)) -> RebuildSnapshot {
-    RebuildSnapshot {
-        name: name.clone(),
-        uuid: layer.uuid.parse().ok(),
-        spec_size: layer.spec_size,
-        actual_size: layer.actual_size,
-        parent: layer.parent.clone(),
-        user_created: layer.user_created,
-        timestamp: layer.timestamp.clone(),
-        checksum: layer.checksum.clone(),
-    }
-}
-
-/// The bytes of a volume that a head has of its own.
-fn ranges(map: &HeadMap, size: u64) -> impl Iterator<Item = Range<u64>> + '_ {
-    let bytes = move |cluster: u64| cluster * map.cluster_size..size.min((cluster + 1) * map.cluster_size);
-    map.clusters.iter().map(bytes).filter(|range| !range.is_empty())
-}
-
-/// A parent before its children.
-fn oldest_first(
-    mut snapshots: BTreeMap<SnapshotName, Layer>,
-) -> std::result::Result<Vec<(SnapshotName, Layer)>, &'static str> {
-    let mut ordered: Vec<(SnapshotName, Layer)> = Vec::with_capacity(snapshots.len());
-    while !snapshots.is_empty() {
-        let next = snapshots.iter().find_map(|(name, layer)| match &layer.parent {
-            Some(parent) if snapshots.contains_key(parent) => None,
-            _ => Some(name.clone()),
-        });
-        let taken = next.and_then(|name| snapshots.remove_entry(&name));
-        ordered.push(taken.ok_or("its snapshots are a circle, not a tree")?);
-    }
-    Ok(ordered)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tree(edges: &[(&str, Option<&str>)]) -> BTreeMap<SnapshotName, Layer> {
-        let name = |text: &str| SnapshotName::parse(text).expect("a name");
-        let layer = |parent: &Option<&str>| Layer {
-            uuid: String::new(),
-            spec_size: 1,
-            actual_size: 0,
-            parent: parent.map(name),
-            children: Vec::new(),
-            creation_time: String::new(),
-            user_created: true,
-            timestamp: String::new(),
-            checksum: String::new(),
-        };
-        edges.iter().map(|(child, parent)| (name(child), layer(parent))).collect()
-    }
-
-    #[test]
-    fn parents_come_before_their_children_whatever_their_names() {
-        let ordered = oldest_first(tree(&[("a", Some("c")), ("b", Some("c")), ("c", Some("d")), ("d", None)]));
-        let names: Vec<_> = ordered.expect("a tree").into_iter().map(|(name, _)| name.to_string()).collect();
-        assert_eq!(names, ["d", "c", "a", "b"]);
-    }
-
-    #[test]
-    fn a_circle_is_refused() {
-        assert!(oldest_first(tree(&[("a", Some("b")), ("b", Some("a"))])).is_err());
-    }
 }

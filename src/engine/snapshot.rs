@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 
@@ -15,13 +16,16 @@ use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::name::{ReplicaName, SnapshotName};
 
+/// How long a snapshot waits for a step of a rebuild that must be alone: less than callers usually wait for an answer.
+const REBUILD_STEP_LIMIT: Duration = Duration::from_secs(30);
+
 /// What a replica answered.
 pub(super) type Answers = Vec<(Arc<ReplicaPath>, Result<()>)>;
 
 impl Engine {
-    /// Takes a user's snapshot; a missing name is made up. Returns the name.
+    /// Takes a user's snapshot; a missing name is made up. Returns the name. A replica that is being rebuilt gets it as a copy.
     pub async fn snapshot_create(&self, name: Option<SnapshotName>) -> Result<SnapshotName> {
-        let _operation = self.begin("a snapshot")?;
+        let _operation = self.begin_beside_rebuild("a snapshot").await?;
         self.check_count()?;
         let name = match name {
             Some(name) => name,
@@ -219,16 +223,50 @@ impl Engine {
 
     /// Begins an operation, or says what stands in the way. Nothing waits: the caller repeats.
     pub(super) fn begin(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        self.refuse_in_rebuild(what)?;
+        let operation = self.begin_alone(what)?;
+        // A rebuild does not hold the operations all the time.
+        self.refuse_in_rebuild(what)?;
+        Ok(operation)
+    }
+
+    /// As [`Self::begin`], for what may be done while a replica is being rebuilt: a step of the rebuild that must be alone is
+    /// waited for.
+    async fn begin_beside_rebuild(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        let Some(replica) = self.published().rebuilding else { return self.begin_alone(what) };
+        self.refuse_in_restore(what)?;
+        let limit = REBUILD_STEP_LIMIT;
+        let operation = tokio::time::timeout(limit, self.operations.lock()).await.map_err(|_| {
+            let problem = format!(
+                "replica {replica} is being rebuilt and is at its last step, for which {what} has waited {limit:?}; repeat it"
+            );
+            Error::precondition(self.object(), problem)
+        })?;
+        self.refuse_in_restore(what)?;
+        Ok(operation)
+    }
+
+    fn begin_alone(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        self.refuse_in_restore(what)?;
+        self.operations.try_lock().map_err(|_| {
+            Error::precondition(self.object(), format!("another operation is in progress; {what} must wait for it"))
+        })
+    }
+
+    fn refuse_in_restore(&self, what: &str) -> Result<()> {
         if self.published().restore.is_restoring() {
             return Err(Error::precondition(self.object(), format!("restore is in progress; {what} must wait for it")));
         }
+        Ok(())
+    }
+
+    /// The rebuild's end may be far away, and what is deleted or changed meanwhile would be missing in its copies.
+    pub(super) fn refuse_in_rebuild(&self, what: &str) -> Result<()> {
         if let Some(replica) = self.published().rebuilding {
             let problem = format!("replica {replica} is being rebuilt; {what} must wait for it");
             return Err(Error::precondition(self.object(), problem));
         }
-        self.operations.try_lock().map_err(|_| {
-            Error::precondition(self.object(), format!("another operation is in progress; {what} must wait for it"))
-        })
+        Ok(())
     }
 
     fn check_count(&self) -> Result<()> {

@@ -60,6 +60,7 @@ impl Engine {
         if self.is_suspended() {
             return Ok(limit);
         }
+        self.refuse_in_rebuild("the suspension")?;
         let published = self.published();
         if published.state != EngineState::Running {
             let problem = format!("it is in state {}: {}", published.state.as_str(), published.error_message);

@@ -1,7 +1,7 @@
 //! Values that others keep with a replica's head, durably: how recent it is, what was restored into it.
 
 use super::Replicas;
-use super::attributes::{AttributeKey, REBUILD, key_of};
+use super::attributes::{AttributeKey, GENERATION, REBUILD, key_of};
 use super::instance::Replica;
 use crate::mirror::core::{Generation, GenerationRecord};
 use crate::name::ReplicaName;
@@ -44,6 +44,12 @@ async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -
     replica.disk.flush().await
 }
 
+/// Whether the head was in sync in any mirror: of one that joined one only to be filled the generation is void.
+pub(super) async fn was_in_sync(replica: &Replica) -> Result<bool> {
+    let stored = replica.store.attribute(&replica.head(), &key_of(GENERATION)).await?;
+    Ok(generation_or_none(replica, stored.as_ref())? != Generation::NONE)
+}
+
 /// What has the head's place in a rebuild keeps nothing for others.
 async fn require_head(replica: &Replica) -> Result<()> {
     match replica.store.attribute(&replica.head(), &key_of(REBUILD)).await? {
@@ -56,8 +62,7 @@ async fn require_head(replica: &Replica) -> Result<()> {
 }
 
 fn check_generation(replica: &Replica, stored: Option<&XattrValue>, next: Option<&XattrValue>) -> Result<()> {
-    let corrupt = |problem: String| Error::Corruption { object: replica.object(), problem };
-    let stored = stored.map(generation).transpose().map_err(corrupt)?.unwrap_or(Generation::NONE);
+    let stored = generation_or_none(replica, stored)?;
     let next = next.map(generation).transpose().map_err(|problem| Error::invalid("value", problem))?;
     match next {
         Some(next) if !next.may_replace(stored) => Err(Error::precondition(
@@ -66,6 +71,11 @@ fn check_generation(replica: &Replica, stored: Option<&XattrValue>, next: Option
         )),
         _ => Ok(()),
     }
+}
+
+fn generation_or_none(replica: &Replica, stored: Option<&XattrValue>) -> Result<Generation> {
+    let corrupt = |problem: String| Error::Corruption { object: replica.object(), problem };
+    Ok(stored.map(generation).transpose().map_err(corrupt)?.unwrap_or(Generation::NONE))
 }
 
 fn generation(value: &XattrValue) -> std::result::Result<Generation, String> {

@@ -7,7 +7,7 @@
 //!
 //! - [`types`]: what is asked for and told. [`plan`]: what is to be copied, and what is there already (pure).
 //! - [`destination`], [`aside`], [`follow`], [`board`]: the destination's steps, its old data, the copy it waits for, and
-//!   how far it is.
+//!   how far it is. [`round`]: newer snapshots of the source, added to those that are made.
 //! - [`source`], [`copy`], [`target`]: the source's steps, one copy, and where it writes.
 //! - [`node`]: the source's node as the destination calls it.
 //!
@@ -22,6 +22,7 @@ mod destination;
 mod follow;
 mod node;
 mod plan;
+mod round;
 mod source;
 mod target;
 pub mod types;
@@ -39,14 +40,15 @@ use destination::CopyOrder;
 pub(super) use board::Board;
 pub(super) use copy::{CopyJob, CopyLimits, CopyRecord, CopyRun};
 pub(super) use destination::Destination;
+pub(super) use follow::Followed;
 pub(super) use node::SourceNode;
 pub(super) use source::Source;
 pub(super) use target::Place;
 pub use types::{CopyProgress, CopyState, RebuildOrder, RebuildProgress, RebuildSnapshot};
 
 impl Replicas {
-    /// Begins to rebuild a replica: sets all it holds aside. Returns where its head will be. Whatever rebuild of it was
-    /// begun before is over; what that one has completed is used again.
+    /// Begins to rebuild a replica: sets all it holds aside. Returns where its head will be. The rebuild of before goes on when
+    /// the order has all that it has made; any other is over, and what it has completed is used again.
     pub async fn rebuild_start(&self, name: &ReplicaName, order: RebuildOrder) -> Result<ReplicaAddress> {
         let replica = self.known(name)?;
         let replicas = self.clone();
@@ -81,15 +83,7 @@ impl Replicas {
     }
 
     async fn rebuild_follow(self, replica: Arc<Replica>, order: CopyOrder) {
-        let source = match order.source_address.ip() == self.data_ip() {
-            true => Ok(SourceNode::Own(self.clone())),
-            false => self.peers().node_of(order.source_address).map(SourceNode::Other),
-        };
-        let stall = self.copy_limits().stall;
-        let followed = match &source {
-            Ok(source) => follow::follow(source, &replica.name, &order, &replica.board, stall).await,
-            Err(error) => Err(error.clone()),
-        };
+        let followed = self.rebuild_copied(&replica, &order).await;
         if let Err(error) = followed {
             // Not in this task, which ends with the copy.
             tokio::spawn(async move {
@@ -98,6 +92,21 @@ impl Replicas {
                 }
             });
         }
+    }
+
+    /// Asks the source for the copy and returns when it is complete and durable.
+    async fn rebuild_copied(&self, replica: &Replica, order: &CopyOrder) -> Result<()> {
+        let CopyOrder { source, source_address, snapshot, .. } = order;
+        let node = match source_address.ip() == self.data_ip() {
+            true => SourceNode::Own(self.clone()),
+            false => SourceNode::Other(self.peers().node_of(*source_address)?),
+        };
+        node.copy_start(source, snapshot, order.address).await?;
+        let followed = Followed { source, source_address: *source_address, snapshot };
+        let ask = || node.copy_progress(source, &replica.name, snapshot);
+        followed.to_its_end(self.copy_limits().stall, ask, |progress| replica.board.copied(progress)).await?;
+        replica.board.copy_complete();
+        Ok(())
     }
 
     /// How the last rebuild of a replica is getting on, or how it ended.

@@ -271,4 +271,6 @@ fn is_managers_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
+pub(super) mod example;
+#[cfg(test)]
 mod tests;

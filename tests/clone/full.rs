@@ -331,3 +331,19 @@ async fn the_command_line_clones_a_volume_both_ways() {
     let output = run(&["src", SNAPSHOT, "linked"]).await;
     assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_cannot_begin_says_why_also_when_the_volume_does_not_come_up_again() {
+    let scene = Scene::start().await;
+    scene.empty("one", &[1]).await;
+    // The replica's head is out then, so there is nothing that the volume could come up with.
+    scene.cluster.nodes[1].faults().once(Point::CloneCopyBegun, Action::Fail);
+    let status = scene.clone(request(&scene, "one")).await.expect_err("the copy does not begin");
+    for words in ["clone-copy-begun", "the volume did not come up again", "vol-r"] {
+        let words = words.replace("vol-r", &replica("one", 1));
+        assert!(status.message().contains(&words), "{words:?} is not in {status}");
+    }
+    let found = scene.cluster.get("one").await;
+    assert_eq!(found.state, "error");
+    assert!(found.error_msg.contains("did not come up again"), "{}", found.error_msg);
+}

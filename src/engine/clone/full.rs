@@ -113,13 +113,26 @@ impl Follower {
             Err(error) => Err(error),
         };
         if let Err(error) = begun {
-            engine.bring_up_again().await?;
-            engine.export().await?;
-            return Err(error);
+            return Err(match self.bring_up().await {
+                Ok(()) => error,
+                Err(down) => self.is_down(error, &down),
+            });
         }
         tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %path.replica, source = %self.order.source,
             snapshot = %self.order.snapshot, "a full copy runs; the volume comes up when it is complete");
         Ok(path)
+    }
+
+    /// A copy did not begin, and the volume is down. The call and the engine tell of both.
+    fn is_down(&self, error: Error, down: &Error) -> Error {
+        let engine = &self.engine;
+        let note = format!("; and the volume did not come up again: {down}");
+        tracing::error!(engine = %engine.name, volume = %engine.volume, %error, %down, "a full copy failed");
+        engine.publish(|published| {
+            published.state = EngineState::Error;
+            published.error_message = format!("a copy into it did not begin: {error}{note}");
+        });
+        error.with_note(&note)
     }
 
     async fn follow_to_the_end(&self, path: &ReplicaPath) {

@@ -95,27 +95,11 @@ pub(in crate::replica) fn has_unused_entry_points(lvols: &[LvolFacts]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-    use crate::replica::attributes::Attributes;
+    use crate::replica::tree::example::lvol;
 
     fn mark() -> EntryMark {
         EntryMark { source: ReplicaName::parse("a-r-00000000").unwrap(), snapshot: SnapshotName::parse("s1").unwrap() }
-    }
-
-    fn lvol(text: &str, parent: Option<&str>, is_snapshot: bool) -> LvolFacts {
-        LvolFacts {
-            lvol: LvolName::parse(text).unwrap(),
-            uuid: Uuid::nil(),
-            size: 1 << 20,
-            actual_size: 0,
-            parent: parent.map(|parent| LvolName::parse(parent).unwrap()),
-            children: 0,
-            is_snapshot,
-            open: false,
-            attributes: Attributes::default(),
-        }
     }
 
     const ENTRY: &str = "a-r-00000000-clone-ep-s1";

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
@@ -17,13 +17,10 @@ use crate::replica::attributes::{self, now_text, setting};
 use crate::replica::base::Base;
 use crate::replica::export::ServedLvol;
 use crate::replica::instance::{Replica, Turn};
-use crate::replica::rebuild::{CopyState, SourceNode};
+use crate::replica::rebuild::{Followed, SourceNode};
 use crate::replica::snapshot::next_head_name;
 use crate::replica::view::ReplicaState;
 use crate::{Error, Result};
-
-/// Pause between two questions to the source.
-const POLL: Duration = Duration::from_millis(300);
 
 /// A full copy into a replica that runs.
 pub(in crate::replica) struct CloneDestination {
@@ -83,43 +80,13 @@ impl Replicas {
     }
 }
 
-/// Asks the source for the copy and returns when it is complete and durable. A source that does not answer, or does not get
-/// on, for `stall` has failed.
+/// Asks the source for the copy and returns when it is complete and durable.
 async fn follow(replica: &Replica, copy: &FullCopy, stall: Duration) -> Result<()> {
     let (order, source) = (&copy.order, &copy.source);
     source.clone_start(order, &replica.name, copy.address).await?;
-    let mut last = (CopyState::Starting, 0);
-    let mut since = Instant::now();
-    loop {
-        let problem = match source.clone_progress(order, &replica.name).await {
-            Ok(progress) => {
-                let failed = |problem: &str| {
-                    let from = format!("replica {} at {}", order.source, order.source_address);
-                    Err(Error::peer(from, format!("its copy of snapshot {} {problem}", order.snapshot)))
-                };
-                match progress.state {
-                    CopyState::Complete => return Ok(()),
-                    CopyState::Error => return failed(&format!("failed: {}", progress.error)),
-                    CopyState::Idle => return failed("is not known there any more"),
-                    CopyState::Starting | CopyState::InProgress => replica.clone_board.copied(&progress),
-                }
-                let now = (progress.state, progress.copied_clusters);
-                // One that waits for its turn is as good as one that gets on: the source answers for it.
-                if now != last || progress.state == CopyState::Starting {
-                    (last, since) = (now, Instant::now());
-                }
-                None
-            }
-            // The source's node was started anew, or the source was stopped.
-            Err(error @ (Error::NotFound { .. } | Error::Precondition { .. })) => return Err(error),
-            Err(error) => Some(error),
-        };
-        if since.elapsed() > stall {
-            let what = format!("a step of the copy of snapshot {} from replica {}", order.snapshot, order.source);
-            return Err(problem.unwrap_or(Error::Timeout { what, limit: stall }));
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    let followed = Followed { source: &order.source, source_address: order.source_address, snapshot: &order.snapshot };
+    let ask = || source.clone_progress(order, &replica.name);
+    followed.to_its_end(stall, ask, |progress| replica.clone_board.copied(progress)).await
 }
 
 impl Turn<'_> {

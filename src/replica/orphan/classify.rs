@@ -73,24 +73,8 @@ pub(super) fn owner(facts: &LvolFacts) -> Option<ReplicaName> {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-    use crate::replica::attributes::Attributes;
-
-    fn lvol(text: &str, parent: Option<&str>, is_snapshot: bool) -> LvolFacts {
-        LvolFacts {
-            lvol: LvolName::parse(text).unwrap(),
-            uuid: Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()),
-            size: 1 << 20,
-            actual_size: 0,
-            parent: parent.map(|parent| LvolName::parse(parent).unwrap()),
-            children: 0,
-            is_snapshot,
-            open: false,
-            attributes: Attributes::default(),
-        }
-    }
+    use crate::replica::tree::example::lvol;
 
     fn marked(mut facts: LvolFacts, replica: &str) -> LvolFacts {
         facts.attributes.replica = Some(ReplicaName::parse(replica).unwrap());

@@ -119,25 +119,27 @@ pub(super) fn no_longer_expired() -> XattrChange {
 
 /// Deletes what a complete rebuild has left over. What cannot be deleted is tried again when the disk is loaded next.
 pub(in crate::replica) async fn clear(replica: &Replica, is_stopping: impl Fn() -> bool) {
-    let (leftovers, rebuilt) = {
+    let (_hold, leftovers) = {
+        // Kept while marks are taken away: a further round of the rebuild puts them there again.
         let Ok(mut turn) = replica.turn().await else { return };
         if turn.refresh().await.is_err() || turn.work.tree.head.is_none() {
             return;
         }
         let tree = &turn.work.tree;
-        (tree.rebuilding.iter().cloned().chain(tree.expired_leaves_first()).collect::<Vec<_>>(), tree.rebuilt.clone())
-    };
-    if leftovers.is_empty() && rebuilt.is_empty() {
-        return;
-    }
-    let Ok(_hold) = replica.disk.hold(format!("leftovers of replica {} are being deleted", replica.name)) else {
-        return;
-    };
-    for lvol in rebuilt {
-        if let Err(error) = replica.store.apply(&lvol, vec![removal(attributes::REBUILT)]).await {
-            tracing::warn!(replica = %replica.name, %lvol, %error, "a rebuilt snapshot keeps its mark");
+        let leftovers: Vec<_> = tree.rebuilding.iter().cloned().chain(tree.expired_leaves_first()).collect();
+        if leftovers.is_empty() && tree.rebuilt.is_empty() {
+            return;
         }
-    }
+        let Ok(hold) = replica.disk.hold(format!("leftovers of replica {} are being deleted", replica.name)) else {
+            return;
+        };
+        for lvol in &tree.rebuilt {
+            if let Err(error) = replica.store.apply(lvol, vec![removal(attributes::REBUILT)]).await {
+                tracing::warn!(replica = %replica.name, %lvol, %error, "a rebuilt snapshot keeps its mark");
+            }
+        }
+        (hold, leftovers)
+    };
     for lvol in leftovers {
         if is_stopping() {
             return;

@@ -45,12 +45,32 @@ impl Board {
         *self.entry() = Some(Entry { shown, made: 0, current: 0, all });
     }
 
+    /// A further round begins: `made` of its snapshots are there. No number falls, though there is more to do than before.
+    pub(super) fn go_on(&self, plan: &Plan, made: impl Fn(&RebuildSnapshot) -> bool) {
+        self.change(|entry| {
+            let snapshots = &plan.order.snapshots;
+            entry.all = snapshots.iter().map(weight).sum();
+            entry.made = snapshots.iter().filter(|snapshot| made(snapshot)).map(weight).sum();
+            entry.current = 0;
+            entry.shown.total_state =
+                if snapshots.iter().all(made) { CopyState::Complete } else { CopyState::InProgress };
+        });
+    }
+
     /// The copy of a snapshot begins.
     pub(super) fn copying(&self, snapshot: &RebuildSnapshot) {
         self.change(|entry| {
             entry.current = weight(snapshot);
             entry.shown.snapshot = Some(snapshot.name.clone());
             (entry.shown.state, entry.shown.percent) = (CopyState::Starting, 0);
+        });
+    }
+
+    /// A snapshot was asked for that is made already.
+    pub(super) fn made_before(&self, snapshot: &RebuildSnapshot) {
+        self.change(|entry| {
+            entry.shown.snapshot = Some(snapshot.name.clone());
+            (entry.shown.state, entry.shown.percent) = (CopyState::Complete, 100);
         });
     }
 
@@ -174,6 +194,53 @@ mod tests {
         assert_eq!(shown(&board).3, 99, "the last snapshot is not made yet");
         board.made(true);
         assert_eq!(shown(&board), ("complete", 100, "complete", 100));
+    }
+
+    #[test]
+    fn a_further_round_lets_no_number_fall() {
+        let (board, snapshots) = board([30, 10]);
+        let plan = |sizes: &[u64]| {
+            let snapshots = sizes.iter().enumerate().map(|(number, size)| RebuildSnapshot {
+                name: SnapshotName::parse(&format!("s{number}")).unwrap(),
+                actual_size: size << 20,
+                ..snapshots[0].clone()
+            });
+            let order = RebuildOrder {
+                source: ReplicaName::parse("r").unwrap(),
+                source_address: HostPort::parse("10.0.0.1:1").unwrap(),
+                exposed_snapshot: snapshots.clone().next_back().unwrap().name,
+                exposed_address: HostPort::parse("10.0.0.1:2").unwrap(),
+                snapshots: snapshots.collect(),
+                linked: None,
+            };
+            Plan::new(order, 100 << 20, 1 << 20).unwrap()
+        };
+        board.copying(&snapshots[0]);
+        board.copy_complete();
+        board.made(false);
+        assert_eq!(shown(&board).3, 75);
+        // Twice as much as before: a half of it is there.
+        let larger = plan(&[30, 10, 20]);
+        board.go_on(&larger, |snapshot| snapshot.name == snapshots[0].name);
+        assert_eq!(shown(&board), ("complete", 100, "in_progress", 75));
+        board.copying(&larger.order.snapshots[1]);
+        board.copy_complete();
+        board.made(false);
+        assert_eq!(shown(&board).3, 75, "40 of 60 are less than was shown");
+        board.copying(&larger.order.snapshots[2]);
+        board.copied(&at(10, 20));
+        assert_eq!(shown(&board).3, 83);
+        board.copy_complete();
+        board.made(true);
+        assert_eq!(shown(&board), ("complete", 100, "complete", 100));
+        let largest = plan(&[30, 10, 20, 5]);
+        board.go_on(&largest, |snapshot| snapshot.actual_size != 5 << 20);
+        assert_eq!(shown(&board), ("complete", 100, "in_progress", 100), "what was shown stays");
+        board.made_before(&snapshots[0]);
+        assert_eq!(board.get().unwrap().snapshot, Some(snapshots[0].name.clone()));
+        assert_eq!(shown(&board), ("complete", 100, "in_progress", 100));
+        board.go_on(&largest, |_| true);
+        assert_eq!(shown(&board).2, "complete", "nothing is left to copy");
     }
 
     #[test]

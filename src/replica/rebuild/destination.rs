@@ -1,10 +1,11 @@
 //! The destination's steps of a rebuild: begin, copy a snapshot, make it, finish. Each is one turn of the replica; the
 //! copies themselves run between them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::AbortHandle;
+use uuid::Uuid;
 
 use super::aside::no_longer_expired;
 use super::plan::{Plan, reusable};
@@ -22,10 +23,11 @@ use crate::{Error, Result};
 
 /// A rebuild of this replica in the life of this process.
 pub(in crate::replica) struct Destination {
-    plan: Plan,
-    phase: Phase,
-    made: BTreeSet<SnapshotName>,
-    current: Option<Current>,
+    pub(super) plan: Plan,
+    pub(super) phase: Phase,
+    /// What is made, and as which lvols.
+    pub(super) made: BTreeMap<SnapshotName, Uuid>,
+    pub(super) current: Option<Current>,
 }
 
 impl Destination {
@@ -36,14 +38,14 @@ impl Destination {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Running,
     Failed,
     Finished,
 }
 
 /// The snapshot whose content is coming, or is here.
-struct Current {
+pub(super) struct Current {
     snapshot: SnapshotName,
     origin: Origin,
 }
@@ -125,32 +127,61 @@ impl Turn<'_> {
                 Base::Nothing | Base::EntryPoint { .. } => (None, Base::Nothing),
             },
         };
-        let begun = async {
-            self.rebuild_break_off().await?;
-            self.refresh().await?;
-            let record = serde_json::json!({ "source": source, "begun": now_text() }).to_string();
-            self.set_aside(&record, &base).await
-        };
-        let begun = begun.await;
+        let record = serde_json::json!({ "source": source, "begun": now_text() }).to_string();
+        let begun = self.rebuild_set_up(&plan, &record, &base).await;
         drop(entry_points);
-        if let Err(error) = begun {
-            clone::sweep_in_turn(&replica.store).await;
-            self.fail(&error);
-            return Err(error);
+        let made = match begun {
+            Ok(made) => made,
+            Err(error) => {
+                clone::sweep_in_turn(&replica.store).await;
+                self.fail(&error);
+                return Err(error);
+            }
+        };
+        match &made {
+            Some(made) => {
+                let snapshots = plan.count() - made.len();
+                tracing::info!(replica = %replica.name, %source, snapshots, "a rebuild goes on with newer snapshots");
+                replica.board.go_on(&plan, |snapshot| made.contains_key(&snapshot.name));
+            }
+            None => {
+                tracing::info!(replica = %replica.name, %source, snapshots = plan.count(), "a rebuild begins");
+                replica.board.begin(&plan);
+            }
         }
-        tracing::info!(replica = %replica.name, %source, snapshots = plan.count(), "a rebuild begins");
-        replica.board.begin(&plan);
-        let (made, current) = (BTreeSet::new(), None);
+        let (made, current) = (made.unwrap_or_default(), None);
         self.work.rebuild = Some(Destination { plan, phase: Phase::Running, made, current });
         self.set_state(ReplicaState::Running);
         Ok(address)
+    }
+
+    /// Readies the replica for a plan's copies. Returns what is made of it already, when it is a further round of the rebuild
+    /// before.
+    async fn rebuild_set_up(
+        &mut self,
+        plan: &Plan,
+        record: &str,
+        base: &Base,
+    ) -> Result<Option<BTreeMap<SnapshotName, Uuid>>> {
+        self.refresh().await?;
+        if let Some(made) = self.made_before(plan).await? {
+            self.head_taken_out(plan, record, base).await?;
+            return Ok(Some(made));
+        }
+        self.rebuild_break_off().await?;
+        self.refresh().await?;
+        self.set_aside(record, base).await?;
+        Ok(None)
     }
 
     /// Prepares the copy of a snapshot. `None` when there is nothing to ask of the source.
     pub(super) async fn rebuild_copy(&mut self, name: &SnapshotName, fast_sync: bool) -> Result<Option<CopyOrder>> {
         let rebuild = self.rebuild_running()?;
         let wanted = rebuild.plan.find(name)?.clone();
-        if rebuild.made.contains(name) {
+        if rebuild.made.contains_key(name) {
+            if rebuild.current.is_none() {
+                self.replica.board.made_before(&wanted);
+            }
             return Ok(None);
         }
         match &rebuild.current {
@@ -161,7 +192,7 @@ impl Turn<'_> {
             }
             None => {}
         }
-        if let Some(parent) = wanted.parent.as_ref().filter(|parent| !rebuild.made.contains(*parent)) {
+        if let Some(parent) = wanted.parent.as_ref().filter(|parent| !rebuild.made.contains_key(*parent)) {
             let problem = format!("snapshot {parent} is to be made before {name}, which is based on it");
             return Err(Error::precondition(self.replica.object(), problem));
         }
@@ -250,7 +281,7 @@ impl Turn<'_> {
     pub(super) async fn rebuild_make(&mut self, name: &SnapshotName, options: &SnapshotOptions) -> Result<()> {
         let rebuild = self.rebuild_running()?;
         let wanted = rebuild.plan.find(name)?.clone();
-        if rebuild.made.contains(name) {
+        if rebuild.made.contains_key(name) {
             return Ok(());
         }
         let here = rebuild.current.as_ref().is_some_and(|current| current.snapshot == *name);
@@ -292,13 +323,13 @@ impl Turn<'_> {
         }
         replica.disk.flush().await?;
         self.refresh().await?;
-        let found = self.work.tree.snapshots.get(&wanted.name).map(|node| &node.view.parent);
-        if found != Some(&wanted.parent) {
+        let found = self.work.tree.snapshots.get(&wanted.name).filter(|node| node.view.parent == wanted.parent);
+        let Some(made) = found.map(|node| node.view.uuid) else {
             let problem = format!("snapshot {} was made, and is not based on {:?}", wanted.name, wanted.parent);
             return Err(Error::internal(replica.object(), problem));
-        }
+        };
         if let Some(rebuild) = &mut self.work.rebuild {
-            rebuild.made.insert(wanted.name.clone());
+            rebuild.made.insert(wanted.name.clone(), made);
             replica.board.made(rebuild.made.len() == rebuild.plan.count());
         }
         Ok(())

@@ -64,6 +64,18 @@ impl Plan {
     }
 }
 
+/// Whether `next`, of a further round, has the snapshot that was made as `made`: the same lvol of the source, unchanged. What
+/// may be known of it by now, as a checksum, is no difference.
+pub(super) fn is_unchanged(made: &RebuildSnapshot, next: &RebuildSnapshot) -> bool {
+    let facts = |snapshot: &RebuildSnapshot| (snapshot.spec_size, snapshot.actual_size, snapshot.user_created);
+    made.name == next.name
+        && made.uuid.is_some()
+        && made.uuid == next.uuid
+        && made.parent == next.parent
+        && made.timestamp == next.timestamp
+        && facts(made) == facts(next)
+}
+
 /// The lvol of before that is the wanted snapshot already, based on the right parent. Equal by checksum if
 /// `by_checksum`; else only a copy that an interrupted rebuild made of the same lvol.
 pub(super) fn reusable<'a>(
@@ -156,6 +168,24 @@ mod tests {
         assert_eq!(field(change(|second| second.spec_size += CLUSTER)), LIST);
         assert_eq!(field(change(|second| second.spec_size -= CLUSTER)), LIST);
         assert_eq!(field(change(|second| second.actual_size = 5 * CLUSTER)), LIST);
+    }
+
+    #[test]
+    fn a_snapshot_of_another_lvol_or_that_was_merged_is_not_the_one_that_was_made() {
+        let made = snapshot("a", Some("b"));
+        let next = |change: fn(&mut RebuildSnapshot)| {
+            let mut next = made.clone();
+            change(&mut next);
+            is_unchanged(&made, &next)
+        };
+        assert!(next(|_| {}));
+        assert!(next(|next| next.checksum = "9".into()), "it was hashed meanwhile");
+        assert!(!next(|next| next.uuid = Some(Uuid::from_u128(2))));
+        assert!(!next(|next| next.parent = None), "what was below it is deleted");
+        assert!(!next(|next| next.actual_size += CLUSTER));
+        assert!(!next(|next| next.timestamp.clear()));
+        let untold = RebuildSnapshot { uuid: None, ..made.clone() };
+        assert!(!is_unchanged(&untold, &untold));
     }
 
     fn facts(change: impl FnOnce(&mut LvolFacts)) -> Vec<LvolFacts> {

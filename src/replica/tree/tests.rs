@@ -13,17 +13,7 @@ fn name(text: &str) -> SnapshotName {
 }
 
 fn lvol(text: &str, parent: Option<&str>, is_snapshot: bool) -> LvolFacts {
-    LvolFacts {
-        lvol: LvolName::parse(text).unwrap(),
-        uuid: Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()),
-        size: 10 << 20,
-        actual_size: 1 << 20,
-        parent: parent.map(|parent| LvolName::parse(parent).unwrap()),
-        children: 0,
-        is_snapshot,
-        open: false,
-        attributes: Attributes::default(),
-    }
+    LvolFacts { size: 10 << 20, actual_size: 1 << 20, ..example::lvol(text, parent, is_snapshot) }
 }
 
 /// A store with the given lvols, their children counted.
