@@ -233,7 +233,10 @@ impl Driver {
     }
 
     fn event(&mut self, event: Event) {
-        if let Event::FencePersisted { member, .. } | Event::FenceFailed { member, .. } = event {
+        if let Event::FencePersisted { member, .. }
+        | Event::FenceFailed { member, .. }
+        | Event::FenceRefused { member, .. } = event
+        {
             self.persisting[member.get()].running = false;
             self.persist_next(member);
         }
@@ -393,7 +396,10 @@ impl Driver {
                 Ok(Ok(())) => Event::FencePersisted { member, generation },
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
-                    Event::FenceFailed { member, generation }
+                    match error {
+                        Error::Precondition { .. } => Event::FenceRefused { member, generation },
+                        _ => Event::FenceFailed { member, generation },
+                    }
                 }
                 Err(_) => {
                     tracing::warn!(%mirror, %replica, ?limit, "the generation was not stored in time");
@@ -465,6 +471,16 @@ impl Driver {
                 tracing::error!(%mirror, replica = replica(member), "the last survivor could not store its generation");
                 if let Some(started) = self.started.take() {
                     let _ = started.send(Err(self.refused("no member could store its generation".into())));
+                }
+            }
+            Notice::StartRefused(member) => {
+                let replica = replica(member);
+                tracing::error!(%mirror, replica, "a mirror does not start: another engine has gone on with a replica");
+                if let Some(started) = self.started.take() {
+                    let problem = format!(
+                        "another engine has gone on with replica {replica} meanwhile; end it, and start this one again"
+                    );
+                    let _ = started.send(Err(self.refused(problem)));
                 }
             }
             Notice::PauseExpired(pause) => {

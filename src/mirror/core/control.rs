@@ -82,6 +82,7 @@ impl MirrorCore {
             Event::MemberIoError { member, op, cause } => self.io_error(member, op, cause, out),
             Event::FencePersisted { member, generation } => self.persisted(member, generation, out),
             Event::FenceFailed { member, generation } => self.persist_failed(member, generation, out),
+            Event::FenceRefused { member, generation } => self.persist_refused(member, generation, out),
             Event::RetryFence => return self.retry_fence(out),
             Event::ChannelsUpdated { epoch } => self.channels_updated(epoch, out),
             Event::AddMember { member, local } => return self.add(member, local, out),

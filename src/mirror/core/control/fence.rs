@@ -113,10 +113,7 @@ impl MirrorCore {
             }
             return;
         }
-        let Fence::Raising { awaiting, .. } = self.fence else {
-            return;
-        };
-        if generation != self.generation || !awaiting.contains(member) {
+        if !self.awaits(member, generation) {
             return;
         }
         if self.in_mode(MemberMode::Rw) == MemberMask::of(member) {
@@ -125,6 +122,21 @@ impl MirrorCore {
         }
         self.drop_member(member, OutReason::FenceFailed, out);
         self.raise(out);
+    }
+
+    /// Another mirror has gone on with the member. One that starts does not go on without it: what the other acknowledged since may be
+    /// on that member alone, and a higher generation on the rest would make them the newest.
+    pub(super) fn persist_refused(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
+        if self.started || !self.awaits(member, generation) {
+            return self.persist_failed(member, generation, out);
+        }
+        self.fence = Fence::Stuck;
+        self.publish(out);
+        out.notify(Notice::StartRefused(member));
+    }
+
+    fn awaits(&self, member: MemberIndex, asked: Generation) -> bool {
+        matches!(self.fence, Fence::Raising { awaiting, .. } if asked == self.generation && awaiting.contains(member))
     }
 
     /// The last survivor cannot store the generation: no write may be acknowledged, those that wait fail.

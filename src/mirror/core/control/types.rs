@@ -62,6 +62,13 @@ pub enum Event {
         /// The generation of the action.
         generation: Generation,
     },
+    /// The member refused `generation`: it holds one that this may not follow, so another mirror has gone on with it.
+    FenceRefused {
+        /// Which member.
+        member: MemberIndex,
+        /// The generation of the action.
+        generation: Generation,
+    },
     /// Request: try again after [`Notice::FenceStuck`]. The owner decides how often, with back-off.
     RetryFence,
     /// Every channel has applied the view of this epoch, or a later one.
@@ -172,6 +179,8 @@ pub enum Notice {
     Fenced(Generation),
     /// The last survivor could not store its generation: reads only, until [`Event::RetryFence`] succeeds.
     FenceStuck(MemberIndex),
+    /// The mirror does not start: another one has gone on with this member since it was assembled.
+    StartRefused(MemberIndex),
     /// A new member's void generation is durable; it joins at the next pause.
     Prepared(MemberIndex),
     /// A new member takes writes.
