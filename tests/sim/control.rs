@@ -9,7 +9,7 @@ use corriente::mirror::core::{
 
 use crate::check::{Bug, Checker};
 use crate::replica::BLOCKS;
-use crate::world::{Channel, DEADLINE_US, Fate, Message, Persist, Step, Tracker, World};
+use crate::world::{Channel, DEADLINE_US, Fate, Message, Persist, PersistAnswer, Step, Tracker, World};
 
 const PERSIST_LIMIT_US: u64 = 100_000;
 const PAUSE_LIMIT_US: u64 = 30_000;
@@ -72,6 +72,8 @@ impl World {
                 self.tally.stuck += 1;
                 self.time.after(5_000, Step::RetryFence { life });
             }
+            // It is made anew, from what the replicas hold by then.
+            Notice::StartRefused(_) => self.crash(),
             Notice::LastMemberError(_) => {
                 if let Some(engine) = &mut self.engine {
                     engine.last_member_failed = true;
@@ -277,10 +279,11 @@ impl World {
         let session = self.replicas[number].session;
         let (done, failed) = (persist.clone(), persist.clone());
         let delay = self.random.between(50, 1_500);
-        self.time.after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, stored: false });
+        self.time
+            .after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, answer: PersistAnswer::Failed });
         match fate {
             Fate::Fails { lands: false } => {
-                self.time.after(delay, Step::PersistDone { life, persist: done, token, stored: false });
+                self.time.after(delay, Step::PersistDone { life, persist: done, token, answer: PersistAnswer::Failed });
             }
             Fate::Vanishes { lands: false } => {}
             Fate::Fine | Fate::Fails { .. } | Fate::Vanishes { .. } => {
@@ -309,17 +312,23 @@ impl World {
             self.time.after(2_000, again);
             return;
         }
+        let replica_is_up = replica.up;
         let stored = replica.up && (self.bug == Some(Bug::FakePersist) || replica.store(persist.record.clone()));
         if answered {
             let delay = self.random.between(10, 300);
-            self.time.after(delay, Step::PersistDone { life, persist, token, stored });
+            let answer = match (stored, replica_is_up) {
+                (true, _) => PersistAnswer::Stored,
+                (false, true) => PersistAnswer::Refused,
+                (false, false) => PersistAnswer::Failed,
+            };
+            self.time.after(delay, Step::PersistDone { life, persist, token, answer });
         }
         if self.faulty && self.random.chance(100) {
             self.crash();
         }
     }
 
-    pub fn persist_done(&mut self, persist: Persist, token: u32, stored: bool) {
+    pub fn persist_done(&mut self, persist: Persist, token: u32, answer: PersistAnswer) {
         let Persist { member, generation, .. } = persist;
         let Some(engine) = &mut self.engine else {
             return;
@@ -330,9 +339,10 @@ impl World {
         }
         lane.busy = false;
         let next = lane.queued.take();
-        self.core(match stored {
-            true => Event::FencePersisted { member, generation },
-            false => Event::FenceFailed { member, generation },
+        self.core(match answer {
+            PersistAnswer::Stored => Event::FencePersisted { member, generation },
+            PersistAnswer::Refused => Event::FenceRefused { member, generation },
+            PersistAnswer::Failed => Event::FenceFailed { member, generation },
         });
         let Some(engine) = &mut self.engine else {
             return;

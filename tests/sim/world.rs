@@ -31,7 +31,7 @@ pub enum Step {
     Quiesced { life: u32, channel: usize, pause: PauseId },
     Report { life: u32, member: MemberIndex, op: MemberOp, cause: FailureCause },
     PersistArrive { life: u32, persist: Persist, token: u32, replica: usize, session: u32, answered: bool },
-    PersistDone { life: u32, persist: Persist, token: u32, stored: bool },
+    PersistDone { life: u32, persist: Persist, token: u32, answer: PersistAnswer },
     Abandon { life: u32, member: MemberIndex },
     Closed { life: u32, member: MemberIndex },
     Reconnect { life: u32, member: MemberIndex },
@@ -86,6 +86,15 @@ pub struct Persist {
     pub member: MemberIndex,
     pub generation: Generation,
     pub record: GenerationRecord,
+}
+
+/// What a mirror hears of a record that it wanted stored.
+#[derive(Debug, Clone, Copy)]
+pub enum PersistAnswer {
+    Stored,
+    Failed,
+    /// By the replica, which holds a generation that this one may not follow.
+    Refused,
 }
 
 pub enum Tracker {
@@ -274,7 +283,7 @@ impl World {
             Step::Report { member, op, cause, .. } => {
                 self.core(Event::MemberIoError { member, op, cause });
             }
-            Step::PersistDone { persist, token, stored, .. } => self.persist_done(persist, token, stored),
+            Step::PersistDone { persist, token, answer, .. } => self.persist_done(persist, token, answer),
             Step::Abandon { member, .. } => self.abandon(member),
             Step::Closed { member, .. } => self.member_closed(member),
             Step::Reconnect { member, .. } => self.reconnect(member),
