@@ -124,8 +124,8 @@ impl MirrorCore {
         self.raise(out);
     }
 
-    /// Another mirror has gone on with the member. One that starts does not go on without it: what the other acknowledged since may be
-    /// on that member alone, and a higher generation on the rest would make them the newest.
+    /// Another mirror has gone on with the member. One that starts does not go on without it: what the other acknowledged
+    /// since may be on that member alone, and a higher generation on the rest would make them the newest.
     pub(super) fn persist_refused(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
         if self.started || !self.awaits(member, generation) {
             return self.persist_failed(member, generation, out);
