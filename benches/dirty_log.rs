@@ -16,7 +16,7 @@ use std::time::Duration;
 use corriente::error::Error;
 use corriente::mirror::core::dirty::FoundDirty;
 use corriente::mirror::core::{
-    Candidate, DirtyOrder, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
+    Candidate, DirtyOrder, DirtyRecord, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember,
     ReadPolicy, ReplicaRecords, assemble,
 };
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
@@ -128,7 +128,7 @@ struct Host {
 }
 
 impl MirrorHost for Host {
-    fn persist(&self, _: &OpenMember, _: GenerationRecord) -> BoxFuture<'static, Result<(), Error>> {
+    fn persist(&self, _: &OpenMember, _: GenerationOrder) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 

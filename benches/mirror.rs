@@ -9,7 +9,7 @@ use std::time::Duration;
 use corriente::Result;
 use corriente::mirror::core::dirty::FoundDirty;
 use corriente::mirror::core::{
-    Candidate, DirtyOrder, DirtyRecord, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
+    Candidate, DirtyOrder, DirtyRecord, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember,
     ReadPolicy, RegionSet, Regions, ReplicaRecords, assemble,
 };
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
@@ -35,7 +35,7 @@ fn claimed() -> DirtyRecord {
 }
 
 impl MirrorHost for Host {
-    fn persist(&self, _: &OpenMember, _: GenerationRecord) -> BoxFuture<'static, Result<()>> {
+    fn persist(&self, _: &OpenMember, _: GenerationOrder) -> BoxFuture<'static, Result<()>> {
         Box::pin(async { Ok(()) })
     }
 

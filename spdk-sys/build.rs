@@ -31,7 +31,7 @@ fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     compile_shim(&tree);
     bind_shim(&tree, &out);
-    link::emit(&tree);
+    link::emit(&tree, &out);
 }
 
 /// Every `.c` of `shim/` into one archive, linked whole: a constructor registers the bdev module.

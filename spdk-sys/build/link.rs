@@ -5,8 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use crate::tree::Tree;
+
+/// The archive of SPDK's bdev layer, and the name of our copy of it.
+const BDEV_LAYER: &str = "spdk_bdev";
+const BDEV_LAYER_COPY: &str = "corriente_spdk_bdev";
 
 /// What 20.07 needs of SPDK (it has no pkg-config files to ask).
 const SPDK_20_07: &[&str] = &[
@@ -63,14 +68,34 @@ pub fn has_virtio(tree: &Tree) -> bool {
     VIRTIO.iter().all(|library| tree.root.join(format!("build/lib/libspdk_{library}.a")).exists())
 }
 
-pub fn emit(tree: &Tree) {
+pub fn emit(tree: &Tree, out: &Path) {
+    copy_bdev_layer(tree, out);
+    println!("cargo::rustc-link-search=native={}", out.display());
     for folder in ["build/lib", "dpdk/build/lib", "isa-l/.libs", "isa-l-crypto/.libs"] {
         println!("cargo::rustc-link-search=native={}", tree.root.join(folder).display());
     }
     if tree.is_modern() { modern(tree) } else { fixed(tree) }
 }
 
+/// Copies the archive of the bdev layer, with the clock of `shim/ticks.c` in place of SPDK's.
+fn copy_bdev_layer(tree: &Tree, out: &Path) {
+    let archive = tree.root.join(format!("build/lib/lib{BDEV_LAYER}.a"));
+    println!("cargo::rerun-if-changed={}", archive.display());
+    let status = Command::new("objcopy")
+        .arg("--redefine-sym")
+        .arg("spdk_get_ticks=cs_bdev_ticks")
+        .arg(&archive)
+        .arg(out.join(format!("lib{BDEV_LAYER_COPY}.a")))
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("objcopy of {} ended with {status}", archive.display()),
+        Err(error) => panic!("objcopy (Debian: binutils, which scripts/setup installs) did not start: {error}"),
+    }
+}
+
 fn whole(library: &str) {
+    let library = if library == BDEV_LAYER { BDEV_LAYER_COPY } else { library };
     println!("cargo::rustc-link-lib=static:+whole-archive,-bundle={library}");
 }
 

@@ -101,6 +101,12 @@ int cs_thread_lib_start(cs_thread_cb on_new_thread);
 void cs_thread_lib_stop(void);
 struct spdk_thread *cs_thread_new(const char *name, uint32_t core);
 
+/* ------------------------------------------------------------------ ticks.c: the bdev layer's clock */
+
+/* The time-stamp counter as the bdev layer sees it on this OS thread until the next call; 0: as it is. */
+void cs_bdev_ticks_set(uint64_t now);
+uint64_t cs_bdev_ticks(void);
+
 /* ------------------------------------------------------------------ subsystem.c: bring-up */
 
 struct cs_subsystem_config {

@@ -3,6 +3,7 @@
 //! Such a disk is in state error at once. Its I/O is made to fail, those who use it give it up, and then its lvstore and
 //! controller go. Its record stays: the next start looks for it again, as does a create after a delete.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::handle::Disk;
@@ -17,6 +18,8 @@ impl Disks {
     pub async fn watch_devices(&self) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What was last logged of a disk that does not go: once, not with each attempt.
+        let mut told = HashMap::new();
         loop {
             ticks.tick().await;
             for disk in self.all_ready() {
@@ -29,8 +32,15 @@ impl Disks {
                 if !self.is_lost(&disk) {
                     continue;
                 }
-                if let Err(error) = self.take_away(&disk).await {
-                    tracing::warn!(disk = %disk.name(), %error, "an unplugged disk is not gone yet");
+                match self.take_away(&disk).await {
+                    Ok(()) => drop(told.remove(disk.name())),
+                    Err(error) => {
+                        let problem = error.to_string();
+                        if told.get(disk.name()) != Some(&problem) {
+                            tracing::warn!(disk = %disk.name(), %error, "an unplugged disk is not gone yet; it is tried again");
+                            told.insert(disk.name().clone(), problem);
+                        }
+                    }
                 }
             }
         }

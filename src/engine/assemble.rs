@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::mirror::core::control::OutReason;
 use crate::mirror::core::{
-    Assembly, Candidate, DirtyOrder, Found, GenerationRecord, Incarnation, Locality, Missing, OpenMember,
+    Assembly, Candidate, DirtyOrder, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember,
     RefusedReason, ReplicaRecords, assemble, salvage,
 };
 use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
@@ -252,12 +252,12 @@ struct Host {
 }
 
 impl MirrorHost for Host {
-    fn persist(&self, member: &OpenMember, record: GenerationRecord) -> BoxFuture<'static, Result<()>> {
+    fn persist(&self, member: &OpenMember, order: GenerationOrder) -> BoxFuture<'static, Result<()>> {
         let path = self.engine.upgrade().map(|engine| engine.path(&member.replica));
         Box::pin(async move {
             let path = path.ok_or_else(|| Error::internal("mirror", "its engine is gone"))??;
             faults::pass(Point::GenerationBegins).await?;
-            path.backend.set_attribute(Attribute::Generation, record.encode().into_bytes()).await?;
+            path.backend.set_attribute(Attribute::Generation, order.encode().into_bytes()).await?;
             faults::pass(Point::GenerationStored).await
         })
     }

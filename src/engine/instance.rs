@@ -74,7 +74,7 @@ pub struct Engine {
     paths: Mutex<BTreeMap<ReplicaName, Arc<ReplicaPath>>>,
     mirror: Mutex<Option<Arc<Mirror>>>,
     pub(super) target: tokio::sync::Mutex<Option<Target>>,
-    /// Held by whatever changes membership, snapshots or size.
+    /// Held by whatever changes membership, snapshots or size; by a rebuild only in the steps that must be alone.
     pub(super) operations: tokio::sync::Mutex<()>,
     pub(super) restore: Mutex<Option<RunningRestore>>,
     pub(super) rebuild: Mutex<Option<RunningRebuild>>,

@@ -42,9 +42,9 @@ pub use channel::{ChannelState, Unavailable};
 pub use control::{
     Action, Actions, Event, Health, MemberMode, MirrorCore, Notice, OutReason, PauseId, Refusal, Status,
 };
-pub use deadline::{DeadlineWheel, Expiry, OVERDUE_DEADLINES, Ticket};
+pub use deadline::{DeadlineWheel, Expiry, OVERDUE_DEADLINES, Ticket, Tickets};
 pub use dirty::{DirtyLog, DirtyOrder, DirtyRecord, HotMap, RegionSet, Regions, ReplicaRecords};
-pub use generation::{Generation, GenerationRecord, Incarnation};
+pub use generation::{Generation, GenerationOrder, GenerationRecord, Incarnation, Replaces};
 pub use mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 pub use members::{Locality, Members, MembersError, OpenMember};
 pub use policy::ReadPolicy;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::core::{DeadlineWheel, Expiry, MAX_MEMBERS, MemberIndex, MemberMask, Ticket};
+use super::core::{DeadlineWheel, Expiry, MAX_MEMBERS, MemberIndex, MemberMask, Tickets};
 use crate::spdk::bdev::IoKind;
 
 /// What moves no data to the member may take longer there: a trim of a whole volume is zeroed range by range, a flush waits
@@ -31,8 +31,8 @@ impl DeadlineSettings {
 
 /// The tickets of one I/O's legs, and which wheels they are of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tickets {
-    legs: [Ticket; MAX_MEMBERS],
+pub(super) struct LegTickets {
+    legs: Tickets,
     bulk: bool,
 }
 
@@ -64,21 +64,21 @@ impl MemberDeadlines {
 
     /// A leg of an I/O of this kind goes to each of `members`.
     #[inline]
-    pub(super) fn submit(&mut self, members: MemberMask, kind: IoKind) -> Tickets {
+    pub(super) fn submit(&mut self, members: MemberMask, kind: IoKind) -> LegTickets {
         let bulk = !matches!(kind, IoKind::Read | IoKind::Write);
         let wheels = if bulk { &mut self.bulk } else { &mut self.data };
-        let mut legs = [Ticket::default(); MAX_MEMBERS];
+        let mut legs = Tickets::default();
         for member in members.iter() {
-            legs[member.get()] = wheels[member.get()].submit();
+            legs.put(member, wheels[member.get()].submit());
         }
-        Tickets { legs, bulk }
+        LegTickets { legs, bulk }
     }
 
     /// A member's leg came back.
     #[inline]
-    pub(super) fn complete(&mut self, member: MemberIndex, tickets: &Tickets) {
+    pub(super) fn complete(&mut self, member: MemberIndex, tickets: &LegTickets) {
         let wheels = if tickets.bulk { &mut self.bulk } else { &mut self.data };
-        wheels[member.get()].complete(tickets.legs[member.get()]);
+        wheels[member.get()].complete(tickets.legs.of(member));
     }
 
     /// Turns the wheels; the members that owe an answer for too long.

@@ -15,7 +15,7 @@ use super::core::{
     ChannelState, FailureCause, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
     ReadPolicy, ReadTracker, RegionSet, UnequalMap, WriteOutcome, WriteTracker,
 };
-use super::deadlines::{DeadlineSettings, Late, MemberDeadlines, Tickets};
+use super::deadlines::{DeadlineSettings, Late, LegTickets, MemberDeadlines};
 use super::driver::{Claimed, PieceOutcome, StoreFailure};
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::{BlockRange, RangeGate, Turn};
@@ -125,8 +125,8 @@ pub(super) struct MirrorChannel {
 #[derive(Clone, Copy)]
 pub(super) enum MirrorIo {
     Fresh,
-    Read { tracker: ReadTracker, outcome: ReadOutcome, tickets: Tickets },
-    Write { tracker: WriteTracker, outcome: WriteOutcome, tickets: Tickets, turn: Option<Turn> },
+    Read { tracker: ReadTracker, outcome: ReadOutcome, tickets: LegTickets },
+    Write { tracker: WriteTracker, outcome: WriteOutcome, tickets: LegTickets, turn: Option<Turn> },
 }
 
 impl MirrorDevice {

@@ -12,8 +12,8 @@ use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
 use super::core::dirty::Regions;
 use super::core::{
-    Assembly, Equalizer, FailureCause, Generation, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS, MemberIndex,
-    MemberOp, Members, ReadPolicy, UnequalMap,
+    Assembly, Equalizer, FailureCause, Generation, GenerationOrder, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS, MemberIndex,
+    MemberOp, Members, ReadPolicy, Replaces, UnequalMap,
 };
 use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
@@ -176,7 +176,15 @@ struct NextLock {
 #[derive(Default)]
 struct Persisting {
     running: bool,
-    next: Option<(Generation, GenerationRecord)>,
+    next: Option<GenerationRecord>,
+    /// What the replica held before the mirror has started.
+    held: Option<Generation>,
+}
+
+impl Persisting {
+    fn after(held: Option<Generation>) -> Self {
+        Self { held, ..Self::default() }
+    }
 }
 
 pub(super) struct Driver {
@@ -238,7 +246,7 @@ impl Driver {
             actions,
             members: parts.assembly.members,
             opened: parts.opened,
-            persisting: Default::default(),
+            persisting: parts.assembly.holds.map(Persisting::after),
             failed: Default::default(),
             policy: parts.policy,
             geometry: parts.geometry,
@@ -373,7 +381,11 @@ impl Driver {
         | Event::FenceFailed { member, .. }
         | Event::FenceOvertaken { member, .. } = event
         {
-            self.persisting[member.get()].running = false;
+            let persisting = &mut self.persisting[member.get()];
+            persisting.running = false;
+            if let Event::FencePersisted { generation, .. } = event {
+                persisting.held = Some(generation);
+            }
             self.persist_next(member);
         }
         if let Err(refusal) = self.core.handle(event, &mut self.actions) {
@@ -513,7 +525,7 @@ impl Driver {
             }
             Action::PersistGeneration { member, generation, base, in_sync } => {
                 let record = self.members.record(generation, base, in_sync);
-                self.persisting[member.get()].next = Some((generation, record));
+                self.persisting[member.get()].next = Some(record);
                 self.persist_next(member);
             }
             Action::CloseMember(member) => self.close(member).await,
@@ -565,11 +577,14 @@ impl Driver {
         if slot.running {
             return;
         }
-        let Some((generation, record)) = slot.next.take() else { return };
+        let Some(record) = slot.next.take() else { return };
         slot.running = true;
-        let persist = self.host.persist(open, record);
-        let (host, open, incarnation) = (self.host.clone(), open.clone(), self.incarnation);
+        let generation = record.generation;
         let is_starting = self.started.is_some();
+        let replaces = if is_starting { Replaces::Only(slot.held) } else { Replaces::Lower };
+        let order = GenerationOrder { record, replaces };
+        let persist = self.host.persist(open, order.clone());
+        let (host, open, incarnation) = (self.host.clone(), open.clone(), self.incarnation);
         let (limit, events) = (self.deadlines.limit, self.events.0.clone());
         let (mirror, replica) = (self.name.clone(), open.replica.clone());
         self.tokio.spawn(async move {
@@ -577,7 +592,7 @@ impl Driver {
                 Ok(Ok(())) => Event::FencePersisted { member, generation },
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
-                    match overtaken_by(&*host, &open, limit, generation, incarnation, is_starting).await {
+                    match overtaken_by(&*host, &open, limit, &order, incarnation).await {
                         Some(found) => Event::FenceOvertaken { member, generation, found },
                         None => Event::FenceFailed { member, generation },
                     }
@@ -652,6 +667,16 @@ impl Driver {
                 tracing::error!(%mirror, replica = replica(member), "the last survivor could not store its generation");
                 if let Some(started) = self.started.take() {
                     let _ = started.send(Err(self.refused("no member could store its generation".into())));
+                }
+            }
+            Notice::StartRefused(member) => {
+                let replica = replica(member);
+                tracing::error!(%mirror, replica, "a mirror does not start: another engine has gone on with a replica");
+                if let Some(started) = self.started.take() {
+                    let problem = format!(
+                        "another engine has gone on with replica {replica} meanwhile; end it, and start this one again"
+                    );
+                    let _ = started.send(Err(self.refused(problem)));
                 }
             }
             Notice::PauseExpired(pause) => {

@@ -11,7 +11,7 @@ use super::activity::Activity;
 use super::core::control::{Health, MemberMode, OutReason, PauseId, Status};
 use super::core::dirty::Regions;
 use super::core::{
-    Assembly, DirtyOrder, Generation, GenerationRecord, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember,
+    Assembly, DirtyOrder, Generation, GenerationOrder, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember,
     ReadPolicy, ReplicaRecords,
 };
 use super::deadlines::DeadlineSettings;
@@ -28,7 +28,7 @@ const COMMAND_LIMIT: usize = 32;
 /// What a mirror needs of its owner: things that take a network or a disk.
 pub trait MirrorHost: Send + Sync + 'static {
     /// Stores the record durably with the member's replica. Limited by the caller.
-    fn persist(&self, member: &OpenMember, record: GenerationRecord) -> BoxFuture<'static, Result<()>>;
+    fn persist(&self, member: &OpenMember, order: GenerationOrder) -> BoxFuture<'static, Result<()>>;
     /// Has the member's replica carry out an order about its record of dirty regions, durably. Limited by the caller.
     fn persist_dirty(&self, member: &OpenMember, order: DirtyOrder) -> BoxFuture<'static, Result<()>>;
     /// Reads what the member's replica durably knows. Limited by the caller.

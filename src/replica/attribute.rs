@@ -3,7 +3,7 @@
 use super::attributes::{AttributeKey, GENERATION, REBUILD, key_of};
 use super::instance::Replica;
 use super::{Replicas, dirty};
-use crate::mirror::core::{Generation, GenerationRecord};
+use crate::mirror::core::{Generation, GenerationOrder, GenerationRecord};
 use crate::name::ReplicaName;
 use crate::spdk::xattr::{XattrChange, XattrValue};
 use crate::{Error, Result};
@@ -35,13 +35,13 @@ async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -
     // Not the replica's turn: a fence must not wait for the end of a long operation.
     let _attributes = replica.attributes.lock().await;
     require_head(replica).await?;
-    if key.is_generation() {
+    let value = if key.is_generation() {
         let stored = replica.store.attribute(&replica.head(), key.name()).await?;
-        check_generation(replica, stored.as_ref(), value.as_ref())?;
-    }
-    let value = match key.is_dirty() {
-        true => Some(dirty::carry_out(replica, key, value.as_ref()).await?),
-        false => value,
+        carry_out(replica, stored.as_ref(), value.as_ref())?
+    } else if key.is_dirty() {
+        Some(dirty::carry_out(replica, key, value.as_ref()).await?)
+    } else {
+        value
     };
     let change = XattrChange { name: key.name().clone(), value };
     replica.store.apply(&replica.head(), vec![change]).await?;
@@ -51,7 +51,8 @@ async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -
 /// Whether the head was in sync in any mirror: of one that joined one only to be filled the generation is void.
 pub(super) async fn was_in_sync(replica: &Replica) -> Result<bool> {
     let stored = replica.store.attribute(&replica.head(), &key_of(GENERATION)).await?;
-    Ok(generation_or_none(replica, stored.as_ref())? != Generation::NONE)
+    let record = stored_generation(replica, stored.as_ref())?;
+    Ok(record.is_some_and(|record| record.generation != Generation::NONE))
 }
 
 /// What has the head's place in a rebuild keeps nothing for others.
@@ -65,16 +66,20 @@ async fn require_head(replica: &Replica) -> Result<()> {
     }
 }
 
-fn check_generation(replica: &Replica, stored: Option<&XattrValue>, next: Option<&XattrValue>) -> Result<()> {
-    let stored = generation_or_none(replica, stored)?;
-    let next = next.map(generation).transpose().map_err(|problem| Error::invalid("value", problem))?;
-    match next {
-        Some(next) if !next.may_replace(stored) => Err(Error::precondition(
-            replica.object(),
-            format!("its generation is {stored}, which {next} may not follow: another engine has gone on with it"),
-        )),
-        _ => Ok(()),
+/// The record that the replica is to have after an order; none when it is to be removed.
+fn carry_out(replica: &Replica, stored: Option<&XattrValue>, order: Option<&XattrValue>) -> Result<Option<XattrValue>> {
+    let Some(order) = order else { return Ok(None) };
+    let invalid = |problem: String| Error::invalid("value", problem);
+    let text = order.as_text().ok_or_else(|| invalid("a generation record is text".into()))?;
+    let order = GenerationOrder::parse(text).map_err(|error| invalid(error.to_string()))?;
+    let stored = stored_generation(replica, stored)?.map(|record| record.generation);
+    if !order.may_replace(stored) {
+        let stored = stored.map_or("none".into(), |stored| stored.to_string());
+        let next = order.record.generation;
+        let problem = format!("its generation is {stored}, which {next} may not follow: another engine has gone on with it");
+        return Err(Error::precondition(replica.object(), problem));
     }
+    XattrValue::new(order.record.encode().as_bytes()).map(Some).map_err(|error| Error::name("value", error))
 }
 
 /// The record that is there.
@@ -83,16 +88,6 @@ pub(super) fn stored_generation(replica: &Replica, stored: Option<&XattrValue>) 
     let Some(value) = stored else { return Ok(None) };
     let text = value.as_text().ok_or_else(|| corrupt("a generation record is text".into()))?;
     GenerationRecord::parse(text).map(Some).map_err(|error| corrupt(error.to_string()))
-}
-
-fn generation_or_none(replica: &Replica, stored: Option<&XattrValue>) -> Result<Generation> {
-    let corrupt = |problem: String| Error::Corruption { object: replica.object(), problem };
-    Ok(stored.map(generation).transpose().map_err(corrupt)?.unwrap_or(Generation::NONE))
-}
-
-fn generation(value: &XattrValue) -> std::result::Result<Generation, String> {
-    let text = value.as_text().ok_or("a generation record is text")?;
-    GenerationRecord::parse(text).map(|record| record.generation).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -54,7 +54,14 @@ impl Replicas {
         let replicas = self.clone();
         detached(async move {
             let linked = order.linked.as_ref().map(|linked| replicas.known(&linked.source)).transpose()?;
-            let address = replica.turn().await?.rebuild_begin(order, linked.as_deref()).await?;
+            let mut turn = replica.turn().await?;
+            let address = turn.rebuild_begin(order, linked.as_deref()).await?;
+            let unfinished = turn.work.rebuild.as_mut().and_then(|rebuild| rebuild.unfinished_head.take());
+            drop(turn);
+            if let Some(head) = unfinished {
+                let replica = replica.clone();
+                tokio::spawn(async move { aside::clear_unfinished(&replica, &head).await });
+            }
             replicas.backups().cancel(Some(&replica.name));
             replica.hashes.cancel_all();
             if let Err(error) = replica.copies.end_all().await {

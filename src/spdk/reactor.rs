@@ -237,6 +237,8 @@ pub(super) fn run(shared: &Arc<ReactorShared>) {
     let reactor =
         Loop { shared, executor, threads: RefCell::new(Vec::new()), ticks_per_us: (ticks_hz / 1_000_000).max(1) };
     reactor.run();
+    // SAFETY: sets a variable of this OS thread, which is no reactor from here on.
+    unsafe { sys::cs_bdev_ticks_set(0) };
     shared.stopped.store(true, Ordering::Release);
     // Whoever still waits for an answer learns now that none will come.
     while shared.mailbox.pop().is_some() {}
@@ -251,30 +253,32 @@ fn shorten_timer_slack() {
 
 impl Loop<'_> {
     fn run(&self) {
-        let mut last = self.now();
-        let mut idle_since = last;
+        let mut begun = self.now();
+        let mut idle_since = begun;
         let mut turns: u32 = 0;
         loop {
-            let worked = self.turn(last);
+            let worked = self.turn(begun);
             turns = turns.wrapping_add(1);
-            let now = self.now();
-            self.account(worked, now - last);
+            let mut now = self.now();
+            self.account(worked, now - begun);
             if worked {
                 idle_since = now;
             } else if self.leave() {
                 return;
             } else if !self.shared.busy_mode.load(Ordering::Relaxed) {
-                self.nap(now, idle_since);
+                now = self.nap(now, idle_since);
             }
             if turns.is_multiple_of(1024) || !worked {
                 self.bury();
             }
-            last = self.now();
+            begun = now;
         }
     }
 
     /// One round over everything; true if anything had work.
     fn turn(&self, now: u64) -> bool {
+        // SAFETY: sets a variable of this OS thread.
+        unsafe { sys::cs_bdev_ticks_set(now) };
         let mut worked = self.arrive();
         let own = self.threads.borrow().first().copied();
         if let Some(own) = own {
@@ -357,11 +361,12 @@ impl Loop<'_> {
             && self.shared.arrivals.is_empty()
     }
 
-    fn nap(&self, now: u64, idle_since: u64) {
+    /// Sleeps if it is time to; the time at which it is over.
+    fn nap(&self, now: u64, idle_since: u64) -> u64 {
         let idle_us = (now - idle_since) / self.ticks_per_us;
         let spin_ns = if in_flight::any() { SPIN_IN_FLIGHT_NS } else { SPIN_NS };
         if idle_us * 1_000 < spin_ns {
-            return;
+            return now;
         }
         let longest = if idle_us * 1_000 < QUIET_NS { NAP_MAX } else { NAP_QUIET };
         let mut length = Duration::from_micros(idle_us / 4).clamp(NAP_MIN, longest);
@@ -373,11 +378,13 @@ impl Loop<'_> {
             }
         }
         if length < NAP_MIN / 2 || !self.shared.is_quiet() {
-            return;
+            return now;
         }
         std::thread::park_timeout(length);
-        let slept_us = (self.now() - now) / self.ticks_per_us;
+        let woken = self.now();
+        let slept_us = (woken - now) / self.ticks_per_us;
         self.shared.nap_ns.fetch_add(slept_us * 1_000, Ordering::Relaxed);
+        woken
     }
 
     fn account(&self, worked: bool, ticks: u64) {

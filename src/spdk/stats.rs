@@ -10,7 +10,8 @@ use super::errno::{Errno, SpdkError};
 use super::text;
 use crate::name::BdevName;
 
-/// I/O that a bdev completed without an error since it was registered, by all who have or had it open.
+/// I/O that a bdev completed without an error since it was registered, by all who have or had it open. Times are as precise as
+/// a reactor's turn is short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct IoStats {
     /// Reads.

@@ -25,6 +25,34 @@ async fn between_rounds(cluster: &Cluster, client: &mut Client, points: &mut Poi
     second
 }
 
+/// After its node has killed itself: the engine comes back by itself, over the first replica alone, and loses nothing.
+async fn engine_back(cluster: &mut Cluster, client: Client) -> Client {
+    let image = client.image();
+    drop(client);
+    cluster.nodes[0].killed().await;
+    cluster.nodes[0].faults().clear();
+    cluster.nodes[0].start_again().await;
+    ready(&cluster.nodes[0]).await;
+    let engine = wait_until(LIMIT, "the engine is back", async || {
+        let request = wire::EngineGetRequest { name: "vol-e-0".into() };
+        match cluster.nodes[0].spdk().engine_get(request).await.map(tonic::Response::into_inner) {
+            Ok(engine) if engine.state == "running" => Ok(engine),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(engine.replica_mode_map[FIRST], wire::ReplicaMode::Rw as i32);
+    assert_ne!(
+        engine.replica_mode_map.get(SECOND),
+        Some(&(wire::ReplicaMode::Rw as i32)),
+        "half of a copy is taken in"
+    );
+    let mut client = Client::with_image(&engine, image).await;
+    client.check(usize::MAX).await;
+    client.work().await;
+    client
+}
+
 /// Takes the replica out of the engine, and in again as its node has it.
 async fn added_again(cluster: &Cluster) -> String {
     let request = wire::EngineReplicaDeleteRequest {
@@ -55,34 +83,35 @@ async fn an_engines_node_killed_between_rounds_leaves_a_whole_volume_and_goes_on
     let (mut cluster, mut client) = lab().await;
     let mut points = Points::default();
     between_rounds(&cluster, &mut client, &mut points, Action::Kill).await;
-    let image = client.image();
-    drop(client);
-    cluster.nodes[0].killed().await;
-    cluster.nodes[0].faults().clear();
-    cluster.nodes[0].start_again().await;
-    ready(&cluster.nodes[0]).await;
-    let engine = wait_until(LIMIT, "the engine is back", async || {
-        let request = wire::EngineGetRequest { name: "vol-e-0".into() };
-        match cluster.nodes[0].spdk().engine_get(request).await.map(tonic::Response::into_inner) {
-            Ok(engine) if engine.state == "running" => Ok(engine),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-    assert_eq!(engine.replica_mode_map[FIRST], wire::ReplicaMode::Rw as i32);
-    assert_ne!(
-        engine.replica_mode_map.get(SECOND),
-        Some(&(wire::ReplicaMode::Rw as i32)),
-        "half of a copy is taken in"
-    );
-    let mut client = Client::with_image(&engine, image).await;
-    client.check(usize::MAX).await;
-    client.work().await;
+    let mut client = engine_back(&mut cluster, client).await;
     let second = added_again(&cluster).await;
     in_sync(&cluster, &mut client).await;
     let copies = copies(&cluster);
-    assert!(!copies.contains_key("one") || copies["one"] == 1, "it was complete: {copies:?}");
+    assert!(copies.values().all(|times| *times == 1), "what was complete is copied again: {copies:?}");
     points.are_on_both(&cluster, &client, 5, &second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engines_node_killed_when_the_head_is_filled_has_no_half_of_a_replica_in_its_volume() {
+    let (mut cluster, mut client) = lab().await;
+    let mut points = Points::default();
+    let second = create_replica(&cluster.nodes[1], SECOND, SIZE).await;
+    let faults = cluster.nodes[0].faults();
+    faults.once(Point::RebuildJoined, Action::Block);
+    add(&cluster, &second).await.expect("the rebuild starts");
+    faults.blocked(Point::RebuildJoined).await;
+    client.work().await;
+    points.take(&cluster, &client, "three").await;
+    // The second round; the first was ended by the snapshot.
+    faults.once(Point::RebuildFilled, Action::Kill);
+    faults.lift(Point::RebuildJoined);
+    let mut client = engine_back(&mut cluster, client).await;
+    points.take(&cluster, &client, "four").await;
+    let second = added_again(&cluster).await;
+    in_sync(&cluster, &mut client).await;
+    let copies = copies(&cluster);
+    assert!(copies.values().all(|times| *times == 1), "what was complete is copied again: {copies:?}");
+    points.are_on_both(&cluster, &client, 6, &second).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

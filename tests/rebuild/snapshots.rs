@@ -6,7 +6,8 @@ use tonic::Code;
 
 use crate::alike::{Points, copies, in_sync};
 use crate::cluster::{Cluster, create_replica, refused};
-use crate::{SECOND, SIZE, add, lab, mode, snapshot};
+use crate::support::wait::wait_until;
+use crate::{LIMIT, SECOND, SIZE, add, lab, mode, snapshot};
 
 fn request(snapshot: &str) -> wire::SnapshotRequest {
     wire::SnapshotRequest { name: "vol-e-0".into(), snapshot_name: snapshot.into(), ..Default::default() }
@@ -86,6 +87,13 @@ async fn snapshots_taken_while_the_head_is_filled_are_on_the_new_replica_too() {
     client.work().await;
     let copies = copies(&cluster);
     assert!(copies.len() == 5 && copies.values().all(|times| *times == 1), "{copies:?}");
+    wait_until(LIMIT, "the heads that were filled in vain are deleted", async || {
+        let log = cluster.nodes[1].log();
+        let count =
+            log.lines().filter(|line| line.contains("a head that was not filled to its end is deleted")).count();
+        if count == 2 { Ok(()) } else { Err(format!("{count} of 2")) }
+    })
+    .await;
     points.are_on_both(&cluster, &client, 6, &second).await;
 }
 

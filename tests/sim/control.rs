@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use corriente::mirror::core::{
-    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, GenerationRecord,
-    MAX_MEMBERS, MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
+    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, GenerationOrder,
+    GenerationRecord, MAX_MEMBERS, MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy, Replaces,
 };
 
 use crate::check::{Bug, Checker};
@@ -44,7 +44,8 @@ impl World {
                     return;
                 };
                 let record = engine.members.record(generation, base, in_sync);
-                let persist = Persist { member, generation, record };
+                let replaces = Replaces::Lower;
+                let persist = Persist { member, generation, order: GenerationOrder { record, replaces } };
                 let lane = &mut engine.lanes[member.get()];
                 if lane.busy {
                     lane.queued = Some(persist);
@@ -87,6 +88,8 @@ impl World {
                 }
                 self.time.after(5_000, Step::RetryFence { life });
             }
+            // It is made anew, from what the replicas hold by then.
+            Notice::StartRefused(_) => self.crash(),
             Notice::LastMemberError(_) => {
                 if let Some(engine) = &mut self.engine {
                     engine.last_member_failed = true;
@@ -317,12 +320,15 @@ impl World {
         }
     }
 
-    fn persist(&mut self, persist: Persist) {
+    fn persist(&mut self, mut persist: Persist) {
         let life = self.life;
         let Some(engine) = &mut self.engine else {
             return;
         };
         let lane = &mut engine.lanes[persist.member.get()];
+        if engine.channels.is_empty() {
+            persist.order.replaces = Replaces::Only(lane.held);
+        }
         lane.token += 1;
         lane.busy = true;
         let token = lane.token;
@@ -374,12 +380,12 @@ impl World {
         // Not that of the start, or nothing could be claimed.
         let raised = |record: &GenerationRecord| record.generation.incarnation() == persist.generation.incarnation();
         let fake = self.bug == Some(Bug::FakePersist) && replica.record.as_ref().is_some_and(raised);
-        let stored = replica.up && (fake || replica.store(persist.record.clone()));
+        let stored = replica.up && (fake || replica.store(&persist.order));
         // As the mirror asks the replica after a refusal.
         let (records, incarnation) = (replica.records(), self.engine.as_ref().map(|engine| engine.dirty.incarnation));
-        let starting = self.engine.as_ref().is_some_and(|engine| engine.channels.is_empty());
+        let starting = matches!(persist.order.replaces, Replaces::Only(_));
         let held = records.generation.as_ref().map(|record| record.generation);
-        let refused = held.is_some_and(|held| !persist.generation.may_replace(held));
+        let refused = !persist.order.may_replace(held);
         let ours = incarnation.filter(|ours| {
             let claimed = records.dirty.claimed_by() == Some(*ours) && records.may_be_claimed_by(*ours);
             (claimed || (starting && refused)) && !stored && replica.up
@@ -405,6 +411,9 @@ impl World {
             return;
         }
         lane.busy = false;
+        if stored {
+            lane.held = Some(generation);
+        }
         let next = lane.queued.take();
         self.tally.overtaken += u64::from(overtaken.is_some());
         self.core(match (stored, overtaken) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use corriente::mirror::core::dirty::FoundDirty;
-use corriente::mirror::core::{DirtyOrder, Found, GenerationRecord, Locality, OpenMember, ReplicaRecords};
+use corriente::mirror::core::{DirtyOrder, Found, GenerationOrder, GenerationRecord, Locality, OpenMember, ReplicaRecords};
 use corriente::name::{BdevName, ReplicaAddress, ReplicaName};
 
 pub const BLOCKS: usize = 24;
@@ -102,14 +102,12 @@ impl Replica {
     }
 
     /// The replica's side of a persist: it keeps the rule of generations itself. A void is taken whatever is stored.
-    pub fn store(&mut self, record: GenerationRecord) -> bool {
-        let allowed = match &self.record {
-            None => true,
-            Some(stored) => record.generation.may_replace(stored.generation),
-        };
+    pub fn store(&mut self, order: &GenerationOrder) -> bool {
+        let order = GenerationOrder::parse(&order.encode()).expect("own form");
+        let allowed = order.may_replace(self.record.as_ref().map(|stored| stored.generation));
         if allowed {
             // What is stored goes through its stored form.
-            self.record = Some(GenerationRecord::parse(&record.encode()).expect("own form"));
+            self.record = Some(GenerationRecord::parse(&order.record.encode()).expect("own form"));
         }
         allowed
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use corriente::mirror::core::dirty::{FoundDirty, StoreId};
 use corriente::mirror::core::{
     Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, DirtyOrder, Epoch, Event, FailureCause, Generation,
-    GenerationRecord, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members, MirrorCore,
+    GenerationOrder, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members, MirrorCore,
     Missing, PauseId, ReadTracker, Ticket, WriteTracker, assemble, salvage,
 };
 
@@ -215,7 +215,7 @@ pub enum Message {
 pub struct Persist {
     pub member: MemberIndex,
     pub generation: Generation,
-    pub record: GenerationRecord,
+    pub order: GenerationOrder,
 }
 
 pub enum Tracker {
@@ -248,6 +248,8 @@ pub struct Lane {
     pub token: u32,
     pub busy: bool,
     pub queued: Option<Persist>,
+    /// What the replica held when the engine was assembled, or took from it since.
+    pub held: Option<Generation>,
 }
 
 /// What a crash takes away.
@@ -610,7 +612,7 @@ impl World {
             channels: Vec::new(),
             ios: BTreeMap::new(),
             legs: BTreeMap::new(),
-            lanes: Default::default(),
+            lanes: assembly.holds.map(|held| Lane { held, ..Lane::default() }),
             broken_pauses: Vec::new(),
             last_member_failed: false,
         });

@@ -50,7 +50,12 @@ impl Engine {
             // They are as recent as the others still, and hold something else.
             failed.iter().for_each(|(path, _)| self.forget_path(&path.replica));
         }
-        self.bring_up_again().await?;
+        self.bring_up_again().await.map_err(|down| match failed.first() {
+            Some((path, error)) => {
+                down.with_note(&format!("; before, replica {} did not become a clone: {error}", path.replica))
+            }
+            None => down,
+        })?;
         if any_made {
             failed.iter().for_each(|(path, error)| self.leave_out(path, error));
         }

@@ -2,15 +2,18 @@
 //!
 //! The highest generation wins. A replica below it lacks writes that were acknowledged and is refused, unless the
 //! highest one's record names it in sync and it holds the generation that was being raised, or its base: then the engine
-//! died between two durable writes of one raise, and it lacks nothing. A new mirror's first generation is only a promise
+//! died between two durable writes of one raise, and it lacks nothing. Generations of two engines that each could raise on a part of
+//! the others only count as what they were raised from ([`rivals`]). A new mirror's first generation is only a promise
 //! to start: all hold it before the second is raised and I/O begins, so a replica without a record that it names is
 //! as empty as it should be. Every start raises the generation
 //! again before the first write, so what is left out now can never pass for current later.
 
 use super::generation::{Generation, GenerationRecord, Incarnation};
+use super::mask::MAX_MEMBERS;
 use super::members::{Members, OpenMember};
 use crate::name::{NonEmpty, ReplicaName};
 
+mod rivals;
 mod types;
 
 #[cfg(test)]
@@ -25,6 +28,7 @@ pub fn assemble(
     incarnation: Incarnation,
     missing: Missing,
 ) -> Result<Assembly, AssemblyError> {
+    let (candidates, held) = effective(candidates);
     let newest = newest_records(&candidates);
     let rivals = rivals(&candidates, &newest);
     if !rivals.is_empty() {
@@ -34,7 +38,7 @@ pub fn assemble(
         let GenerationRecord { base, in_sync, .. } = beyond.clone();
         return Err(AssemblyError::Behind { newest: base, holders: in_sync });
     }
-    let assembly = build(candidates, &newest, size_bytes, incarnation)?;
+    let assembly = build(candidates, &newest, size_bytes, incarnation, &held)?;
     if missing == Missing::Refuse && !assembly.unverified.is_empty() {
         return Err(AssemblyError::Unverified(assembly.unverified));
     }
@@ -48,10 +52,11 @@ pub fn salvage(
     size_bytes: u64,
     incarnation: Incarnation,
 ) -> Result<(Assembly, Vec<Loss>), AssemblyError> {
+    let (candidates, held) = effective(candidates);
     let newest = newest_records(&candidates);
     let diverged = rivals(&candidates, &newest);
     let newer = beyond(&candidates, &newest).map_or_else(Vec::new, |record| record.in_sync.clone());
-    let assembly = build(candidates, &newest, size_bytes, incarnation)?;
+    let assembly = build(candidates, &newest, size_bytes, incarnation, &held)?;
     let lost = diverged
         .into_iter()
         .filter(|replica| assembly.members.find(replica).is_none())
@@ -65,12 +70,30 @@ pub fn salvage(
 /// The replicas that lack nothing, as far as their records tell: the ones that [`assemble`] takes if they can be opened
 /// and have the mirror's size. For who must know before anything is opened.
 pub fn complete(found: &[(ReplicaName, Option<GenerationRecord>)]) -> Vec<ReplicaName> {
+    let found = rivals::effective(found);
     let newest = newest_of(found.iter().filter_map(|(_, record)| record.as_ref()));
     if newest.is_none() && found.iter().any(|(_, record)| record.is_some()) {
         return Vec::new();
     }
     let names = found.iter().filter(|(replica, record)| lack(&newest, replica, record.as_ref()).is_none());
     names.map(|(replica, _)| replica.clone()).collect()
+}
+
+/// The candidates with their records as they count, and what each holds really.
+fn effective(mut candidates: Vec<Candidate>) -> (Vec<Candidate>, Vec<rivals::Known>) {
+    let known = |candidate: &Candidate| match &candidate.found {
+        Found::Opened(_, record) => Some((candidate.replica.clone(), record.clone())),
+        Found::Unreachable(_) => None,
+    };
+    let held: Vec<_> = candidates.iter().filter_map(known).collect();
+    let opened = candidates.iter_mut().filter_map(|candidate| match &mut candidate.found {
+        Found::Opened(_, record) => Some(record),
+        Found::Unreachable(_) => None,
+    });
+    for (record, (_, counts)) in opened.zip(rivals::effective(&held)) {
+        *record = counts;
+    }
+    (candidates, held)
 }
 
 /// The records of the highest generation; none when no candidate has a real one.
@@ -174,23 +197,18 @@ fn build(
     newest: &Option<Newest>,
     size_bytes: u64,
     incarnation: Incarnation,
+    held: &[rivals::Known],
 ) -> Result<Assembly, AssemblyError> {
     let all_new = candidates.iter().all(|candidate| matches!(candidate.found, Found::Opened(_, None)));
     if newest.is_none() && !all_new {
         return Err(AssemblyError::NothingInSync);
     }
     let unverified = unverified(&candidates, newest);
-    let (mut chosen, mut lagging, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut chosen, mut refused) = (Vec::new(), Vec::new());
     let mut wrong_size = None;
     for candidate in candidates {
-        let replica = candidate.replica.clone();
         match judge(candidate, newest, size_bytes) {
-            Ok((open, laggard)) => {
-                if laggard {
-                    lagging.push(replica);
-                }
-                chosen.push(open);
-            }
+            Ok(open) => chosen.push(open),
             Err(no) => {
                 if let RefusedReason::Size { found, .. } = no.reason {
                     wrong_size = Some(found);
@@ -206,17 +224,25 @@ fn build(
         });
     };
     let members = Members::new(chosen)?;
-    let first = Generation::NONE.next(incarnation);
-    if newest.is_none() {
-        lagging = members.iter().map(|(_, open)| open.replica.clone()).collect();
+    let real = held.iter().filter_map(|(_, record)| Some(record.as_ref()?.generation));
+    let highest = real.max().unwrap_or(Generation::NONE);
+    let start = newest.as_ref().map_or(highest.next(incarnation), |newest| newest.generation);
+    let mut holds = [None; MAX_MEMBERS];
+    for (replica, record) in held {
+        if let Some(member) = members.find(replica) {
+            holds[member.get()] = record.as_ref().map(|record| record.generation);
+        }
     }
+    let lags = |holds: Option<Generation>| holds.is_none_or(|holds| holds.counter() < start.counter());
     Ok(Assembly {
-        laggards: lagging.iter().filter_map(|replica| members.find(replica)).collect(),
+        laggards: members.mask().iter().filter(|member| lags(holds[member.get()])).collect(),
         members,
         refused,
         unverified,
-        newest: newest.as_ref().map_or(first, |newest| newest.generation),
+        newest: start,
         base: newest.as_ref().map_or(Generation::NONE, |newest| newest.base),
+        highest: highest.max(start),
+        holds,
         incarnation,
     })
 }
@@ -237,8 +263,8 @@ fn unverified(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaN
     named.filter(|replica| !seen(replica)).cloned().collect()
 }
 
-/// The member a candidate makes and whether it lags, or why it makes none.
-fn judge(candidate: Candidate, newest: &Option<Newest>, size_bytes: u64) -> Result<(OpenMember, bool), Refused> {
+/// The member a candidate makes, or why it makes none.
+fn judge(candidate: Candidate, newest: &Option<Newest>, size_bytes: u64) -> Result<OpenMember, Refused> {
     let replica = candidate.replica;
     let (open, record) = match candidate.found {
         Found::Opened(open, record) => (open, record),
@@ -247,15 +273,11 @@ fn judge(candidate: Candidate, newest: &Option<Newest>, size_bytes: u64) -> Resu
         }
     };
     let reason = lack(newest, &replica, record.as_ref());
-    let found = record.map_or(Generation::NONE, |record| record.generation);
     let size = RefusedReason::Size { found: open.size_bytes, expected: size_bytes };
     let wrong_size = (open.size_bytes != size_bytes).then_some(size);
     match reason.or(wrong_size) {
         Some(reason) => Err(Refused { replica, open: Some(open), reason }),
-        None => {
-            let lags = newest.as_ref().is_some_and(|newest| newest.generation != found);
-            Ok((open, lags))
-        }
+        None => Ok(open),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct MirrorCore {
     generation: Generation,
     /// The last generation that all who are in sync hold durably.
     settled: Generation,
+    /// The next generation is above this one: some replica holds it, or one that it is above.
+    highest: Generation,
     fence: Fence,
     /// Out, and not yet durably so.
     unfenced: MemberMask,
@@ -63,6 +65,7 @@ impl MirrorCore {
             incarnation: assembly.incarnation,
             generation: assembly.newest,
             settled: assembly.base,
+            highest: assembly.highest,
             fence: Fence::Settled,
             unfenced: MemberMask::EMPTY,
             promoting: MemberMask::EMPTY,

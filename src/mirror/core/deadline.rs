@@ -3,6 +3,8 @@
 //! I/Os are counted by the period they were submitted in; a period that comes round again while I/Os of its last turn
 //! are outstanding has some that are older than the deadline. One increment at submission, one decrement at completion.
 
+use super::mask::{MAX_MEMBERS, MemberIndex};
+
 /// Periods in a wheel.
 const PERIODS: usize = 8;
 
@@ -16,6 +18,27 @@ const STANDING_TURNS: u32 = (OVERDUE_DEADLINES - 1) * (PERIODS as u32 - 1);
 /// The period an I/O was submitted in; kept in its context until it completes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket(u8);
+
+const _: () = assert!(MAX_MEMBERS <= size_of::<Tickets>());
+
+/// The tickets of one I/O's legs, one byte each, in one register: bytes that are stored and then loaded as a word would hold
+/// the processor up on every I/O.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tickets(u64);
+
+impl Tickets {
+    /// Keeps the ticket of the leg to `member`, which has none yet.
+    #[inline]
+    pub fn put(&mut self, member: MemberIndex, ticket: Ticket) {
+        self.0 |= u64::from(ticket.0) << (8 * member.get());
+    }
+
+    /// The ticket of the leg to `member`.
+    #[inline]
+    pub fn of(self, member: MemberIndex) -> Ticket {
+        Ticket((self.0 >> (8 * member.get())) as u8)
+    }
+}
 
 /// What a turn of the wheel found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

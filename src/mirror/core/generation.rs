@@ -4,6 +4,10 @@ use std::fmt;
 
 use crate::name::{NameError, ReplicaName};
 
+mod order;
+
+pub use order::{GenerationOrder, Replaces};
+
 /// A number drawn at random for each assembly of a mirror. It tells the generations of two engines apart that counted
 /// on from the same one without knowing of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

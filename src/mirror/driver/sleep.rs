@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 
 use super::super::core::dirty::{FoundDirty, StoreId, unequal};
 use super::super::core::{
-    DirtyOrder, DirtyRecord, FailureCause, Generation, Incarnation, MemberIndex, MemberMask, MemberOp, OpenMember,
-    RegionSet, ReplicaRecords,
+    DirtyOrder, DirtyRecord, FailureCause, Generation, GenerationOrder, Incarnation, MemberIndex, MemberMask, MemberOp,
+    OpenMember, RegionSet, ReplicaRecords, Replaces,
 };
 use super::super::device::Report;
 use super::super::handle::MirrorHost;
@@ -292,13 +292,12 @@ pub(super) async fn overtaken_by(
     host: &dyn MirrorHost,
     open: &OpenMember,
     limit: Duration,
-    asked: Generation,
+    refused: &GenerationOrder,
     incarnation: Incarnation,
-    is_starting: bool,
 ) -> Option<Generation> {
     let records = tokio::time::timeout(limit, host.records(open)).await.ok()?.ok()?;
     let is_ours = records.dirty.claimed_by() == Some(incarnation) && records.may_be_claimed_by(incarnation);
     let found = records.generation?.generation;
-    let is_starting = is_starting && !asked.may_replace(found);
+    let is_starting = matches!(refused.replaces, Replaces::Only(_)) && !refused.may_replace(Some(found));
     ((is_ours || is_starting) && found.incarnation() != incarnation).then_some(found)
 }

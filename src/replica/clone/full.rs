@@ -163,7 +163,8 @@ impl Turn<'_> {
             true => replica.store.apply(&replica.head(), vec![setting(attributes::REBUILD, &record)?]).await?,
             false => {
                 let carried = replica.store.carried_attributes(&replica.head()).await?;
-                self.replace_head(&record, base, carried).await?;
+                // What it was is deleted with the other leftovers.
+                let _left = self.replace_head(&record, base, carried).await?;
             }
         }
         faults::pass(Point::CloneCopyBegun).await?;

@@ -26,7 +26,7 @@ impl Turn<'_> {
             Some(placeholder) if placeholder.parent.as_ref() == base.lvol() => {
                 replica.store.apply(&placeholder.lvol, vec![setting(attributes::REBUILD, record)?]).await?;
             }
-            _ => self.replace_head(record, base, Vec::new()).await?,
+            _ => drop(self.replace_head(record, base, Vec::new()).await?),
         }
         self.refresh().await?;
         if let Some(left) = self.work.tree.rebuilding.clone() {
@@ -47,13 +47,14 @@ impl Turn<'_> {
         self.refresh().await
     }
 
-    /// Puts an empty lvol in the head's place that says that a rebuild is going on, and keeps what is `carried`.
+    /// Puts an empty lvol in the head's place that says that a rebuild is going on, and keeps what is `carried`. Returns what
+    /// the head is from now on, unless it held nothing.
     pub(in crate::replica) async fn replace_head(
         &mut self,
         record: &str,
         base: &Base,
         carried: Vec<XattrChange>,
-    ) -> Result<()> {
+    ) -> Result<Option<LvolName>> {
         let replica = self.replica;
         let _attributes = replica.attributes.lock().await;
         if let Some(serving) = &self.work.serving {
@@ -70,6 +71,7 @@ impl Turn<'_> {
         replica.store.apply(&next, marks).await?;
         replica.disk.flush().await?;
         let head = replica.head();
+        let mut left = None;
         match &self.work.tree.head {
             Some(found) if self.work.tree.snapshots.is_empty() && found.actual_size == 0 => {
                 replica.store.delete(&head).await?;
@@ -77,14 +79,17 @@ impl Turn<'_> {
             Some(_) => {
                 let marks =
                     vec![setting(attributes::REPLICA, replica.name.as_str())?, setting(attributes::EXPIRED, "true")?];
+                let expired = LvolName::expired(&replica.name, rand::random());
                 replica.store.apply(&head, marks).await?;
-                replica.store.rename(&head, &LvolName::expired(&replica.name, rand::random())).await?;
+                replica.store.rename(&head, &expired).await?;
+                left = Some(expired);
             }
             None if self.work.tree.rebuild.is_some() => replica.store.delete(&head).await?,
             None => {}
         }
         replica.store.rename(&next, &head).await?;
-        replica.disk.flush().await
+        replica.disk.flush().await?;
+        Ok(left)
     }
 
     /// Puts a new head above `newest` in place of the empty lvol: the end of the rebuild, durable.
@@ -155,6 +160,20 @@ pub(in crate::replica) async fn clear(replica: &Replica, is_stopping: impl Fn() 
         && let Err(error) = turn.refresh().await
     {
         turn.fail(&error);
+    }
+}
+
+/// Deletes a head that an engine had begun to fill and that was set aside for a further round. What cannot be deleted now goes
+/// with the other leftovers.
+pub(super) async fn clear_unfinished(replica: &Replica, head: &LvolName) {
+    let Ok(_hold) = replica.disk.hold(format!("leftovers of replica {} are being deleted", replica.name)) else {
+        return;
+    };
+    match delete(replica, head).await {
+        Ok(()) => {
+            tracing::info!(replica = %replica.name, lvol = %head, "a head that was not filled to its end is deleted")
+        }
+        Err(error) => tracing::warn!(replica = %replica.name, lvol = %head, %error, "a leftover could not be deleted"),
     }
 }
 

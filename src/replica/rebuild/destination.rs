@@ -28,6 +28,8 @@ pub(in crate::replica) struct Destination {
     /// What is made, and as which lvols.
     pub(super) made: BTreeMap<SnapshotName, Uuid>,
     pub(super) current: Option<Current>,
+    /// The head that was set aside for this round, and is to be deleted.
+    pub(super) unfinished_head: Option<LvolName>,
 }
 
 impl Destination {
@@ -35,6 +37,13 @@ impl Destination {
     pub(in crate::replica) fn is_running(&self) -> bool {
         self.phase == Phase::Running
     }
+}
+
+/// What a further round has of the one before.
+#[derive(Default)]
+struct Continued {
+    made: BTreeMap<SnapshotName, Uuid>,
+    unfinished_head: Option<LvolName>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,16 +139,16 @@ impl Turn<'_> {
         let record = serde_json::json!({ "source": source, "begun": now_text() }).to_string();
         let begun = self.rebuild_set_up(&plan, &record, &base).await;
         drop(entry_points);
-        let made = match begun {
-            Ok(made) => made,
+        let continued = match begun {
+            Ok(continued) => continued,
             Err(error) => {
                 clone::sweep_in_turn(&replica.store).await;
                 self.fail(&error);
                 return Err(error);
             }
         };
-        match &made {
-            Some(made) => {
+        match &continued {
+            Some(Continued { made, .. }) => {
                 let snapshots = plan.count() - made.len();
                 tracing::info!(replica = %replica.name, %source, snapshots, "a rebuild goes on with newer snapshots");
                 replica.board.go_on(&plan, |snapshot| made.contains_key(&snapshot.name));
@@ -149,24 +158,20 @@ impl Turn<'_> {
                 replica.board.begin(&plan);
             }
         }
-        let (made, current) = (made.unwrap_or_default(), None);
-        self.work.rebuild = Some(Destination { plan, phase: Phase::Running, made, current });
+        let Continued { made, unfinished_head } = continued.unwrap_or_default();
+        let (phase, current) = (Phase::Running, None);
+        self.work.rebuild = Some(Destination { plan, phase, made, current, unfinished_head });
         self.set_state(ReplicaState::Running);
         Ok(address)
     }
 
     /// Readies the replica for a plan's copies. Returns what is made of it already, when it is a further round of the rebuild
     /// before.
-    async fn rebuild_set_up(
-        &mut self,
-        plan: &Plan,
-        record: &str,
-        base: &Base,
-    ) -> Result<Option<BTreeMap<SnapshotName, Uuid>>> {
+    async fn rebuild_set_up(&mut self, plan: &Plan, record: &str, base: &Base) -> Result<Option<Continued>> {
         self.refresh().await?;
         if let Some(made) = self.made_before(plan).await? {
-            self.head_taken_out(plan, record, base).await?;
-            return Ok(Some(made));
+            let unfinished_head = self.head_taken_out(plan, record, base).await?;
+            return Ok(Some(Continued { made, unfinished_head }));
         }
         self.rebuild_break_off().await?;
         self.refresh().await?;

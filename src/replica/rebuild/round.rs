@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::destination::{Destination, Phase};
 use super::plan::{Plan, is_unchanged};
-use crate::name::SnapshotName;
+use crate::name::{LvolName, SnapshotName};
 use crate::replica::attribute::was_in_sync;
 use crate::replica::attributes::{self, setting};
 use crate::replica::base::Base;
@@ -34,13 +34,13 @@ impl Turn<'_> {
     }
 
     /// Puts an empty lvol in place of the head, if there is one. Its snapshots are known again as copies of the source's, for
-    /// a start of the node in between.
-    pub(super) async fn head_taken_out(&mut self, plan: &Plan, record: &str, base: &Base) -> Result<()> {
+    /// a start of the node in between. Returns what the head is from now on: what is of use in it comes with the copies.
+    pub(super) async fn head_taken_out(&mut self, plan: &Plan, record: &str, base: &Base) -> Result<Option<LvolName>> {
         if self.work.tree.rebuild.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let replica = self.replica;
-        self.replace_head(record, base, Vec::new()).await?;
+        let left = self.replace_head(record, base, Vec::new()).await?;
         for (name, node) in &self.work.tree.snapshots {
             let Some(uuid) = plan.find(name)?.uuid else { continue };
             replica.store.apply(&node.lvol, vec![setting(attributes::REBUILT, &uuid.to_string())?]).await?;
@@ -48,7 +48,7 @@ impl Turn<'_> {
         replica.disk.flush().await?;
         self.refresh().await?;
         match self.work.tree.rebuild {
-            Some(_) => Ok(()),
+            Some(_) => Ok(left),
             None => Err(Error::internal(replica.object(), "its head is there still after it was set aside")),
         }
     }

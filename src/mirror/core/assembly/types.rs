@@ -1,7 +1,7 @@
 //! What an assembly is asked with and what it answers.
 
 use super::super::generation::{Generation, GenerationRecord, Incarnation};
-use super::super::mask::MemberMask;
+use super::super::mask::{MAX_MEMBERS, MemberMask};
 use super::super::members::{Members, MembersError, OpenMember};
 use crate::name::ReplicaName;
 
@@ -121,12 +121,16 @@ pub struct Assembly {
     pub refused: Vec<Refused>,
     /// Replicas that were in sync with the chosen ones and could not be asked; they may hold newer writes.
     pub unverified: Vec<ReplicaName>,
-    /// The highest generation found; for a new mirror the first.
+    /// The highest generation that counts; for a new mirror the first.
     pub newest: Generation,
     /// The base of that generation.
     pub base: Generation,
     /// Members that must first be brought to `newest`: a raise was cut short. All, for a new mirror.
     pub laggards: MemberMask,
+    /// The highest there is, also one that does not count as it cannot be complete. The next one is above it.
+    pub highest: Generation,
+    /// What each member's replica was found to hold; none where it has no record. The start changes nothing else.
+    pub holds: [Option<Generation>; MAX_MEMBERS],
     /// Who raises generations from now on.
     pub incarnation: Incarnation,
 }

@@ -49,7 +49,8 @@ impl MirrorCore {
         if self.asleep {
             return self.publish(out);
         }
-        self.generation = self.generation.next(self.incarnation);
+        self.highest = self.generation.max(self.highest).next(self.incarnation);
+        self.generation = self.highest;
         self.publish(out);
         self.persist(survivors, out);
     }
@@ -116,10 +117,7 @@ impl MirrorCore {
             }
             return;
         }
-        let Fence::Raising { awaiting, .. } = self.fence else {
-            return;
-        };
-        if generation != self.generation || !awaiting.contains(member) {
+        if !self.awaits(member, generation) {
             return;
         }
         if self.in_mode(MemberMode::Rw) == MemberMask::of(member) {
@@ -131,8 +129,8 @@ impl MirrorCore {
     }
 
     /// Another mirror has raised the generation and sleeps: this one goes on from there, once all survivors hold what it raised, as
-    /// a start does after a raise that was cut short. One that starts does not go on without the member, as the others may lack
-    /// what was acknowledged since.
+    /// a start does after a raise that was cut short. One that starts does not go on without the member: what the other acknowledged
+    /// since may be on that member alone, and a higher generation on the rest would make them the newest.
     pub(super) fn overtaken(
         &mut self,
         member: MemberIndex,
@@ -140,12 +138,13 @@ impl MirrorCore {
         found: Generation,
         out: &mut Actions,
     ) {
-        match self.fence {
-            Fence::Raising { awaiting, .. } if generation == self.generation && awaiting.contains(member) => {}
-            _ => return,
+        if !self.awaits(member, generation) {
+            return;
         }
         if !self.started {
-            return self.stick(MemberMask::of(member), out);
+            self.fence = Fence::Stuck;
+            self.publish(out);
+            return out.notify(Notice::StartRefused(member));
         }
         if found.counter() < generation.counter() {
             return self.persist_failed(member, generation, out);
@@ -153,6 +152,10 @@ impl MirrorCore {
         self.generation = found;
         self.catching_up = true;
         self.persist(self.in_mode(MemberMode::Rw), out);
+    }
+
+    fn awaits(&self, member: MemberIndex, asked: Generation) -> bool {
+        matches!(self.fence, Fence::Raising { awaiting, .. } if asked == self.generation && awaiting.contains(member))
     }
 
     /// The last survivor cannot store the generation: no write may be acknowledged, those that wait fail.

@@ -169,6 +169,23 @@ fn a_survivor_that_cannot_store_is_dropped_too() {
 }
 
 #[test]
+fn a_mirror_does_not_start_without_a_member_that_another_has_gone_on_with() {
+    let mut run = Run::begun(2);
+    for (member, generation) in run.asked() {
+        if member == at(0) {
+            let found = Generation::NONE.next(Incarnation(77));
+            run.tell(Event::FenceOvertaken { member, generation, found });
+        } else {
+            run.tell(Event::FencePersisted { member, generation });
+        }
+    }
+    run.update_channels();
+    assert!(run.noticed(Notice::StartRefused(at(0))));
+    assert!(!run.core.view().writable);
+    assert_eq!(run.asked(), [], "nobody gets a generation above that of the other mirror");
+}
+
+#[test]
 fn a_medium_error_on_a_read_costs_nobody_his_place() {
     let mut run = Run::started(2);
     run.fails(0, MemberOp::Read, FailureCause::Medium);

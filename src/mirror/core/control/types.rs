@@ -190,6 +190,8 @@ pub enum Notice {
     Fenced(Generation),
     /// The last survivor could not store its generation: reads only, until [`Event::RetryFence`] succeeds.
     FenceStuck(MemberIndex),
+    /// The mirror does not start: another one has gone on with this member since it was assembled.
+    StartRefused(MemberIndex),
     /// A new member's void generation is durable; it joins at the next pause.
     Prepared(MemberIndex),
     /// A new member takes writes.
