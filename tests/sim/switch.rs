@@ -84,6 +84,10 @@ impl World {
     pub fn take_over(&mut self, life: u32) {
         self.enter(life);
         self.serving = life;
+        if self.engine.is_none() {
+            // It died while it was waited for.
+            return self.time.after(5_000, Step::Restart);
+        }
         let superseded = self.engine.as_ref().is_some_and(|engine| {
             let incarnation = engine.dirty.incarnation;
             let members = engine.core.view().rw;
