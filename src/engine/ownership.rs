@@ -14,7 +14,6 @@ use super::probe::parse_record;
 use super::state::EngineState;
 use crate::error::Result;
 use crate::mirror::core::ReplicaRecords;
-use crate::mirror::core::control::MemberMode;
 use crate::mirror::core::dirty::FoundDirty;
 
 /// What a replica durably knows of the mirrors that have served it.
@@ -56,20 +55,15 @@ impl Engine {
         renewed
     }
 
-    /// Whether a replica in sync would refuse this engine's claim, or the mirror could not wake, as a member has left since and another
-    /// engine may have gone on with that one alone. A replica that does not answer is the mirror's business.
+    /// Whether another engine has gone on with a replica in sync since this one did, or was assembled. One that does not answer is
+    /// the mirror's business.
     pub(super) async fn is_superseded(&self) -> bool {
-        let (Ok(mirror), Some(incarnation)) = (self.mirror(), self.incarnations().last().copied()) else {
-            return false;
-        };
-        if mirror.status().superseded {
+        let Ok(mirror) = self.mirror() else { return false };
+        let status = mirror.status();
+        if status.superseded {
             return true;
         }
-        let has_lost = mirror.status().members.iter().any(|member| member.mode != MemberMode::Rw);
         let found = join_all(self.in_sync().iter().map(async |path| records(path).await)).await;
-        let refuses = |records: &ReplicaRecords| {
-            !records.may_be_claimed_by(incarnation) || (has_lost && !records.is_newest(incarnation))
-        };
-        found.iter().flatten().any(refuses)
+        found.iter().flatten().any(|records| records.held().is_some_and(|held| held != status.generation))
     }
 }

@@ -75,6 +75,7 @@ pub(super) fn out_reason_text(reason: OutReason) -> &'static str {
         OutReason::FenceFailed => "it could not store the generation",
         OutReason::SourceFailed => "the replica it was being rebuilt from failed",
         OutReason::Removed => "it was taken out",
+        OutReason::Stale => "another engine has gone on without it",
     }
 }
 
@@ -86,7 +87,7 @@ pub(super) fn failure_reason(reason: OutReason) -> Option<FailureReason> {
         OutReason::Deadline => Some(FailureReason::Deadline),
         OutReason::FenceFailed => Some(FailureReason::Generation),
         OutReason::SourceFailed => Some(FailureReason::Source),
-        OutReason::Removed => None,
+        OutReason::Removed | OutReason::Stale => None,
     }
 }
 

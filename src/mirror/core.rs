@@ -33,10 +33,12 @@ pub mod policy;
 pub mod read;
 pub mod unequal;
 pub mod view;
+pub mod waking;
 pub mod write;
 
 pub use assembly::{
-    Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason, assemble, complete, salvage,
+    Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason, Standing, assemble, complete,
+    salvage,
 };
 pub use channel::{ChannelState, Unavailable};
 pub use control::{
@@ -51,4 +53,5 @@ pub use policy::ReadPolicy;
 pub use read::{ReadOutcome, ReadTracker};
 pub use unequal::{Equalizer, UnequalMap};
 pub use view::{Epoch, FailureCause, IoView, MemberOp};
+pub use waking::{Verdict, Waking};
 pub use write::{WriteOutcome, WriteTracker};

@@ -12,11 +12,11 @@ use futures::channel::mpsc::UnboundedSender;
 use super::core::control::PauseId;
 use super::core::dirty::StoreId;
 use super::core::{
-    ChannelState, FailureCause, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
-    ReadPolicy, ReadTracker, RegionSet, UnequalMap, WriteOutcome, WriteTracker,
+    ChannelState, DirtyRecord, FailureCause, Generation, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
+    ReadPolicy, ReadTracker, RegionSet, ReplicaRecords, UnequalMap, WriteOutcome, WriteTracker,
 };
 use super::deadlines::{DeadlineSettings, Late, LegTickets, MemberDeadlines};
-use super::driver::{Claimed, PieceOutcome, StoreFailure};
+use super::driver::{ClaimFailure, PieceOutcome, StoreFailure};
 use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::{BlockRange, RangeGate, Turn};
 use crate::spdk::bdev::{IoChannel, IoKind};
@@ -37,8 +37,10 @@ pub(super) enum Report {
     RangeDrained,
     /// A client's I/O came while the mirror sleeps.
     WakeWanted,
-    /// A member's replica was claimed by that store, with what it held dirty, or could not be.
-    Claimed { member: MemberIndex, store: StoreId, outcome: Result<Box<Claimed>, StoreFailure> },
+    /// What a member's replica holds, or why it does not tell, while the mirror wakes.
+    Found { member: MemberIndex, question: StoreId, records: Result<Box<ReplicaRecords>, FailureCause> },
+    /// A member's replica holds that generation and was claimed, with what it held dirty; or could not be.
+    Claimed { member: MemberIndex, generation: Generation, outcome: Result<Box<DirtyRecord>, ClaimFailure> },
     /// Writes wait for regions ([`MirrorDevice::take_wanted`]).
     RegionsWanted,
     /// A member has stored its dirty regions, or has not.

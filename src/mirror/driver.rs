@@ -13,7 +13,7 @@ use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notic
 use super::core::dirty::Regions;
 use super::core::{
     Assembly, Equalizer, FailureCause, Generation, GenerationOrder, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS, MemberIndex,
-    MemberOp, Members, ReadPolicy, Replaces, UnequalMap,
+    MemberOp, Members, OpenMember, ReadPolicy, Replaces, ReplicaRecords, UnequalMap, Waking,
 };
 use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
@@ -27,7 +27,7 @@ use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
 use dirty::Dirty;
 use equalize::PieceCopy;
-use sleep::{Sleep, overtaken_by};
+use sleep::{Sleep, blame};
 
 mod dirty;
 mod equalize;
@@ -35,7 +35,7 @@ mod join;
 mod sleep;
 
 pub(super) use equalize::PieceOutcome;
-pub(super) use sleep::{Claimed, StoreFailure};
+pub(super) use sleep::{ClaimFailure, StoreFailure};
 
 /// What is locked or held, and copied, at once: long enough that this is a small part of it, short enough that a client's I/O
 /// there waits for milliseconds.
@@ -221,6 +221,9 @@ pub(super) struct Driver {
     unreadable: BTreeMap<u64, u32>,
     stopping: bool,
     sleep: Option<Sleep>,
+    waking: Waking,
+    /// Why what waits for the mirror to wake is to fail.
+    could_not_wake: Option<String>,
     /// Commands that wait until the mirror is awake.
     waiting: Vec<Command>,
     /// The number of the next order to a replica, while the mirror sleeps.
@@ -238,7 +241,13 @@ impl Driver {
         started: oneshot::Sender<Result<()>>,
     ) -> Self {
         let mut actions = Actions::new();
-        let core = MirrorCore::start(&parts.assembly, &mut actions);
+        let core = match parts.quiet {
+            Some(_) => MirrorCore::asleep(&parts.assembly),
+            // Without a log there is nothing to claim.
+            None => MirrorCore::start(&parts.assembly, &mut actions),
+        };
+        let Assembly { incarnation, newest, unverified, .. } = &parts.assembly;
+        let waking = Waking::new(*incarnation, *newest, unverified.clone());
         Self {
             on,
             name: parts.name,
@@ -270,8 +279,9 @@ impl Driver {
             copies: Vec::new(),
             unreadable: BTreeMap::new(),
             stopping: false,
-            // Without a log there is nothing to claim.
             sleep: parts.quiet.map(|_| Sleep::Asleep),
+            waking,
+            could_not_wake: None,
             waiting: Vec::new(),
             stores: 0,
             incarnation: parts.assembly.incarnation,
@@ -282,6 +292,9 @@ impl Driver {
 
     /// Serves until stopped.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        if self.sleep.is_some() {
+            self.register();
+        }
         self.carry_out().await;
         for member in MemberIndex::all() {
             if let Some(opened) = &self.opened[member.get()] {
@@ -348,7 +361,8 @@ impl Driver {
             Report::Quiesced(pause) => self.event(Event::ChannelsQuiesced { pause }),
             Report::RangeDrained => self.range_drained().await,
             Report::WakeWanted => self.begin_to_wake(),
-            Report::Claimed { member, store, outcome } => self.claimed(member, store, outcome),
+            Report::Found { member, question, records } => self.found(member, question, records),
+            Report::Claimed { member, generation, outcome } => self.claimed(member, generation, outcome),
             Report::RegionsWanted => self.regions_wanted(),
             Report::DirtyStored { member, store, outcome } => self.dirty_stored(member, store, outcome),
             Report::DirtyFlushed { done } => self.dirty_flushed(done),
@@ -379,7 +393,7 @@ impl Driver {
     fn event(&mut self, event: Event) {
         if let Event::FencePersisted { member, .. }
         | Event::FenceFailed { member, .. }
-        | Event::FenceOvertaken { member, .. } = event
+        | Event::FenceRefused { member, .. } = event
         {
             let persisting = &mut self.persisting[member.get()];
             persisting.running = false;
@@ -496,7 +510,7 @@ impl Driver {
             }
             self.pump_waking().await;
             self.pump_waiting().await;
-            if self.actions.is_empty() {
+            if self.actions.is_empty() && self.could_not_wake.is_none() {
                 break;
             }
         }
@@ -579,22 +593,32 @@ impl Driver {
         }
         let Some(record) = slot.next.take() else { return };
         slot.running = true;
+        let open = open.clone();
+        match self.sleep {
+            Some(_) => self.claim(member, open, record),
+            None => self.persist(member, open, record),
+        }
+    }
+
+    /// Stores a record with a member that is this mirror's.
+    fn persist(&mut self, member: MemberIndex, open: OpenMember, record: GenerationRecord) {
         let generation = record.generation;
-        let is_starting = self.started.is_some();
-        let replaces = if is_starting { Replaces::Only(slot.held) } else { Replaces::Lower };
-        let order = GenerationOrder { record, replaces };
-        let persist = self.host.persist(open, order.clone());
-        let (host, open, incarnation) = (self.host.clone(), open.clone(), self.incarnation);
-        let (limit, events) = (self.deadlines.limit, self.events.0.clone());
-        let (mirror, replica) = (self.name.clone(), open.replica.clone());
+        let replaces = match self.started {
+            Some(_) => Replaces::Only(self.persisting[member.get()].held),
+            None => Replaces::Lower,
+        };
+        let persist = self.host.persist(&open, GenerationOrder { record, replaces });
+        let (limit, events, host) = (self.deadlines.limit, self.events.0.clone(), self.host.clone());
+        let (mirror, replica, incarnation) = (self.name.clone(), open.replica.clone(), self.incarnation);
         self.tokio.spawn(async move {
             let outcome = match tokio::time::timeout(limit, persist).await {
                 Ok(Ok(())) => Event::FencePersisted { member, generation },
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
-                    match overtaken_by(&*host, &open, limit, &order, incarnation).await {
-                        Some(found) => Event::FenceOvertaken { member, generation, found },
-                        None => Event::FenceFailed { member, generation },
+                    let is_ours = |found: &ReplicaRecords| !found.is_claimed_by_another(incarnation);
+                    match blame(&*host, &open, limit, FailureCause::Medium, is_ours).await {
+                        StoreFailure::Superseded => Event::Superseded,
+                        StoreFailure::Member(_) => Event::FenceFailed { member, generation },
                     }
                 }
                 Err(_) => {
@@ -642,7 +666,10 @@ impl Driver {
         match notice {
             Notice::Started(generation) => {
                 tracing::info!(%mirror, %generation, "mirror started");
-                self.register();
+                match self.vdev {
+                    Some(_) => self.is_claimed(),
+                    None => self.register(),
+                }
             }
             Notice::MemberOut(member, reason) => {
                 self.host.member_out(reason);
@@ -665,17 +692,20 @@ impl Driver {
             }
             Notice::FenceStuck(member) => {
                 tracing::error!(%mirror, replica = replica(member), "the last survivor could not store its generation");
-                if let Some(started) = self.started.take() {
-                    let _ = started.send(Err(self.refused("no member could store its generation".into())));
+                let problem = "no member could store its generation";
+                if matches!(self.sleep, Some(Sleep::Claiming(_))) {
+                    self.could_not_wake = Some(problem.into());
+                } else if let Some(started) = self.started.take() {
+                    let _ = started.send(Err(self.refused(problem.into())));
                 }
             }
             Notice::StartRefused(member) => {
                 let replica = replica(member);
-                tracing::error!(%mirror, replica, "a mirror does not start: another engine has gone on with a replica");
-                if let Some(started) = self.started.take() {
-                    let problem = format!(
-                        "another engine has gone on with replica {replica} meanwhile; end it, and start this one again"
-                    );
+                tracing::warn!(%mirror, replica, "a mirror does not start: another engine has gone on with a replica");
+                if self.sleep.is_some() {
+                    self.ask_anew();
+                } else if let Some(started) = self.started.take() {
+                    let problem = format!("another engine has gone on with replica {replica} meanwhile");
                     let _ = started.send(Err(self.refused(problem)));
                 }
             }
@@ -715,7 +745,7 @@ impl Driver {
         }
     }
 
-    /// The generation is durable: the mirror becomes a bdev.
+    /// The generation is durable, or will be before any I/O: the mirror becomes a bdev.
     fn register(&mut self) {
         let block_bytes = self.geometry.block_size;
         let shift = (PIECE_BYTES / u64::from(block_bytes)).trailing_zeros();
@@ -733,13 +763,16 @@ impl Driver {
         );
         if self.sleep.is_some() {
             device.sleep();
-            self.event(Event::Slept);
         }
         let uuid = uuid::Uuid::new_v4();
         let made = VdevHandle::create(self.on, &self.name, uuid, self.geometry, Arc::new(device));
-        let result = made.map(|vdev| self.vdev = Some(vdev)).map_err(Error::from);
-        if let Some(started) = self.started.take() {
-            let _ = started.send(result);
+        match made.map(|vdev| self.vdev = Some(vdev)) {
+            Ok(()) if self.sleep.is_some() => self.wake_at_once(),
+            result => {
+                if let Some(started) = self.started.take() {
+                    let _ = started.send(result.map_err(Error::from));
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::attributes::{AttributeKey, GENERATION, REBUILD, key_of};
 use super::instance::Replica;
 use super::{Replicas, dirty};
-use crate::mirror::core::{Generation, GenerationOrder, GenerationRecord};
+use crate::mirror::core::{Generation, GenerationRecord};
 use crate::name::ReplicaName;
 use crate::spdk::xattr::{XattrChange, XattrValue};
 use crate::{Error, Result};
@@ -35,16 +35,12 @@ async fn set(replica: &Replica, key: &AttributeKey, value: Option<XattrValue>) -
     // Not the replica's turn: a fence must not wait for the end of a long operation.
     let _attributes = replica.attributes.lock().await;
     require_head(replica).await?;
-    let value = if key.is_generation() {
-        let stored = replica.store.attribute(&replica.head(), key.name()).await?;
-        carry_out(replica, stored.as_ref(), value.as_ref())?
-    } else if key.is_dirty() {
-        Some(dirty::carry_out(replica, key, value.as_ref()).await?)
-    } else {
-        value
+    let changes = match &value {
+        _ if key.is_dirty() => dirty::carry_out(replica, value.as_ref()).await?,
+        Some(order) if key.is_generation() => vec![dirty::raise(replica, order).await?],
+        _ => vec![XattrChange { name: key.name().clone(), value }],
     };
-    let change = XattrChange { name: key.name().clone(), value };
-    replica.store.apply(&replica.head(), vec![change]).await?;
+    replica.store.apply(&replica.head(), changes).await?;
     replica.disk.flush().await
 }
 
@@ -64,22 +60,6 @@ async fn require_head(replica: &Replica) -> Result<()> {
             Err(Error::precondition(replica.object(), problem))
         }
     }
-}
-
-/// The record that the replica is to have after an order; none when it is to be removed.
-fn carry_out(replica: &Replica, stored: Option<&XattrValue>, order: Option<&XattrValue>) -> Result<Option<XattrValue>> {
-    let Some(order) = order else { return Ok(None) };
-    let invalid = |problem: String| Error::invalid("value", problem);
-    let text = order.as_text().ok_or_else(|| invalid("a generation record is text".into()))?;
-    let order = GenerationOrder::parse(text).map_err(|error| invalid(error.to_string()))?;
-    let stored = stored_generation(replica, stored)?.map(|record| record.generation);
-    if !order.may_replace(stored) {
-        let stored = stored.map_or("none".into(), |stored| stored.to_string());
-        let next = order.record.generation;
-        let problem = format!("its generation is {stored}, which {next} may not follow: another engine has gone on with it");
-        return Err(Error::precondition(replica.object(), problem));
-    }
-    XattrValue::new(order.record.encode().as_bytes()).map(Some).map_err(|error| Error::name("value", error))
 }
 
 /// The record that is there.
@@ -104,6 +84,7 @@ mod tests {
         let in_sync = vec![longest; MAX_REPLICAS as usize];
         let record = GenerationRecord { generation, base: generation, in_sync };
         let value = XattrValue::new(record.encode().as_bytes()).expect("it fits");
-        assert_eq!(super::generation(&value), Ok(generation));
+        let text = value.as_text().expect("it is text");
+        assert_eq!(GenerationRecord::parse(text), Ok(record));
     }
 }

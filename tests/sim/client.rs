@@ -173,7 +173,7 @@ impl World {
             _ => {}
         }
         let records = replica.records();
-        let stolen = records.dirty.claimed_by() != Some(command.writer) && !records.may_be_claimed_by(command.writer);
+        let stolen = records.is_claimed_by_another(command.writer) && !records.was_voided_by(command.writer);
         let result = match command.fate {
             _ if !replica.up => Err(FailureCause::Gone),
             Fate::Fine => Ok(value),

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 
 use corriente::mirror::core::{
-    Action, Actions, ChannelState, DeadlineWheel, Epoch, Event, Expiry, FailureCause, Generation, GenerationOrder,
-    GenerationRecord, MAX_MEMBERS, MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy, Replaces,
+    Action, Actions, ChannelState, DeadlineWheel, DirtyOrder, Epoch, Event, Expiry, FailureCause, Generation,
+    GenerationOrder, MAX_MEMBERS, MemberIndex, MemberMask, MemberMode, MemberOp, Notice, PauseId, ReadPolicy,
+    RegionSet, Replaces,
 };
 
 use crate::check::{Bug, Checker};
 use crate::replica::BLOCKS;
-use crate::world::{Channel, DEADLINE_US, Fate, Message, Persist, Step, Tracker, World};
+use crate::sleep::Sleep;
+use crate::world::{Channel, DEADLINE_US, Fate, Message, Persist, PersistAnswer, Step, Tracker, World};
 
 const PERSIST_LIMIT_US: u64 = 100_000;
 const PAUSE_LIMIT_US: u64 = 30_000;
@@ -45,7 +47,7 @@ impl World {
                 };
                 let record = engine.members.record(generation, base, in_sync);
                 let replaces = Replaces::Lower;
-                let persist = Persist { member, generation, order: GenerationOrder { record, replaces } };
+                let persist = Persist { member, generation, order: GenerationOrder { record, replaces }, claim: None };
                 let lane = &mut engine.lanes[member.get()];
                 if lane.busy {
                     lane.queued = Some(persist);
@@ -78,18 +80,16 @@ impl World {
     fn notice(&mut self, notice: Notice) {
         let life = self.life;
         match notice {
-            Notice::Started(_) => self.open_channels(),
+            Notice::Started(_) => self.is_claimed(),
             Notice::Fenced(_) => self.tally.fences += 1,
             Notice::FenceStuck(_) => {
                 self.tally.stuck += 1;
-                if self.engine.as_ref().is_some_and(|engine| engine.channels.is_empty()) {
-                    // It does not start, and is made anew.
-                    return self.crash();
+                if self.engine.as_ref().is_some_and(|engine| engine.sleep.is_some()) {
+                    return self.sleep_on();
                 }
                 self.time.after(5_000, Step::RetryFence { life });
             }
-            // It is made anew, from what the replicas hold by then.
-            Notice::StartRefused(_) => self.crash(),
+            Notice::StartRefused(_) => self.ask_anew(),
             Notice::LastMemberError(_) => {
                 if let Some(engine) = &mut self.engine {
                     engine.last_member_failed = true;
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    fn open_channels(&mut self) {
+    pub fn open_channels(&mut self) {
         self.check_disks();
         let (now, count) = (self.time.now_us(), self.random.between(1, 4));
         let policy = self.random.pick(&[ReadPolicy::LocalFirst, ReadPolicy::RoundRobin, ReadPolicy::LeastPending]);
@@ -142,10 +142,6 @@ impl World {
         }
         for channel in &mut engine.channels {
             let _ = channel.state.pause();
-        }
-        self.core(Event::Slept);
-        if self.bug == Some(Bug::EagerWake) {
-            self.begin_to_wake();
         }
     }
 
@@ -325,10 +321,12 @@ impl World {
         let Some(engine) = &mut self.engine else {
             return;
         };
-        let lane = &mut engine.lanes[persist.member.get()];
-        if engine.channels.is_empty() {
-            persist.order.replaces = Replaces::Only(lane.held);
+        if engine.sleep.is_some() {
+            let store = engine.number_order();
+            persist.claim = Some(engine.dirty.record(store, RegionSet::EMPTY));
+            persist.order.replaces = Replaces::Only(engine.lanes[persist.member.get()].held);
         }
+        let lane = &mut engine.lanes[persist.member.get()];
         lane.token += 1;
         lane.busy = true;
         let token = lane.token;
@@ -341,14 +339,12 @@ impl World {
         let session = self.engine.as_ref().map_or(0, |engine| engine.sessions[number]);
         let (done, failed) = (persist.clone(), persist.clone());
         let delay = self.random.between(50, 1_500);
-        self.time.after(
-            PERSIST_LIMIT_US,
-            Step::PersistDone { life, persist: failed, token, stored: false, overtaken: None },
-        );
+        let answer = PersistAnswer::Failed;
+        self.time.after(PERSIST_LIMIT_US, Step::PersistDone { life, persist: failed, token, answer });
         match fate {
             Fate::Fails { lands: false } => {
-                self.time
-                    .after(delay, Step::PersistDone { life, persist: done, token, stored: false, overtaken: None });
+                let answer = PersistAnswer::Failed;
+                self.time.after(delay, Step::PersistDone { life, persist: done, token, answer });
             }
             Fate::Vanishes { lands: false } => {}
             Fate::Fine | Fate::Fails { .. } | Fate::Vanishes { .. } => {
@@ -377,31 +373,31 @@ impl World {
             self.time.after(2_000, again);
             return;
         }
-        // Not that of the start, or nothing could be claimed.
-        let raised = |record: &GenerationRecord| record.generation.incarnation() == persist.generation.incarnation();
-        let fake = self.bug == Some(Bug::FakePersist) && replica.record.as_ref().is_some_and(raised);
-        let stored = replica.up && (fake || replica.store(&persist.order));
-        // As the mirror asks the replica after a refusal.
-        let (records, incarnation) = (replica.records(), self.engine.as_ref().map(|engine| engine.dirty.incarnation));
-        let starting = matches!(persist.order.replaces, Replaces::Only(_));
-        let held = records.generation.as_ref().map(|record| record.generation);
-        let refused = !persist.order.may_replace(held);
-        let ours = incarnation.filter(|ours| {
-            let claimed = records.dirty.claimed_by() == Some(*ours) && records.may_be_claimed_by(*ours);
-            (claimed || (starting && refused)) && !stored && replica.up
-        });
-        let found = records.generation.map(|record| record.generation);
-        let overtaken = found.filter(|found| ours.is_some_and(|ours| found.incarnation() != ours));
+        let (forgets, fakes) = (self.bug == Some(Bug::ForgetAtClaim), self.bug == Some(Bug::FakePersist));
+        let stored = replica.up
+            && match persist.claim {
+                Some(dirty) => replica.store_dirty(&DirtyOrder::Claim(dirty, persist.order.clone()), forgets),
+                None => fakes || replica.store(&persist.order),
+            };
+        let records = replica.records();
+        let incarnation = self.engine.as_ref().map(|engine| engine.dirty.incarnation);
+        let claimed = incarnation.is_some_and(|incarnation| records.is_claimed_by_another(incarnation));
+        let answer = match (stored, replica.up) {
+            (true, _) => PersistAnswer::Stored(Box::new(records.dirty)),
+            (false, true) if persist.claim.is_some() => PersistAnswer::Refused,
+            (false, true) if claimed => PersistAnswer::Superseded,
+            (false, _) => PersistAnswer::Failed,
+        };
         if answered {
             let delay = self.random.between(10, 300);
-            self.time.after(delay, Step::PersistDone { life, persist, token, stored, overtaken });
+            self.time.after(delay, Step::PersistDone { life, persist, token, answer });
         }
         if self.faulty && self.random.chance(100) {
             self.crash();
         }
     }
 
-    pub fn persist_done(&mut self, persist: Persist, token: u32, stored: bool, overtaken: Option<Generation>) {
+    pub fn persist_done(&mut self, persist: Persist, token: u32, answer: PersistAnswer) {
         let Persist { member, generation, .. } = persist;
         let Some(engine) = &mut self.engine else {
             return;
@@ -411,15 +407,18 @@ impl World {
             return;
         }
         lane.busy = false;
-        if stored {
+        if let PersistAnswer::Stored(found) = &answer {
             lane.held = Some(generation);
+            if let Some(Sleep::Claiming(claiming)) = &mut engine.sleep {
+                claiming.found[member.get()] = Some((**found).clone());
+            }
         }
         let next = lane.queued.take();
-        self.tally.overtaken += u64::from(overtaken.is_some());
-        self.core(match (stored, overtaken) {
-            (true, _) => Event::FencePersisted { member, generation },
-            (false, Some(found)) => Event::FenceOvertaken { member, generation, found },
-            (false, None) => Event::FenceFailed { member, generation },
+        self.core(match answer {
+            PersistAnswer::Stored(_) => Event::FencePersisted { member, generation },
+            PersistAnswer::Failed => Event::FenceFailed { member, generation },
+            PersistAnswer::Refused => Event::FenceRefused { member, generation },
+            PersistAnswer::Superseded => Event::Superseded,
         });
         let Some(engine) = &mut self.engine else {
             return;

@@ -92,8 +92,13 @@ impl Dirty {
     }
 
     pub fn order(&self, store: StoreId, dirty: RegionSet, claims: bool) -> DirtyOrder {
-        let record = DirtyRecord { regions: regions(), incarnation: self.incarnation, sequence: store.0, dirty };
-        if claims { DirtyOrder::Claim(record) } else { DirtyOrder::Replace(record) }
+        let record = self.record(store, dirty);
+        if claims { DirtyOrder::Join(record) } else { DirtyOrder::Replace(record) }
+    }
+
+    pub fn record(&self, store: StoreId, dirty: RegionSet) -> DirtyRecord {
+        let (incarnation, sequence) = (self.incarnation, store.0);
+        DirtyRecord { regions: regions(), incarnation, sequence, dirty, released: false }
     }
 }
 
@@ -231,7 +236,6 @@ impl World {
             member,
             store,
             outcome: Err(StoreFailure::Member(cause)),
-            is_newest: false,
         };
         self.time.after(STORE_LIMIT_US, failed(FailureCause::Deadline));
         let (lands, answered) = match fate {
@@ -259,7 +263,6 @@ impl World {
         answered: bool,
     ) {
         let now = self.time.now_us();
-        let forgets = self.bug == Some(Bug::ForgetAtClaim);
         let replica = &mut self.replicas[number];
         if !replica.sessions.contains(&session) {
             return;
@@ -269,21 +272,19 @@ impl World {
             self.time.after(2_000, again);
             return;
         }
-        let stored = replica.up && replica.store_dirty(&order, forgets);
+        let stored = replica.up && replica.store_dirty(&order, false);
         let records = replica.records();
-        let (DirtyOrder::Claim(record) | DirtyOrder::Replace(record)) = &*order;
-        let mine = records.may_be_claimed_by(record.incarnation)
-            || (matches!(*order, DirtyOrder::Replace(_)) && records.dirty.claimed_by() == Some(record.incarnation));
-        let is_newest = records.is_newest(record.incarnation);
+        let incarnation = self.engine.as_ref().map(|engine| engine.dirty.incarnation);
+        let mine = incarnation.is_none_or(|incarnation| !records.is_claimed_by_another(incarnation));
         let outcome = match (stored, mine || !replica.up) {
-            (true, _) => Ok(records.dirty),
+            (true, _) => Ok(()),
             (false, true) => Err(StoreFailure::Member(FailureCause::Medium)),
             (false, false) => Err(StoreFailure::Superseded),
         };
         self.tally.dirty_stores += u64::from(stored);
         if answered {
             let delay = self.random.between(10, 300);
-            self.time.after(delay, Step::DirtyDone { life, member, store, outcome, is_newest });
+            self.time.after(delay, Step::DirtyDone { life, member, store, outcome });
         }
         self.check_dirty();
         if self.faulty && self.random.chance(15) {
@@ -295,13 +296,9 @@ impl World {
         &mut self,
         member: MemberIndex,
         store: StoreId,
-        outcome: Result<FoundDirty, StoreFailure>,
-        is_newest: bool,
+        outcome: Result<(), StoreFailure>,
     ) {
         let Some(engine) = &mut self.engine else { return };
-        if engine.is_waking(store) {
-            return self.claimed(member, outcome, is_newest);
-        }
         let counts = engine.dirty.log.stored(member, store, outcome.is_ok());
         match outcome {
             Err(StoreFailure::Superseded) => self.core(Event::Superseded),
@@ -499,9 +496,9 @@ impl World {
         };
         let mut orders = Vec::new();
         for member in view.rw.iter() {
-            if let Some(store) = engine.dirty.log.last_store(member) {
-                orders.push((engine.replica_of[member.get()], engine.dirty.order(store, left, false)));
-            }
+            let store = engine.dirty.log.number_store();
+            let record = DirtyRecord { released: true, ..engine.dirty.record(store, left) };
+            orders.push((engine.replica_of[member.get()], DirtyOrder::Replace(record)));
         }
         for (number, order) in orders {
             let lands = match self.fate(number) {

@@ -95,14 +95,15 @@ fn the_runs_visit_what_they_are_for() {
         sum.superseded += tally.superseded;
         sum.taken_over += tally.taken_over;
         sum.refused += tally.refused;
-        sum.overtaken += tally.overtaken;
+        sum.asked_anew += tally.asked_anew;
+        sum.slept_on += tally.slept_on;
         sum.salvaged += tally.salvaged;
     }
     println!("{sum:?}");
     let Tally { acknowledged, errors, fences, crashes, caught_up, rebuilt, .. } = sum;
     let Tally { pauses, broken_pauses, lost, stuck, retried_reads, abandoned, .. } = sum;
     let Tally { dirty_stores, cleared, equalized, waited_for_pieces, stops, .. } = sum;
-    let Tally { wakes, switches, switches_back, superseded, taken_over, overtaken, .. } = sum;
+    let Tally { wakes, switches, switches_back, superseded, taken_over, asked_anew, slept_on, .. } = sum;
     for (count, least) in [
         (acknowledged, 50_000),
         (errors, 100),
@@ -126,7 +127,8 @@ fn the_runs_visit_what_they_are_for() {
         (switches_back, 50),
         (superseded, 3),
         (taken_over, 5),
-        (overtaken, 20),
+        (asked_anew, 5),
+        (slept_on, 5),
     ] {
         assert!(count >= least, "{sum:?}: {count} should be at least {least}");
     }

@@ -90,25 +90,30 @@ impl Replica {
     /// The replica's side of an order about dirty regions. A claim that `forgets` is a bug.
     pub fn store_dirty(&mut self, order: &DirtyOrder, forgets: bool) -> bool {
         let mut records = self.records();
-        if forgets && matches!((order, &records.dirty), (DirtyOrder::Claim(_), FoundDirty::Known(_))) {
+        if forgets && matches!((order, &records.dirty), (DirtyOrder::Claim(..), FoundDirty::Known(_))) {
             records.dirty = FoundDirty::Nothing;
         }
         let order = DirtyOrder::parse(&order.encode()).expect("own form");
-        let stored = order.carry_out(&records, SIZE_BYTES);
-        if let Ok(record) = &stored {
-            self.dirty = Some(record.encode());
+        let Ok(stored) = order.carry_out(&records, SIZE_BYTES) else { return false };
+        self.dirty = Some(stored.dirty.encode());
+        if let Some(generation) = stored.generation {
+            self.keep(&generation);
         }
-        stored.is_ok()
+        true
     }
 
-    /// The replica's side of a persist: it keeps the rule of generations itself. A void is taken whatever is stored.
+    /// The replica's side of a generation that is not part of a claim: it keeps the rules itself.
     pub fn store(&mut self, order: &GenerationOrder) -> bool {
         let order = GenerationOrder::parse(&order.encode()).expect("own form");
-        let allowed = order.may_replace(self.record.as_ref().map(|stored| stored.generation));
-        if allowed {
-            // What is stored goes through its stored form.
-            self.record = Some(GenerationRecord::parse(&order.record.encode()).expect("own form"));
+        let taken = self.records().takes(&order);
+        if taken {
+            self.keep(&order.record);
         }
-        allowed
+        taken
+    }
+
+    /// What is stored goes through its stored form.
+    fn keep(&mut self, record: &GenerationRecord) {
+        self.record = Some(GenerationRecord::parse(&record.encode()).expect("own form"));
     }
 }

@@ -1,28 +1,46 @@
 //! Mirrors that sleep until their first I/O, and then claim their members' replicas, as the driver of a mirror has them.
 
 use corriente::mirror::core::dirty::{FoundDirty, StoreId};
-use corriente::mirror::core::{Event, MemberIndex, MemberMask, MemberOp, RegionSet};
+use corriente::mirror::core::waking::Answer;
+use corriente::mirror::core::assembly::{Standing, stand};
+use corriente::mirror::core::{
+    Event, FailureCause, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReplicaRecords, Verdict,
+};
 
 use crate::check::Bug;
-use crate::world::{Engine, Message, Step, StoreFailure, World};
+use crate::world::{Engine, Fate, Message, Step, World};
+
+const ASK_LIMIT_US: u64 = 50_000;
+/// How often all members are asked anew in one wake.
+const ATTEMPTS: u32 = 5;
 
 pub enum Sleep {
     Asleep,
-    Waking(Waking),
+    Asking(Asking),
+    Claiming(Claiming),
 }
 
-/// The claims of a mirror that wakes.
-pub struct Waking {
-    store: StoreId,
+/// The questions of a mirror that wakes.
+pub struct Asking {
+    question: StoreId,
+    /// 0 when the mirror was just assembled.
+    attempt: u32,
     pending: MemberMask,
-    claimed: Vec<(MemberIndex, FoundDirty)>,
-    /// No other mirror was assembled over those that are claimed.
-    newest: bool,
+    found: Vec<Answer>,
+}
+
+/// Its claims.
+pub struct Claiming {
+    attempt: u32,
+    pub found: [Option<FoundDirty>; MAX_MEMBERS],
+    pub is_started: bool,
 }
 
 impl Engine {
-    pub fn is_waking(&self, store: StoreId) -> bool {
-        matches!(&self.sleep, Some(Sleep::Waking(waking)) if waking.store == store)
+    pub fn number_order(&mut self) -> StoreId {
+        let order = StoreId(self.stores);
+        self.stores += 1;
+        order
     }
 }
 
@@ -33,17 +51,62 @@ impl World {
 
     /// An I/O waits for a mirror that sleeps.
     pub fn begin_to_wake(&mut self) {
-        let Some(engine) = self.engine.as_mut().filter(|engine| !engine.channels.is_empty()) else { return };
-        if !matches!(engine.sleep, Some(Sleep::Asleep)) {
+        if self.engine.as_ref().is_some_and(|engine| matches!(engine.sleep, Some(Sleep::Asleep))) {
+            self.ask_all(1);
+        }
+    }
+
+    /// Asks the members that count what they hold, and those that have left since.
+    pub fn ask_all(&mut self, attempt: u32) {
+        let life = self.life;
+        let Some(engine) = &mut self.engine else { return };
+        let question = engine.number_order();
+        let view = engine.core.view();
+        let asked = view.written().or(view.unfenced);
+        engine.sleep = Some(Sleep::Asking(Asking { question, attempt, pending: asked, found: Vec::new() }));
+        for member in asked.iter() {
+            let Some(engine) = &self.engine else { return };
+            let replica = engine.replica_of[member.get()];
+            let delay = self.random.between(50, 1_500);
+            let late = Step::AskDone { life, member, question, found: Err(FailureCause::Deadline) };
+            self.time.after(ASK_LIMIT_US, late);
+            match self.fate(replica) {
+                Fate::Fine => self.time.after(delay, Step::AskArrive { life, member, question, replica }),
+                Fate::Fails { .. } => {
+                    let failed = Step::AskDone { life, member, question, found: Err(FailureCause::Medium) };
+                    self.time.after(delay, failed);
+                }
+                Fate::Vanishes { .. } => {}
+            }
+        }
+    }
+
+    pub fn ask_arrives(&mut self, life: u32, member: MemberIndex, question: StoreId, number: usize) {
+        let replica = &self.replicas[number];
+        if replica.frozen_until_us > self.time.now_us() {
+            return self.time.after(2_000, Step::AskArrive { life, member, question, replica: number });
+        }
+        let found = if replica.up { Ok(Box::new(replica.records())) } else { Err(FailureCause::Medium) };
+        let delay = self.random.between(10, 300);
+        self.time.after(delay, Step::AskDone { life, member, question, found });
+    }
+
+    pub fn ask_done(
+        &mut self,
+        member: MemberIndex,
+        question: StoreId,
+        found: Result<Box<ReplicaRecords>, FailureCause>,
+    ) {
+        let Some(engine) = &mut self.engine else { return };
+        let number = engine.replica_of[member.get()];
+        let Some(Sleep::Asking(asking)) = &mut engine.sleep else { return };
+        if asking.question != question || !asking.pending.contains(member) {
             return;
         }
-        let store = StoreId(engine.stores);
-        engine.stores += 1;
-        let members = engine.core.view().written();
-        let order = engine.dirty.order(store, RegionSet::EMPTY, true);
-        engine.sleep = Some(Sleep::Waking(Waking { store, pending: members, claimed: Vec::new(), newest: true }));
-        for member in members.iter() {
-            self.send_order(member, store, order.clone());
+        asking.pending = asking.pending.without(member);
+        match found {
+            Ok(records) => asking.found.push((member, self.replicas[number].name.clone(), *records)),
+            Err(cause) => self.core(Event::MemberIoError { member, op: MemberOp::Write, cause }),
         }
     }
 
@@ -55,54 +118,103 @@ impl World {
         }
     }
 
-    pub fn claimed(&mut self, member: MemberIndex, outcome: Result<FoundDirty, StoreFailure>, is_newest: bool) {
-        let Some(Sleep::Waking(waking)) = self.engine.as_mut().and_then(|engine| engine.sleep.as_mut()) else { return };
-        if !waking.pending.contains(member) {
-            return;
-        }
-        waking.pending = waking.pending.without(member);
-        match outcome {
-            Ok(found) => {
-                waking.newest &= is_newest;
-                waking.claimed.push((member, found));
+    /// Another mirror was quicker with a member, or one does not answer that it may have gone on with.
+    pub fn ask_anew(&mut self) {
+        self.tally.asked_anew += 1;
+        if let Some(Sleep::Claiming(Claiming { attempt, .. })) = self.engine.as_ref().and_then(|engine| engine.sleep.as_ref()) {
+            match *attempt < ATTEMPTS {
+                true => self.ask_all(attempt + 1),
+                false => self.sleep_on(),
             }
-            Err(StoreFailure::Member(cause)) => self.core(Event::MemberIoError { member, op: MemberOp::Write, cause }),
-            Err(StoreFailure::Superseded) => self.core(Event::Superseded),
         }
     }
 
-    /// Goes on when no member that counts owes an answer to its claim.
+    /// The members are claimed and hold the generation.
+    pub fn is_claimed(&mut self) {
+        if let Some(Sleep::Claiming(claiming)) = self.engine.as_mut().and_then(|engine| engine.sleep.as_mut()) {
+            claiming.is_started = true;
+        }
+    }
+
+    /// Goes on when no member owes an answer.
     pub fn pump_waking(&mut self) {
         let superseded = self.superseded();
         let Some(engine) = &mut self.engine else { return };
-        let Some(Sleep::Waking(waking)) = &engine.sleep else { return };
-        let view = engine.core.view();
-        let written = view.written();
-        if !superseded && !waking.pending.and(written).is_empty() {
+        let rw = engine.core.view().rw;
+        match &mut engine.sleep {
+            Some(_) if superseded => self.wake(&[]),
+            Some(Sleep::Asking(asking)) if asking.pending.is_empty() => {
+                let (attempt, found) = (asking.attempt, std::mem::take(&mut asking.found));
+                self.judge(attempt, &found);
+            }
+            Some(Sleep::Claiming(claiming)) if claiming.is_started => {
+                let found: Vec<_> = rw.iter().filter_map(|member| claiming.found[member.get()].take()).collect();
+                assert_eq!(found.len(), rw.count() as usize, "each member that counts was claimed");
+                self.wake(&found);
+            }
+            _ => {}
+        }
+    }
+
+    fn judge(&mut self, attempt: u32, found: &[Answer]) {
+        let Some(engine) = &mut self.engine else { return };
+        let rw = engine.core.view().rw;
+        let hasty = self.bug == Some(Bug::EagerWake);
+        if attempt == 0 && !hasty && !engine.waking.may_wake_at_once(found, rw) {
+            engine.sleep = Some(Sleep::Asleep);
+            if engine.channels.iter().any(|channel| !channel.queue.is_empty()) {
+                self.begin_to_wake();
+            }
             return;
         }
-        if !superseded && !view.unfenced.is_empty() && !waking.newest && self.bug != Some(Bug::WakeWithoutNewest) {
-            // Another mirror may have gone on with the member that does not answer, and without these.
-            self.core(Event::Superseded);
-            return self.pump_waking();
-        }
-        let claimed = waking.claimed.iter().filter(|(member, _)| written.contains(*member));
-        let found: Vec<_> = claimed.map(|(_, found)| found.clone()).collect();
-        if superseded || (!found.is_empty() && found.len() == written.count() as usize) {
-            self.tally.wakes += 1;
-            let found = if self.bug == Some(Bug::ForgetDirty) { Vec::new() } else { found };
-            engine.dirty.wake(&view, &found, StoreId(engine.stores));
-            engine.sleep = None;
-            let unequal = engine.dirty.unequal.left() > 0;
-            self.broadcast(Message::Resume);
-            self.core(Event::Woke);
-            if unequal && self.random.chance(300) {
-                // So that a stop may come before all is equal.
-                self.time.after(50, Step::RequestPause { life: self.life });
+        let members = &engine.members;
+        let mut verdict = engine.waking.judge(found, rw, |replica| members.find(replica).is_some());
+        if let (Some(Bug::WakeWithoutNewest), Verdict::Unsure(_)) = (self.bug, &verdict) {
+            let held: Vec<_> = found.iter().map(|(at, name, records)| (*at, name.clone(), records.generation.clone())).collect();
+            if let Ok((standing, _)) = stand(&held, engine.dirty.incarnation) {
+                verdict = Verdict::Wakes(Standing { may_lose: true, ..standing });
             }
-        } else {
-            engine.sleep = Some(Sleep::Asleep);
-            self.fail_queued();
+        }
+        match verdict {
+            Verdict::Wakes(standing) => {
+                for (member, _, records) in found {
+                    engine.lanes[member.get()].held = records.held();
+                }
+                let found = [const { None }; MAX_MEMBERS];
+                engine.sleep = Some(Sleep::Claiming(Claiming { attempt, found, is_started: false }));
+                self.core(Event::Wakes(standing));
+            }
+            Verdict::Superseded => self.core(Event::Superseded),
+            Verdict::Unsure(_) => self.sleep_on(),
+        }
+        self.pump_waking();
+    }
+
+    /// It could not wake: what waits fails. Members that have left are not asked again, and whoever looks after the volume makes the
+    /// engine anew.
+    pub fn sleep_on(&mut self) {
+        self.tally.slept_on += 1;
+        let Some(engine) = &mut self.engine else { return };
+        engine.sleep = Some(Sleep::Asleep);
+        self.core(Event::Slept);
+        self.fail_queued();
+        if self.life == self.serving {
+            self.time.after(5_000, Step::Crash);
+        }
+    }
+
+    fn wake(&mut self, found: &[FoundDirty]) {
+        self.tally.wakes += 1;
+        let Some(engine) = &mut self.engine else { return };
+        let found = if self.bug == Some(Bug::ForgetDirty) { &[] } else { found };
+        let view = engine.core.view();
+        engine.dirty.wake(&view, found, StoreId(engine.stores));
+        engine.sleep = None;
+        let unequal = engine.dirty.unequal.left() > 0;
+        self.broadcast(Message::Resume);
+        if unequal && self.random.chance(300) {
+            // So that a stop may come before all is equal.
+            self.time.after(50, Step::RequestPause { life: self.life });
         }
     }
 

@@ -82,6 +82,7 @@ impl World {
 
     /// The client uses that engine from now on. One that another has superseded meanwhile is assembled anew.
     pub fn take_over(&mut self, life: u32) {
+        let now = self.time.now_us();
         self.enter(life);
         self.serving = life;
         if self.engine.is_none() {
@@ -89,10 +90,12 @@ impl World {
             return self.time.after(5_000, Step::Restart);
         }
         let superseded = self.engine.as_ref().is_some_and(|engine| {
-            let incarnation = engine.dirty.incarnation;
+            let generation = engine.core.status().generation;
             let members = engine.core.view().rw;
-            let mut replicas = members.iter().map(|member| &self.replicas[engine.replica_of[member.get()]]);
-            replicas.any(|replica| !replica.records().may_be_claimed_by(incarnation))
+            let replicas = members.iter().map(|member| &self.replicas[engine.replica_of[member.get()]]);
+            // One that does not answer is the mirror's business.
+            let mut held = replicas.filter(|replica| replica.reachable(now)).filter_map(|replica| replica.records().held());
+            held.any(|held| held != generation)
         });
         if !superseded && !self.superseded() {
             return;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use corriente::mirror::core::dirty::{FoundDirty, StoreId};
 use corriente::mirror::core::{
-    Actions, AssemblyError, Candidate, ChannelState, DeadlineWheel, DirtyOrder, Epoch, Event, FailureCause, Generation,
-    GenerationOrder, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members, MirrorCore,
-    Missing, PauseId, ReadTracker, Ticket, WriteTracker, assemble, salvage,
+    AssemblyError, Candidate, ChannelState, DeadlineWheel, DirtyOrder, DirtyRecord, Epoch, Event, FailureCause,
+    Generation, GenerationOrder, Incarnation, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, Members,
+    MirrorCore, Missing, PauseId, ReadTracker, ReplicaRecords, Ticket, Waking, WriteTracker, assemble, salvage,
 };
 
 use crate::check::{Bug, Checker, Violation};
@@ -72,8 +72,19 @@ pub enum Step {
         life: u32,
         persist: Persist,
         token: u32,
-        stored: bool,
-        overtaken: Option<Generation>,
+        answer: PersistAnswer,
+    },
+    AskArrive {
+        life: u32,
+        member: MemberIndex,
+        question: StoreId,
+        replica: usize,
+    },
+    AskDone {
+        life: u32,
+        member: MemberIndex,
+        question: StoreId,
+        found: Result<Box<ReplicaRecords>, FailureCause>,
     },
     Abandon {
         life: u32,
@@ -124,8 +135,7 @@ pub enum Step {
         life: u32,
         member: MemberIndex,
         store: StoreId,
-        outcome: Result<FoundDirty, StoreFailure>,
-        is_newest: bool,
+        outcome: Result<(), StoreFailure>,
     },
     Quiet {
         life: u32,
@@ -216,6 +226,20 @@ pub struct Persist {
     pub member: MemberIndex,
     pub generation: Generation,
     pub order: GenerationOrder,
+    /// Where it is part of a claim.
+    pub claim: Option<DirtyRecord>,
+}
+
+/// What a mirror hears of a record that it wanted stored.
+#[derive(Debug, Clone)]
+pub enum PersistAnswer {
+    /// With what the replica held dirty.
+    Stored(Box<FoundDirty>),
+    Failed,
+    /// The replica holds something else than what it was read to hold.
+    Refused,
+    /// Another mirror has claimed it.
+    Superseded,
 }
 
 pub enum Tracker {
@@ -257,6 +281,7 @@ pub struct Engine {
     pub core: MirrorCore,
     pub dirty: Dirty,
     pub sleep: Option<Sleep>,
+    pub waking: Waking,
     /// The number of the next order to a replica, while it sleeps.
     pub stores: u32,
     /// Its attachments, by replica.
@@ -299,7 +324,8 @@ pub struct Tally {
     pub superseded: u64,
     pub taken_over: u64,
     pub refused: u64,
-    pub overtaken: u64,
+    pub asked_anew: u64,
+    pub slept_on: u64,
     pub salvaged: u64,
 }
 
@@ -431,6 +457,7 @@ impl World {
             Step::PersistArrive { life, persist, token, replica, session, answered } => {
                 self.persist_arrives(life, persist, token, (replica, session), answered);
             }
+            Step::AskArrive { life, member, question, replica } => self.ask_arrives(life, member, question, replica),
             Step::SwitchBegins => self.switch_begins(),
             Step::SwitchCloses => self.switch_closes(),
             Step::SwitchEnds => self.switch_ends(),
@@ -447,6 +474,7 @@ impl World {
             | Step::Quiesced { life, .. }
             | Step::Report { life, .. }
             | Step::PersistDone { life, .. }
+            | Step::AskDone { life, .. }
             | Step::Abandon { life, .. }
             | Step::Closed { life, .. }
             | Step::Reconnect { life, .. }
@@ -478,9 +506,8 @@ impl World {
             Step::Report { member, op, cause, .. } => {
                 self.core(Event::MemberIoError { member, op, cause });
             }
-            Step::PersistDone { persist, token, stored, overtaken, .. } => {
-                self.persist_done(persist, token, stored, overtaken);
-            }
+            Step::PersistDone { persist, token, answer, .. } => self.persist_done(persist, token, answer),
+            Step::AskDone { member, question, found, .. } => self.ask_done(member, question, found),
             Step::Abandon { member, .. } => self.abandon(member),
             Step::Closed { member, .. } => self.member_closed(member),
             Step::Reconnect { member, .. } => self.reconnect(member),
@@ -491,9 +518,7 @@ impl World {
             Step::RequestPause { .. } => self.request_pause(),
             Step::RegionsWanted { .. } => self.regions_wanted(),
             Step::PieceWanted { piece, .. } => self.piece_wanted(piece),
-            Step::DirtyDone { member, store, outcome, is_newest, .. } => {
-                self.dirty_done(member, store, outcome, is_newest);
-            }
+            Step::DirtyDone { member, store, outcome, .. } => self.dirty_done(member, store, outcome),
             Step::Quiet { .. } => self.look_for_quiet_regions(),
             Step::PieceRead { piece, .. } => self.piece_read(piece),
             Step::PieceWritten { piece, member, done, .. } => self.piece_written(piece, member, done),
@@ -591,8 +616,8 @@ impl World {
     }
 
     fn start(&mut self, assembly: corriente::mirror::core::Assembly, sessions: Vec<u32>) {
-        let mut out = Actions::new();
-        let core = MirrorCore::start(&assembly, &mut out);
+        let core = MirrorCore::asleep(&assembly);
+        let waking = Waking::new(assembly.incarnation, assembly.newest, assembly.unverified.clone());
         let mut replica_of = [0; MAX_MEMBERS];
         for (member, open) in assembly.members.iter() {
             replica_of[member.get()] = self.number(&open.replica);
@@ -603,6 +628,7 @@ impl World {
             core,
             dirty: Dirty::of(&assembly),
             sleep: Some(Sleep::Asleep),
+            waking,
             stores: 0,
             sessions,
             members: assembly.members,
@@ -616,9 +642,8 @@ impl World {
             broken_pauses: Vec::new(),
             last_member_failed: false,
         });
-        for action in out.drain() {
-            self.act(action);
-        }
+        self.open_channels();
+        self.ask_all(0);
         self.time.after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
         self.time.after(10_000, Step::Quiet { life: self.life });
     }
@@ -639,6 +664,8 @@ fn life_of(step: &Step) -> Option<u32> {
         | Step::Report { life, .. }
         | Step::PersistArrive { life, .. }
         | Step::PersistDone { life, .. }
+        | Step::AskArrive { life, .. }
+        | Step::AskDone { life, .. }
         | Step::Abandon { life, .. }
         | Step::Closed { life, .. }
         | Step::Reconnect { life, .. }

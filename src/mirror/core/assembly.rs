@@ -9,7 +9,7 @@
 //! again before the first write, so what is left out now can never pass for current later.
 
 use super::generation::{Generation, GenerationRecord, Incarnation};
-use super::mask::MAX_MEMBERS;
+use super::mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 use super::members::{Members, OpenMember};
 use crate::name::{NonEmpty, ReplicaName};
 
@@ -19,7 +19,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-pub use types::{Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason};
+pub use types::{Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason, Standing};
 
 /// Decides who takes part. `size_bytes` is the size the mirror must have; `incarnation` is drawn at random by the caller.
 pub fn assemble(
@@ -77,6 +77,51 @@ pub fn complete(found: &[(ReplicaName, Option<GenerationRecord>)]) -> Vec<Replic
     }
     let names = found.iter().filter(|(replica, record)| lack(&newest, replica, record.as_ref()).is_none());
     names.map(|(replica, _)| replica.clone()).collect()
+}
+
+/// How the members of a mirror that wakes stand, by what they hold now: another may have gone on since it was assembled. With them the
+/// replicas that the newest names in sync. An error when no member is known to be complete.
+pub fn stand(
+    found: &[(MemberIndex, ReplicaName, Option<GenerationRecord>)],
+    incarnation: Incarnation,
+) -> Result<(Standing, Vec<ReplicaName>), AssemblyError> {
+    let known: Vec<_> = found.iter().map(|(_, replica, record)| (replica.clone(), record.clone())).collect();
+    let counts = rivals::effective(&known);
+    let newest = newest_of(counts.iter().filter_map(|(_, record)| record.as_ref()));
+    if newest.is_none() && counts.iter().any(|(_, record)| record.is_some()) {
+        return Err(AssemblyError::NothingInSync);
+    }
+    let rivals: Vec<_> = newest.iter().flat_map(|newest| rivals_of(&counts, newest)).collect();
+    if !rivals.is_empty() {
+        return Err(AssemblyError::Diverged(rivals));
+    }
+    let holds = known.iter().map(|(_, record)| record.as_ref().map(|record| record.generation));
+    let highest = holds.clone().flatten().max().unwrap_or(Generation::NONE);
+    let start = newest.as_ref().map_or(highest.next(incarnation), |newest| newest.generation);
+    let mut standing = Standing {
+        newest: start,
+        base: newest.as_ref().map_or(Generation::NONE, |newest| newest.base),
+        highest: highest.max(start),
+        laggards: MemberMask::EMPTY,
+        stale: MemberMask::EMPTY,
+        may_lose: false,
+    };
+    for ((member, replica, _), ((_, counts), holds)) in found.iter().zip(counts.iter().zip(holds)) {
+        if lack(&newest, replica, counts.as_ref()).is_some() {
+            standing.stale = standing.stale.with(*member);
+        } else if lags(holds, start) {
+            standing.laggards = standing.laggards.with(*member);
+        }
+    }
+    if standing.stale.count() as usize == found.len() {
+        return Err(AssemblyError::NothingInSync);
+    }
+    Ok((standing, newest.map_or_else(Vec::new, |newest| newest.in_sync)))
+}
+
+/// Whether a replica that holds that must be brought to the generation that a mirror starts from first.
+fn lags(holds: Option<Generation>, start: Generation) -> bool {
+    holds.is_none_or(|holds| holds.counter() < start.counter())
 }
 
 /// The candidates with their records as they count, and what each holds really.
@@ -178,12 +223,18 @@ fn rivals(candidates: &[Candidate], newest: &Option<Newest>) -> Vec<ReplicaName>
     let Some(newest) = newest else {
         return Vec::new();
     };
+    let known: Vec<_> = candidates
+        .iter()
+        .filter_map(|candidate| Some((candidate.replica.clone(), Some(record(candidate)?.clone()))))
+        .collect();
+    rivals_of(&known, newest)
+}
+
+fn rivals_of(known: &[rivals::Known], newest: &Newest) -> Vec<ReplicaName> {
     let having = |test: &dyn Fn(&ReplicaName, Generation) -> bool| -> Vec<ReplicaName> {
-        candidates
-            .iter()
-            .filter(|candidate| record(candidate).is_some_and(|record| test(&candidate.replica, record.generation)))
-            .map(|candidate| candidate.replica.clone())
-            .collect()
+        let real = known.iter().filter_map(|(replica, record)| Some((replica, record.as_ref()?.generation)));
+        let real = real.filter(|(_, found)| *found != Generation::NONE);
+        real.filter(|(replica, found)| test(replica, *found)).map(|(replica, _)| replica.clone()).collect()
     };
     let mut rivals = having(&|replica, found| newest.disagrees(replica, found));
     if !rivals.is_empty() {
@@ -233,9 +284,8 @@ fn build(
             holds[member.get()] = record.as_ref().map(|record| record.generation);
         }
     }
-    let lags = |holds: Option<Generation>| holds.is_none_or(|holds| holds.counter() < start.counter());
     Ok(Assembly {
-        laggards: members.mask().iter().filter(|member| lags(holds[member.get()])).collect(),
+        laggards: members.mask().iter().filter(|member| lags(holds[member.get()], start)).collect(),
         members,
         refused,
         unverified,

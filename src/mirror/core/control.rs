@@ -21,7 +21,7 @@ pub use types::{Action, Actions, Event, Health, MemberMode, Notice, OutReason, P
 use self::fence::Fence;
 use self::membership::{Slot, SlotState};
 use self::pause::Pause;
-use super::assembly::Assembly;
+use super::assembly::{Assembly, Standing};
 use super::generation::{Generation, Incarnation};
 use super::mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 use super::view::{Epoch, IoView};
@@ -50,8 +50,11 @@ pub struct MirrorCore {
     /// The start completes a raise that a crash cut short.
     catching_up: bool,
     started: bool,
-    /// No generation is raised.
+    /// It starts when it wakes, and until then raises no generation.
+    sleeps: bool,
     asleep: bool,
+    /// It may start without a member that fails meanwhile.
+    may_lose: bool,
     /// Another mirror has gone on with the replicas: nothing is read or written any more.
     superseded: bool,
 }
@@ -60,11 +63,19 @@ impl MirrorCore {
     /// Starts a mirror over an assembly's members. No channel may run I/O before [`Notice::Started`]: the new
     /// generation is durable only then.
     pub fn start(assembly: &Assembly, out: &mut Actions) -> Self {
+        let mut core = Self::asleep(assembly);
+        (core.sleeps, core.asleep) = (false, false);
+        core.catch_up(assembly.laggards, out);
+        core
+    }
+
+    /// A mirror over an assembly's members that starts when it is told to wake.
+    pub fn asleep(assembly: &Assembly) -> Self {
         let mut core = Self {
             slots: [Slot::FREE; MAX_MEMBERS],
             incarnation: assembly.incarnation,
             generation: assembly.newest,
-            settled: assembly.base,
+            settled: if assembly.laggards.is_empty() { assembly.newest } else { assembly.base },
             highest: assembly.highest,
             fence: Fence::Settled,
             unfenced: MemberMask::EMPTY,
@@ -74,14 +85,15 @@ impl MirrorCore {
             pause: Pause::NONE,
             catching_up: !assembly.laggards.is_empty(),
             started: false,
-            asleep: false,
+            sleeps: true,
+            asleep: true,
+            may_lose: true,
             superseded: false,
         };
         let local = assembly.members.local();
         for member in assembly.members.mask().iter() {
             core.slots[member.get()] = Slot::in_sync(local.contains(member));
         }
-        core.catch_up(assembly.laggards, out);
         core
     }
 
@@ -91,7 +103,7 @@ impl MirrorCore {
             Event::MemberIoError { member, op, cause } => self.io_error(member, op, cause, out),
             Event::FencePersisted { member, generation } => self.persisted(member, generation, out),
             Event::FenceFailed { member, generation } => self.persist_failed(member, generation, out),
-            Event::FenceOvertaken { member, generation, found } => self.overtaken(member, generation, found, out),
+            Event::FenceRefused { member, generation } => self.persist_refused(member, generation, out),
             Event::RetryFence => return self.retry_fence(out),
             Event::ChannelsUpdated { epoch } => self.channels_updated(epoch, out),
             Event::AddMember { member, local } => return self.add(member, local, out),
@@ -103,8 +115,8 @@ impl MirrorCore {
             Event::ChannelsQuiesced { pause } => self.quiesced(pause, out),
             Event::PauseTimedOut { pause } => self.pause_timed_out(pause, out),
             Event::Resume { pause } => return self.resume(pause, out),
-            Event::Slept => self.asleep = true,
-            Event::Woke => self.wake(out),
+            Event::Slept => self.sleep(),
+            Event::Wakes(standing) => self.wake(&standing, out),
             Event::Superseded => self.supersede(out),
         }
         Ok(())
@@ -138,11 +150,36 @@ impl MirrorCore {
         }
     }
 
-    fn wake(&mut self, out: &mut Actions) {
-        self.asleep = false;
-        if !self.unfenced.is_empty() {
-            self.raise(out);
+    /// The start, by what the members hold now.
+    fn wake(&mut self, standing: &Standing, out: &mut Actions) {
+        if !self.asleep {
+            return;
         }
+        (self.asleep, self.may_lose) = (false, standing.may_lose);
+        (self.generation, self.settled) = (standing.newest, standing.base);
+        self.highest = self.highest.max(standing.highest);
+        for member in standing.stale.and(self.in_mode(MemberMode::Rw)).iter() {
+            self.drop_member(member, OutReason::Stale, out);
+        }
+        let laggards = standing.laggards.and(self.in_mode(MemberMode::Rw));
+        self.catching_up = !laggards.is_empty();
+        self.catch_up(laggards, out);
+    }
+
+    /// A mirror that wakes cannot go on without that member, and sleeps again; false when it can.
+    fn fall_back(&mut self, member: MemberIndex, out: &mut Actions) -> bool {
+        if self.started || self.asleep || self.may_lose {
+            return false;
+        }
+        self.sleep();
+        self.publish(out);
+        out.notify(Notice::StartRefused(member));
+        true
+    }
+
+    fn sleep(&mut self) {
+        (self.asleep, self.started, self.catching_up) = (true, false, false);
+        self.fence = Fence::Settled;
     }
 
     fn supersede(&mut self, out: &mut Actions) {
@@ -155,7 +192,7 @@ impl MirrorCore {
     fn health(&self) -> Health {
         let every_rw =
             self.slots.iter().all(|slot| matches!(slot.state, SlotState::Free | SlotState::In(MemberMode::Rw)));
-        if self.readable().is_empty() || !self.started {
+        if self.readable().is_empty() || !(self.started || self.sleeps) {
             Health::Faulted
         } else if self.fence == Fence::Stuck {
             Health::ReadOnly

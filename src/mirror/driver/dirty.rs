@@ -45,7 +45,8 @@ impl Dirty {
     }
 
     fn record(&self, store: StoreId, dirty: RegionSet) -> DirtyRecord {
-        DirtyRecord { regions: self.regions, incarnation: self.incarnation, sequence: store.0, dirty }
+        let (regions, incarnation, sequence) = (self.regions, self.incarnation, store.0);
+        DirtyRecord { regions, incarnation, sequence, dirty, released: false }
     }
 }
 
@@ -142,16 +143,14 @@ impl Driver {
     fn store_dirty(&self, member: MemberIndex, store: StoreId, regions: RegionSet, claims: bool) {
         let (Some(dirty), Some(open)) = (&self.dirty, self.members.get(member)) else { return };
         let (record, incarnation) = (dirty.record(store, regions), dirty.incarnation);
-        let order = if claims { DirtyOrder::Claim(record) } else { DirtyOrder::Replace(record) };
+        let order = if claims { DirtyOrder::Join(record) } else { DirtyOrder::Replace(record) };
         let (limit, reports) = (self.deadlines.limit, self.reports.0.clone());
         let (mirror, host, open) = (self.name.clone(), self.host.clone(), open.clone());
         self.tokio.spawn(async move {
             let outcome = match in_time(&mirror, &open, limit, give_order(&*host, &open, order)).await {
                 Ok(()) => Ok(()),
                 Err(cause) => {
-                    let is_ours = |found: &ReplicaRecords| {
-                        found.dirty.claimed_by() == Some(incarnation) || found.may_be_claimed_by(incarnation)
-                    };
+                    let is_ours = |found: &ReplicaRecords| !found.is_claimed_by_another(incarnation);
                     Err(blame(&*host, &open, limit, cause, is_ours).await)
                 }
             };
@@ -221,8 +220,8 @@ impl Driver {
         }
     }
 
-    /// The last record of each member, when no write is in flight any more: nothing is dirty but where they differ still. While a
-    /// member is out and that is not durable, the others keep what is dirty, as they differ from that one.
+    /// The last record of each member, when no write is in flight any more: nothing is dirty but where they differ still, and the
+    /// replica is released. While a member is out and that is not durable, the others keep what is dirty, as they differ from that one.
     pub(super) async fn store_last_dirty(&mut self) {
         let view = self.core.view();
         if !view.unfenced.is_empty() || !view.writable {
@@ -230,11 +229,11 @@ impl Driver {
         }
         let Some(dirty) = &mut self.dirty else { return };
         let regions = dirty.log.at_stop();
-        let last: Vec<_> = view.rw.iter().filter_map(|member| Some((member, dirty.log.last_store(member)?))).collect();
+        let last: Vec<_> = view.rw.iter().map(|member| (member, dirty.log.number_store())).collect();
         let storing = last.into_iter().filter_map(|(member, store)| {
             let open = self.members.get(member)?;
-            let stored =
-                self.host.persist_dirty(open, DirtyOrder::Replace(self.dirty.as_ref()?.record(store, regions)));
+            let record = DirtyRecord { released: true, ..self.dirty.as_ref()?.record(store, regions) };
+            let stored = self.host.persist_dirty(open, DirtyOrder::Replace(record));
             let (limit, mirror, replica) = (self.deadlines.limit, self.name.clone(), open.replica.clone());
             Some(async move {
                 match tokio::time::timeout(limit, stored).await {

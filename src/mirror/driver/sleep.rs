@@ -1,11 +1,13 @@
-//! The driver's part in sleeping and waking. A mirror sleeps from its start, and after an orderly rest, until the first I/O of a
-//! client or the first command that needs it awake: it has its members open and their generation raised, and stores and copies
-//! nothing. So another mirror may go on with the same replicas until clients come here.
+//! The driver's part in sleeping and waking. A mirror sleeps from its assembly, and after an orderly rest, until the first I/O of a
+//! client or the first command that needs it awake: it has its members open, and changes nothing on them. So another mirror may
+//! serve the same replicas until clients come here.
 //!
-//! Waking claims every member's replica: from then on the replica takes this mirror's records of dirty regions only. What the
-//! replicas held dirty comes back with that, and is where the members may differ. A member that does not answer in time is out,
-//! as if it had failed a write. If the last one does not, what waits fails, and the next I/O tries again. If another mirror has
-//! gone on with any of them, this one is superseded: it serves no I/O any more.
+//! Waking asks every member's replica what it holds ([`Waking`]), then raises the generation over those that lack nothing. With the
+//! generation each replica is *claimed*: from then on it takes this mirror's orders only. It does both at once, and only
+//! while it holds what it was read to hold; if another mirror was quicker, all are asked anew. What the replicas held dirty comes
+//! back with the claim, and is where the members may differ. A member that does not answer in time is out, as if it had failed
+//! a write. If that leaves none, or one that may be newer than all others, what waits fails, and the next I/O tries again. If
+//! another mirror has gone on with other replicas, this one is superseded: it serves no I/O any more.
 
 use std::time::Duration;
 
@@ -13,8 +15,8 @@ use futures::future::BoxFuture;
 
 use super::super::core::dirty::{FoundDirty, StoreId, unequal};
 use super::super::core::{
-    DirtyOrder, DirtyRecord, FailureCause, Generation, GenerationOrder, Incarnation, MemberIndex, MemberMask, MemberOp,
-    OpenMember, RegionSet, ReplicaRecords, Replaces,
+    DirtyOrder, DirtyRecord, FailureCause, GenerationOrder, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberMask,
+    MemberOp, OpenMember, RegionSet, ReplicaRecords, Replaces, Verdict,
 };
 use super::super::device::Report;
 use super::super::handle::MirrorHost;
@@ -23,25 +25,40 @@ use super::{Driver, Event};
 use crate::error::{Error, Result};
 use crate::name::BdevName;
 
+/// How often all members are asked anew in one wake, when another mirror was quicker with one of them.
+const ATTEMPTS: u32 = 5;
+
 /// Why a mirror is not awake.
 pub(super) enum Sleep {
     Asleep,
-    Waking(Waking),
+    /// Members are asked what they hold.
+    Asking(Asking),
+    /// They are claimed.
+    Claiming(Box<Claiming>),
 }
 
-/// The claims of a mirror that wakes.
-pub(super) struct Waking {
-    store: StoreId,
+pub(super) struct Asking {
+    question: StoreId,
+    /// From 1; 0 when the mirror was just assembled, and wakes only if nobody may be using the volume.
+    attempt: u32,
     pending: MemberMask,
-    claimed: Vec<(MemberIndex, Claimed)>,
+    found: Vec<(MemberIndex, ReplicaRecords)>,
 }
 
-/// What a replica answers to its claim.
+pub(super) struct Claiming {
+    attempt: u32,
+    /// What the members held dirty before.
+    found: [Option<DirtyRecord>; MAX_MEMBERS],
+    is_started: bool,
+}
+
+/// How a claim failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Claimed {
-    found: DirtyRecord,
-    /// No other mirror was assembled over it since this one.
-    is_newest: bool,
+pub(in super::super) enum ClaimFailure {
+    /// The replica holds something else than what it was read to hold.
+    Refused,
+    /// It could not do it, or not in time.
+    Member,
 }
 
 /// How an order to a replica failed.
@@ -56,96 +73,196 @@ pub(in super::super) enum StoreFailure {
 impl Driver {
     /// A client's I/O, or a command, waits until the mirror is awake.
     pub(super) fn begin_to_wake(&mut self) {
-        if !matches!(self.sleep, Some(Sleep::Asleep)) {
-            return;
+        if matches!(self.sleep, Some(Sleep::Asleep)) {
+            tracing::debug!(mirror = %self.name, "the mirror wakes");
+            self.ask_all(1);
         }
-        let store = StoreId(self.stores);
-        self.stores = self.stores.saturating_add(1);
-        let members = self.core.view().written();
-        for member in members.iter() {
-            self.claim(member, store);
-        }
-        tracing::debug!(mirror = %self.name, "the mirror wakes");
-        self.sleep = Some(Sleep::Waking(Waking { store, pending: members, claimed: Vec::new() }));
     }
 
-    fn claim(&self, member: MemberIndex, store: StoreId) {
+    /// After its assembly: a mirror whose replicas nobody may be using does not sleep.
+    pub(super) fn wake_at_once(&mut self) {
+        self.ask_all(0);
+    }
+
+    /// Asks the members that count what they hold, and those that have left since, as far as they answer.
+    fn ask_all(&mut self, attempt: u32) {
+        let question = self.number_order();
+        let view = self.core.view();
+        let asked = view.written().or(view.unfenced);
+        for member in asked.iter() {
+            self.ask(member, question);
+        }
+        self.sleep = Some(Sleep::Asking(Asking { question, attempt, pending: asked, found: Vec::new() }));
+    }
+
+    fn ask(&self, member: MemberIndex, question: StoreId) {
         let Some(open) = self.members.get(member) else { return };
-        let (regions, incarnation) = (self.regions, self.incarnation);
-        let record = DirtyRecord { regions, incarnation, sequence: store.0, dirty: RegionSet::EMPTY };
         let (host, open, reports) = (self.host.clone(), open.clone(), self.reports.0.clone());
         let (mirror, limit) = (self.name.clone(), self.deadlines.limit);
         self.tokio.spawn(async move {
+            let records = in_time(&mirror, &open, limit, ask_again(|| host.records(&open))).await;
+            let _ = reports.unbounded_send(Report::Found { member, question, records: records.map(Box::new) });
+        });
+    }
+
+    pub(super) fn found(
+        &mut self,
+        member: MemberIndex,
+        question: StoreId,
+        records: std::result::Result<Box<ReplicaRecords>, FailureCause>,
+    ) {
+        let Some(Sleep::Asking(asking)) = &mut self.sleep else { return };
+        if asking.question != question {
+            return;
+        }
+        asking.pending = asking.pending.without(member);
+        match records {
+            Ok(records) => asking.found.push((member, *records)),
+            Err(cause) => self.event(Event::MemberIoError { member, op: MemberOp::Write, cause }),
+        }
+    }
+
+    /// The order that has a member hold that record, as part of a claim.
+    pub(super) fn claim(&mut self, member: MemberIndex, open: OpenMember, record: GenerationRecord) {
+        let store = self.number_order();
+        let (regions, incarnation) = (self.regions, self.incarnation);
+        let dirty =
+            DirtyRecord { regions, incarnation, sequence: store.0, dirty: RegionSet::EMPTY, released: false };
+        let generation = record.generation;
+        let replaces = Replaces::Only(self.persisting[member.get()].held);
+        let order = DirtyOrder::Claim(dirty, GenerationOrder { record, replaces });
+        let (host, reports) = (self.host.clone(), self.reports.0.clone());
+        let (mirror, limit) = (self.name.clone(), self.deadlines.limit);
+        self.tokio.spawn(async move {
             let claim = async {
-                give_order(&*host, &open, DirtyOrder::Claim(record)).await?;
+                give_order(&*host, &open, order).await?;
                 let records = ask_again(|| host.records(&open)).await?;
-                let is_newest = records.is_newest(incarnation);
-                match records.dirty {
-                    FoundDirty::Known(found) if found.incarnation == incarnation => {
-                        Ok(Claimed { found: *found, is_newest })
+                match (records.held(), records.dirty) {
+                    (held, FoundDirty::Known(found))
+                        if held == Some(generation) && found.incarnation == incarnation =>
+                    {
+                        Ok(found)
                     }
                     _ => Err(Error::precondition(format!("replica {}", open.replica), "its claim is gone again")),
                 }
             };
-            let outcome = in_time(&mirror, &open, limit, claim).await;
-            let outcome = match outcome {
-                Err(cause) => {
-                    Err(blame(&*host, &open, limit, cause, |found| found.may_be_claimed_by(incarnation)).await)
+            let replica = &open.replica;
+            let outcome = match tokio::time::timeout(limit, claim).await {
+                Ok(Ok(found)) => Ok(found),
+                Ok(Err(error @ Error::Precondition { .. })) => {
+                    tracing::info!(%mirror, %replica, %error, "a replica has changed since it was asked");
+                    Err(ClaimFailure::Refused)
                 }
-                Ok(found) => Ok(Box::new(found)),
+                Ok(Err(error)) => {
+                    tracing::warn!(%mirror, %replica, %error, "a replica could not be claimed");
+                    Err(ClaimFailure::Member)
+                }
+                Err(_) => {
+                    tracing::warn!(%mirror, %replica, ?limit, "a replica was not claimed in time");
+                    Err(ClaimFailure::Member)
+                }
             };
-            let _ = reports.unbounded_send(Report::Claimed { member, store, outcome });
+            let _ = reports.unbounded_send(Report::Claimed { member, generation, outcome });
         });
     }
 
     pub(super) fn claimed(
         &mut self,
         member: MemberIndex,
-        store: StoreId,
-        outcome: std::result::Result<Box<Claimed>, StoreFailure>,
+        generation: super::Generation,
+        outcome: std::result::Result<Box<DirtyRecord>, ClaimFailure>,
     ) {
-        let Some(Sleep::Waking(waking)) = &mut self.sleep else { return };
-        if waking.store != store {
-            return;
+        if let (Some(Sleep::Claiming(claiming)), Ok(found)) = (&mut self.sleep, &outcome) {
+            claiming.found[member.get()] = Some(**found);
         }
-        waking.pending = waking.pending.without(member);
-        match outcome {
-            Ok(found) => waking.claimed.push((member, *found)),
-            Err(StoreFailure::Member(cause)) => {
-                self.event(Event::MemberIoError { member, op: MemberOp::Write, cause });
-            }
-            Err(StoreFailure::Superseded) => self.event(Event::Superseded),
+        self.event(match outcome {
+            Ok(_) => Event::FencePersisted { member, generation },
+            Err(ClaimFailure::Refused) => Event::FenceRefused { member, generation },
+            Err(ClaimFailure::Member) => Event::FenceFailed { member, generation },
+        });
+    }
+
+    /// The members are claimed and hold the generation.
+    pub(super) fn is_claimed(&mut self) {
+        if let Some(Sleep::Claiming(claiming)) = &mut self.sleep {
+            claiming.is_started = true;
         }
     }
 
-    /// Goes on when no member that counts owes an answer to its claim.
+    /// Another mirror was quicker with a member: all are asked anew.
+    pub(super) fn ask_anew(&mut self) {
+        if let Some(Sleep::Claiming(claiming)) = &self.sleep {
+            let attempt = claiming.attempt;
+            match attempt < ATTEMPTS {
+                true => self.ask_all(attempt + 1),
+                false => self.could_not_wake = Some("another engine goes on with its replicas meanwhile".into()),
+            }
+        }
+    }
+
+    /// Goes on when no member owes an answer.
     pub(super) async fn pump_waking(&mut self) {
-        let Some(Sleep::Waking(waking)) = &self.sleep else { return };
-        if self.is_superseded() {
+        if let Some(problem) = self.could_not_wake.take() {
+            return self.sleep_on(&problem).await;
+        }
+        if self.sleep.is_some() && self.is_superseded() {
             return self.wake(&[]).await;
         }
-        let view = self.core.view();
-        let written = view.written();
-        if !waking.pending.and(written).is_empty() {
-            return;
+        match &self.sleep {
+            Some(Sleep::Asking(asking)) if asking.pending.is_empty() => self.judge().await,
+            Some(Sleep::Claiming(claiming)) if claiming.is_started => {
+                let rw = self.core.view().rw;
+                let found: Vec<_> = rw.iter().filter_map(|member| claiming.found[member.get()]).collect();
+                assert_eq!(found.len(), rw.count() as usize, "each member that counts was claimed");
+                self.wake(&found).await;
+            }
+            _ => {}
         }
-        let found: Vec<_> = waking.claimed.iter().filter(|(member, _)| written.contains(*member)).copied().collect();
-        if !view.unfenced.is_empty() && found.iter().any(|(_, claimed)| !claimed.is_newest) {
-            // Another mirror was assembled meanwhile, and may have gone on with the member that does not answer, and without these.
-            return self.event(Event::Superseded);
+    }
+
+    /// All members have answered, or have not in time.
+    async fn judge(&mut self) {
+        let Some(Sleep::Asking(asking)) = &mut self.sleep else { return };
+        let (attempt, found) = (asking.attempt, std::mem::take(&mut asking.found));
+        let named: Vec<_> = found
+            .into_iter()
+            .filter_map(|(member, records)| Some((member, self.members.get(member)?.replica.clone(), records)))
+            .collect();
+        let rw = self.core.view().rw;
+        if attempt == 0 && !self.waking.may_wake_at_once(&named, rw) {
+            return self.sleep_until_asked();
         }
-        match !found.is_empty() && found.len() == written.count() as usize {
-            true => self.wake(&found).await,
-            false => self.sleep_on().await,
+        let members = &self.members;
+        let verdict = self.waking.judge(&named, rw, |replica| members.find(replica).is_some());
+        match verdict {
+            Verdict::Wakes(standing) => {
+                for (member, _, records) in &named {
+                    self.persisting[member.get()].held = records.held();
+                }
+                let claiming = Claiming { attempt, found: [None; MAX_MEMBERS], is_started: false };
+                self.sleep = Some(Sleep::Claiming(Box::new(claiming)));
+                self.event(Event::Wakes(standing));
+            }
+            Verdict::Superseded => self.event(Event::Superseded),
+            Verdict::Unsure(lost) if lost.is_empty() => self.sleep_on("no replica in sync answers").await,
+            Verdict::Unsure(lost) => {
+                let lost: Vec<_> = lost.iter().map(|replica| replica.as_str()).collect();
+                let problem = format!(
+                    "replica {} does not answer, and the engine before this one may have gone on with it; bring it \
+                     back, or create the engine anew without it",
+                    lost.join(", ")
+                );
+                self.sleep_on(&problem).await;
+            }
         }
     }
 
     /// All members are claimed, or the mirror is superseded and has nothing to serve: I/O goes on.
-    async fn wake(&mut self, found: &[(MemberIndex, Claimed)]) {
+    async fn wake(&mut self, found: &[DirtyRecord]) {
         let Some(vdev) = &self.vdev else { return };
         let device = vdev.device().clone();
         let view = self.core.view();
-        let found: Vec<_> = found.iter().map(|(_, claimed)| FoundDirty::Known(Box::new(claimed.found))).collect();
+        let found: Vec<_> = found.iter().map(|found| FoundDirty::Known(Box::new(*found))).collect();
         let regions = unequal(&found, self.regions, self.geometry.size());
         let block = u64::from(self.geometry.block_size);
         let ranges = self.regions.ranges(&regions, self.geometry.size());
@@ -160,14 +277,27 @@ impl Driver {
         self.sleep = None;
         device.wake();
         self.visited(vdev.for_each_channel(move |channel| channel.resume(&device)).await);
-        self.event(Event::Woke);
+        self.is_assembled();
     }
 
-    /// Does what waited until the mirror was awake, and whoever left while it slept is durably out.
+    /// Another mirror may be using the volume. I/O that came meanwhile wakes this one in any case.
+    fn sleep_until_asked(&mut self) {
+        self.sleep = Some(Sleep::Asleep);
+        self.is_assembled();
+        if self.vdev.as_ref().is_some_and(|vdev| vdev.device().is_asked_to_wake()) || !self.waiting.is_empty() {
+            self.begin_to_wake();
+        }
+    }
+
+    fn is_assembled(&mut self) {
+        if let Some(started) = self.started.take() {
+            let _ = started.send(Ok(()));
+        }
+    }
+
+    /// Does what waited until the mirror was awake.
     pub(super) async fn pump_waiting(&mut self) {
-        let view = self.core.view();
-        let settled = view.unfenced.is_empty() || !view.writable;
-        if self.waiting.is_empty() || self.sleep.is_some() || !settled {
+        if self.waiting.is_empty() || self.sleep.is_some() {
             return;
         }
         for command in std::mem::take(&mut self.waiting) {
@@ -176,17 +306,25 @@ impl Driver {
         }
     }
 
-    /// The last member could not be claimed: what waits fails.
-    async fn sleep_on(&mut self) {
+    /// The mirror could not wake: what waits fails.
+    pub(super) async fn sleep_on(&mut self, problem: &str) {
         let Some(vdev) = &self.vdev else { return };
-        tracing::error!(mirror = %self.name, "no member can be claimed; I/O fails, and the next one tries again");
+        tracing::error!(mirror = %self.name, problem, "the mirror cannot wake; I/O fails, and the next one tries again");
         self.sleep = Some(Sleep::Asleep);
         let device = vdev.device().clone();
         device.sleep();
         self.visited(vdev.for_each_channel(move |channel| channel.fail_held(&device)).await);
         for command in std::mem::take(&mut self.waiting) {
-            command.refuse(|| self.refused("no member can be claimed; repeat later".into()));
+            command.refuse(|| self.refused(format!("it cannot wake: {problem}")));
         }
+        self.event(Event::Slept);
+        self.is_assembled();
+    }
+
+    fn number_order(&mut self) -> StoreId {
+        let order = StoreId(self.stores);
+        self.stores = self.stores.saturating_add(1);
+        order
     }
 
     /// In a pause, when no client's I/O runs: clears the records of the members and goes to sleep. What is being rebuilt keeps the
@@ -259,11 +397,11 @@ pub(super) async fn in_time<T>(
     match tokio::time::timeout(limit, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => {
-            tracing::warn!(%mirror, %replica, %error, "the dirty regions could not be stored");
+            tracing::warn!(%mirror, %replica, %error, "a replica did not do what the mirror asked for");
             Err(FailureCause::Medium)
         }
         Err(_) => {
-            tracing::warn!(%mirror, %replica, ?limit, "the dirty regions were not stored in time");
+            tracing::warn!(%mirror, %replica, ?limit, "a replica did not answer the mirror in time");
             Err(FailureCause::Deadline)
         }
     }
@@ -284,20 +422,4 @@ pub(super) async fn blame(
         },
         FailureCause::Deadline | FailureCause::Gone => StoreFailure::Member(cause),
     }
-}
-
-/// The generation of another mirror that a member holds, which refused one of this one's: of one that sleeps, at a member that is
-/// this one's still; or of any, while this one starts.
-pub(super) async fn overtaken_by(
-    host: &dyn MirrorHost,
-    open: &OpenMember,
-    limit: Duration,
-    refused: &GenerationOrder,
-    incarnation: Incarnation,
-) -> Option<Generation> {
-    let records = tokio::time::timeout(limit, host.records(open)).await.ok()?.ok()?;
-    let is_ours = records.dirty.claimed_by() == Some(incarnation) && records.may_be_claimed_by(incarnation);
-    let found = records.generation?.generation;
-    let is_starting = matches!(refused.replaces, Replaces::Only(_)) && !refused.may_replace(Some(found));
-    ((is_ours || is_starting) && found.incarnation() != incarnation).then_some(found)
 }

@@ -135,6 +135,23 @@ pub struct Assembly {
     pub incarnation: Incarnation,
 }
 
+/// How the members of a mirror that wakes stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The highest generation that counts; for a new mirror the first.
+    pub newest: Generation,
+    /// The base of that generation.
+    pub base: Generation,
+    /// The highest there is, also one that does not count. The next one is above it.
+    pub highest: Generation,
+    /// Members that must first be brought to `newest`. All, for a new mirror.
+    pub laggards: MemberMask,
+    /// Members that lack what others hold.
+    pub stale: MemberMask,
+    /// A member that fails meanwhile may be left out: no other mirror can have gone on with it.
+    pub may_lose: bool,
+}
+
 /// What a salvage gave up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {

@@ -40,14 +40,14 @@ impl MirrorCore {
     /// Starts a raise, or starts it over with the survivors.
     pub(super) fn raise(&mut self, out: &mut Actions) {
         let survivors = self.in_mode(MemberMode::Rw);
+        if self.asleep {
+            return self.publish(out);
+        }
         if self.readable().is_empty() {
             return self.stick(survivors, out);
         }
         if self.catching_up {
             return self.go_on_catching_up(survivors, out);
-        }
-        if self.asleep {
-            return self.publish(out);
         }
         self.highest = self.generation.max(self.highest).next(self.incarnation);
         self.generation = self.highest;
@@ -125,33 +125,24 @@ impl MirrorCore {
             return;
         }
         self.drop_member(member, OutReason::FenceFailed, out);
-        self.raise(out);
+        if !self.fall_back(member, out) {
+            self.raise(out);
+        }
     }
 
-    /// Another mirror has raised the generation and sleeps: this one goes on from there, once all survivors hold what it raised, as
-    /// a start does after a raise that was cut short. One that starts does not go on without the member: what the other acknowledged
-    /// since may be on that member alone, and a higher generation on the rest would make them the newest.
-    pub(super) fn overtaken(
-        &mut self,
-        member: MemberIndex,
-        generation: Generation,
-        found: Generation,
-        out: &mut Actions,
-    ) {
-        if !self.awaits(member, generation) {
-            return;
-        }
-        if !self.started {
-            self.fence = Fence::Stuck;
-            self.publish(out);
-            return out.notify(Notice::StartRefused(member));
-        }
-        if found.counter() < generation.counter() {
+    /// Another mirror has changed what the member holds. One that starts asks all members anew: what the other acknowledged since
+    /// may be on this member alone, and a higher generation on the rest would make them the newest.
+    pub(super) fn persist_refused(&mut self, member: MemberIndex, generation: Generation, out: &mut Actions) {
+        if self.started || !self.awaits(member, generation) {
             return self.persist_failed(member, generation, out);
         }
-        self.generation = found;
-        self.catching_up = true;
-        self.persist(self.in_mode(MemberMode::Rw), out);
+        if self.sleeps {
+            self.sleep();
+        } else {
+            self.fence = Fence::Stuck;
+        }
+        self.publish(out);
+        out.notify(Notice::StartRefused(member));
     }
 
     fn awaits(&self, member: MemberIndex, asked: Generation) -> bool {

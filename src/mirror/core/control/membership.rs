@@ -84,7 +84,9 @@ impl MirrorCore {
         let last = self.in_mode(MemberMode::Rw) == MemberMask::of(member);
         if !last {
             self.drop_member(member, reason_of(cause), out);
-            self.raise(out);
+            if !self.fall_back(member, out) {
+                self.raise(out);
+            }
             return;
         }
         if cause == FailureCause::Deadline {
@@ -201,7 +203,7 @@ impl MirrorCore {
                 self.drop_member(member, OutReason::Removed, out);
                 self.close_unused(out);
             }
-            SlotState::In(_) if !self.started => return Err(Refusal::NotStarted),
+            SlotState::In(_) if !(self.started || self.sleeps) => return Err(Refusal::NotStarted),
             SlotState::In(MemberMode::Rw) if self.in_mode(MemberMode::Rw) == MemberMask::of(member) => {
                 return Err(Refusal::LastMember(member));
             }

@@ -1,6 +1,6 @@
 //! The control core, one rule a test.
 
-use super::super::assembly::{Candidate, Found, Missing, assemble};
+use super::super::assembly::{Candidate, Found, Missing, Standing, assemble};
 use super::super::members::tests::open;
 use super::super::view::{FailureCause, MemberOp};
 use super::*;
@@ -173,8 +173,7 @@ fn a_mirror_does_not_start_without_a_member_that_another_has_gone_on_with() {
     let mut run = Run::begun(2);
     for (member, generation) in run.asked() {
         if member == at(0) {
-            let found = Generation::NONE.next(Incarnation(77));
-            run.tell(Event::FenceOvertaken { member, generation, found });
+            run.tell(Event::FenceRefused { member, generation });
         } else {
             run.tell(Event::FencePersisted { member, generation });
         }
@@ -357,35 +356,14 @@ fn more_failures_than_members_fit_the_action_buffer() {
     assert_eq!(run.core.status().lost, mask(&[MAX_MEMBERS - 1]));
 }
 
-/// The generation of a started mirror.
-fn settled(run: &Run) -> Generation {
-    run.core.status().generation
+/// How the members of a mirror that sleeps are found to stand.
+fn standing(run: &Run, stale: &[usize], may_lose: bool) -> Standing {
+    let newest = run.core.status().generation;
+    Standing { newest, base: newest, highest: newest, laggards: MemberMask::EMPTY, stale: mask(stale), may_lose }
 }
 
 #[test]
-fn a_generation_that_a_sleeping_mirror_raised_is_gone_on_from() {
-    let mut run = Run::started(3);
-    let sleeper = settled(&run).next(Incarnation(9));
-    run.fails(2, MemberOp::Write, FailureCause::Medium);
-    let asked = run.asked();
-    let (member, generation) = asked[0];
-    run.update_channels();
-    run.tell(Event::FenceOvertaken { member, generation, found: sleeper });
-    assert_eq!(run.asked(), [(at(0), sleeper), (at(1), sleeper)], "all survivors get what the sleeper raised");
-    // The other one's refusal comes late.
-    run.tell(Event::FenceOvertaken { member: at(1), generation, found: sleeper });
-    run.tell(Event::FencePersisted { member: at(0), generation: sleeper });
-    run.tell(Event::FencePersisted { member: at(1), generation: sleeper });
-    let own = sleeper.next(Incarnation(7));
-    assert_eq!(run.asked(), [(at(0), own), (at(1), own)]);
-    run.update_channels();
-    run.tell(Event::FencePersisted { member: at(0), generation: own });
-    run.tell(Event::FencePersisted { member: at(1), generation: own });
-    assert_eq!((settled(&run), run.core.status().fencing), (own, false));
-}
-
-#[test]
-fn a_mirror_that_sleeps_raises_nothing_until_it_is_awake() {
+fn a_mirror_that_sleeps_raises_nothing_until_it_wakes() {
     let mut run = Run::started(2);
     run.tell(Event::Slept);
     run.fails(1, MemberOp::Write, FailureCause::Gone);
@@ -393,10 +371,48 @@ fn a_mirror_that_sleeps_raises_nothing_until_it_is_awake() {
     let status = run.core.status();
     assert_eq!((status.members[1], status.fencing), (Some(MemberMode::Err(OutReason::Gone)), true));
     assert_eq!(run.core.view().unfenced, mask(&[1]));
-    run.tell(Event::Woke);
+    run.tell(Event::Wakes(standing(&run, &[], true)));
     run.update_channels();
     run.persist_all();
-    assert!(run.core.view().unfenced.is_empty());
+    assert!(run.core.view().unfenced.is_empty() && run.core.view().writable);
+}
+
+#[test]
+fn a_mirror_wakes_without_those_that_another_has_gone_on_without() {
+    let mut run = Run::started(3);
+    run.tell(Event::Slept);
+    run.tell(Event::Wakes(standing(&run, &[1], false)));
+    assert_eq!(run.mode(1), Some(MemberMode::Err(OutReason::Stale)));
+    let asked = run.asked();
+    assert_eq!(asked.iter().map(|(member, _)| *member).collect::<Vec<_>>(), [at(0), at(2)]);
+}
+
+#[test]
+fn a_mirror_that_wakes_sleeps_on_when_one_fails_that_may_be_newer() {
+    for may_lose in [false, true] {
+        let mut run = Run::started(2);
+        run.tell(Event::Slept);
+        run.tell(Event::Wakes(standing(&run, &[], may_lose)));
+        let (member, generation) = run.asked()[1];
+        run.tell(Event::FenceFailed { member, generation });
+        assert_eq!(run.noticed(Notice::StartRefused(at(1))), !may_lose);
+        assert_eq!(run.asked().len(), usize::from(may_lose), "the survivor's next generation");
+        assert!(!run.core.view().writable);
+    }
+}
+
+#[test]
+fn a_mirror_that_wakes_next_to_another_asks_anew() {
+    let mut run = Run::started(2);
+    run.tell(Event::Slept);
+    run.tell(Event::Wakes(standing(&run, &[], true)));
+    let first = run.asked();
+    run.tell(Event::FencePersisted { member: first[0].0, generation: first[0].1 });
+    run.tell(Event::FenceRefused { member: first[1].0, generation: first[1].1 });
+    assert!(run.noticed(Notice::StartRefused(at(1))));
+    run.tell(Event::Wakes(standing(&run, &[], true)));
+    let second = run.asked();
+    assert!(second[0].1 > first[0].1, "no generation stands for two memberships");
 }
 
 #[test]

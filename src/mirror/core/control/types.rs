@@ -1,5 +1,6 @@
 //! What goes into the control core and what comes out.
 
+use super::super::assembly::Standing;
 use super::super::generation::Generation;
 use super::super::mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 use super::super::view::{Epoch, FailureCause, IoView, MemberOp};
@@ -30,6 +31,8 @@ pub enum OutReason {
     SourceFailed,
     /// It was taken out by request.
     Removed,
+    /// It lacks what others hold: another mirror has gone on without it.
+    Stale,
 }
 
 /// One pause; a late answer about an earlier one is recognised by it.
@@ -62,16 +65,12 @@ pub enum Event {
         /// The generation of the action.
         generation: Generation,
     },
-    /// The member refused `generation`, as it holds `found`, which another mirror raised. While this one starts, the other has gone on
-    /// since it was assembled, maybe without some of its members. Later, the other was assembled on top of this one and sleeps: it
-    /// has not claimed the member.
-    FenceOvertaken {
+    /// The member refused `generation`: another mirror has changed what it holds since it was asked.
+    FenceRefused {
         /// Which member.
         member: MemberIndex,
         /// The generation of the action.
         generation: Generation,
-        /// What the member holds.
-        found: Generation,
     },
     /// Request: try again after [`Notice::FenceStuck`]. The owner decides how often, with back-off.
     RetryFence,
@@ -128,11 +127,11 @@ pub enum Event {
         /// The pause that was granted.
         pause: PauseId,
     },
-    /// The mirror sleeps: it writes nothing, so a member that leaves need not be put out durably, and the others are not to hear of
-    /// it, as another mirror may be serving them.
+    /// The mirror sleeps, or could not wake: it changes nothing on any member, as another mirror may be serving them. A member that
+    /// leaves is put out durably when it wakes.
     Slept,
-    /// It is awake: who left meanwhile is put out durably now.
-    Woke,
+    /// The mirror wakes: its members were asked what they hold. A generation is raised above that; then [`Notice::Started`].
+    Wakes(Standing),
     /// Another mirror has claimed a replica of this one, or gone on without it. From here on all I/O fails.
     Superseded,
 }
@@ -190,7 +189,8 @@ pub enum Notice {
     Fenced(Generation),
     /// The last survivor could not store its generation: reads only, until [`Event::RetryFence`] succeeds.
     FenceStuck(MemberIndex),
-    /// The mirror does not start: another one has gone on with this member since it was assembled.
+    /// The mirror does not start: another one has changed what this member holds since it was asked, or may have gone on with it,
+    /// and it does not answer. It sleeps again.
     StartRefused(MemberIndex),
     /// A new member's void generation is durable; it joins at the next pause.
     Prepared(MemberIndex),

@@ -263,19 +263,13 @@ impl DirtyLog {
         self.unequal
     }
 
-    /// The store of [`Self::at_stop`] with a member; none when there was never anything to tell it.
-    pub fn last_store(&mut self, member: MemberIndex) -> Option<StoreId> {
-        let lane = &self.lanes[member.get()];
-        let silent = self.image.is_empty() && lane.stored.is_none() && lane.sending.is_none();
-        (!silent).then(|| self.number_store())
-    }
-
     /// The number of the next store, for whoever goes on after this log.
     pub fn next_number(&self) -> StoreId {
         StoreId(self.next_store)
     }
 
-    fn number_store(&mut self) -> StoreId {
+    /// The number of a store that its owner makes, after all others.
+    pub fn number_store(&mut self) -> StoreId {
         let store = StoreId(self.next_store);
         // A store takes a write to a disk: four billion of them outlast any mirror.
         self.next_store = self.next_store.saturating_add(1);

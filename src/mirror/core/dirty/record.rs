@@ -2,13 +2,17 @@
 
 use crc::{CRC_64_GO_ISO, Crc, Table};
 
-use super::super::generation::{Generation, GenerationRecord, Incarnation};
+use super::super::generation::{Generation, GenerationOrder, GenerationRecord, Incarnation, RecordError};
 use super::regions::{RegionSet, Regions};
 
 static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_GO_ISO);
 
 const MAGIC: &[u8; 4] = b"CDRT";
-/// Of a record on its way to a replica that is to be claimed; never stored.
+/// Of a record whose mirror has ended in order.
+const RELEASED: &[u8; 4] = b"CDRF";
+/// Of a record on its way to a replica that joins; never stored.
+const JOIN: &[u8; 4] = b"CDRJ";
+/// Of a claim: then come 2 bytes of length and a generation with what it replaces, then the record.
 const CLAIM: &[u8; 4] = b"CDRC";
 const VERSION: u8 = 1;
 /// Magic, version, shift, length of the bitmap, incarnation, sequence.
@@ -26,6 +30,8 @@ pub struct DirtyRecord {
     pub sequence: u32,
     /// The dirty regions.
     pub dirty: RegionSet,
+    /// The mirror that stored it has ended in order, or sleeps: it has nothing under way. If it goes on, then with this replica.
+    pub released: bool,
 }
 
 /// Bytes that are no record, or not one that can be trusted.
@@ -40,6 +46,9 @@ pub enum DirtyRecordError {
     /// Its checksum is another.
     #[error("its checksum does not fit: it is damaged")]
     Checksum,
+    /// A claim with something that is no generation.
+    #[error(transparent)]
+    Generation(#[from] RecordError),
 }
 
 /// What is found with a replica that becomes a member.
@@ -104,24 +113,41 @@ pub struct ReplicaRecords {
 }
 
 impl ReplicaRecords {
-    /// Whether no mirror was assembled over it since the one that raises generations as `incarnation`. If one was, that one may have
-    /// gone on with other replicas alone.
-    pub fn is_newest(&self, incarnation: Incarnation) -> bool {
-        self.generation.as_ref().is_some_and(|record| record.generation.incarnation() == incarnation)
+    /// The generation that it holds; none where it was in no mirror yet.
+    pub fn held(&self) -> Option<Generation> {
+        self.generation.as_ref().map(|record| record.generation)
     }
 
-    /// Whether a mirror that raises generations as `incarnation` may claim it: it raised the replica's generation last; or another
-    /// did directly on top of its own, and has not claimed the replica since; or it claimed the replica last, so that whoever has
-    /// raised the generation since still sleeps.
-    pub fn may_be_claimed_by(&self, incarnation: Incarnation) -> bool {
-        let Some(record) = &self.generation else { return false };
-        // A void record tells who made it so.
-        let newest = if record.generation == Generation::NONE { record.base } else { record.generation }.incarnation();
-        let before = record.base.incarnation();
-        let claimed_by = self.dirty.claimed_by();
-        incarnation == newest
-            || (incarnation == before && claimed_by != Some(newest))
-            || (claimed_by == Some(incarnation) && record.generation != Generation::NONE)
+    /// Whether no mirror may be using it, for all that it knows: it was in none yet, or who claimed it last has released it.
+    pub fn is_free(&self) -> bool {
+        match &self.dirty {
+            FoundDirty::Nothing => self.generation.is_none(),
+            FoundDirty::Known(record) => record.released,
+            FoundDirty::Unreadable => false,
+        }
+    }
+
+    /// Whether it is free, and was not released by the mirror of `incarnation`, since when another may have gone on without it.
+    pub fn is_left_to(&self, incarnation: Incarnation) -> bool {
+        self.is_free() && self.dirty.claimed_by() != Some(incarnation)
+    }
+
+    /// Whether a mirror other than that of `incarnation` has claimed it, and may be using it still for all that it knows.
+    pub fn is_claimed_by_another(&self, incarnation: Incarnation) -> bool {
+        match &self.dirty {
+            FoundDirty::Nothing | FoundDirty::Unreadable => false,
+            FoundDirty::Known(record) => record.incarnation != incarnation,
+        }
+    }
+
+    /// Whether the replica takes a generation that is not part of a claim: from the mirror that claimed it last. One that is to be
+    /// filled (void) is claimed when it has joined.
+    pub fn takes(&self, order: &GenerationOrder) -> bool {
+        let void = Some(Generation::NONE);
+        let is_void = self.held() == void || order.record.generation == Generation::NONE;
+        let raised_by = order.record.generation.incarnation();
+        let claimed_by_it = self.dirty.claimed_by().is_none_or(|claimed_by| claimed_by == raised_by);
+        (is_void || claimed_by_it) && order.may_replace(self.held())
     }
 }
 
@@ -130,8 +156,20 @@ impl ReplicaRecords {
 pub enum DirtyOrder {
     /// Store this in place of what is there: from the mirror that claimed the replica last.
     Replace(DirtyRecord),
-    /// From now on take records of this mirror only. What the replica held dirty stays so.
-    Claim(DirtyRecord),
+    /// To a replica that the mirror has declared void and that has joined: from now on take records of this mirror only. What
+    /// the replica held dirty stays so.
+    Join(DirtyRecord),
+    /// Hold this generation and, from now on, take records of this mirror only. What the replica held dirty stays so.
+    Claim(DirtyRecord, GenerationOrder),
+}
+
+/// What a replica stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarriedOut {
+    /// The record of its dirty regions.
+    pub dirty: DirtyRecord,
+    /// The generation, if it changes.
+    pub generation: Option<GenerationRecord>,
 }
 
 /// An order that a replica refuses.
@@ -140,48 +178,83 @@ pub enum DirtyOrder {
 pub struct DirtyRefused;
 
 impl DirtyOrder {
-    /// The bytes on their way: those of a record, but that a claim says so.
+    /// The bytes on their way.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Replace(record) => record.bytes(MAGIC),
-            Self::Claim(record) => record.bytes(CLAIM),
+            Self::Replace(record) => record.encode(),
+            Self::Join(record) => record.bytes(JOIN),
+            Self::Claim(record, order) => {
+                let text = order.encode();
+                let mut bytes = CLAIM.to_vec();
+                // At most 2,090: the longest record and what it replaces.
+                bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
+                bytes.extend_from_slice(text.as_bytes());
+                bytes.extend_from_slice(&record.encode());
+                bytes
+            }
         }
     }
 
     /// Reads them.
     pub fn parse(bytes: &[u8]) -> Result<Self, DirtyRecordError> {
-        match bytes.strip_prefix(CLAIM) {
-            Some(_) => DirtyRecord::read(bytes, CLAIM).map(Self::Claim),
-            None => DirtyRecord::read(bytes, MAGIC).map(Self::Replace),
+        if bytes.starts_with(JOIN) {
+            return DirtyRecord::read(bytes, JOIN).map(Self::Join);
         }
+        let Some(claim) = bytes.strip_prefix(CLAIM) else {
+            return DirtyRecord::parse(bytes).map(Self::Replace);
+        };
+        let (length, rest) = claim.split_first_chunk::<2>().ok_or(DirtyRecordError::Form)?;
+        let length = usize::from(u16::from_le_bytes(*length));
+        let (text, record) = rest.split_at_checked(length).ok_or(DirtyRecordError::Form)?;
+        let text = std::str::from_utf8(text).map_err(|_| DirtyRecordError::Form)?;
+        Ok(Self::Claim(DirtyRecord::parse(record)?, GenerationOrder::parse(text)?))
     }
 
     /// What a replica of that size stores when it has these records. Neither a mirror that was replaced nor a message that was
     /// overtaken can take a region off.
-    pub fn carry_out(self, records: &ReplicaRecords, size_bytes: u64) -> Result<DirtyRecord, DirtyRefused> {
+    pub fn carry_out(self, records: &ReplicaRecords, size_bytes: u64) -> Result<CarriedOut, DirtyRefused> {
         let in_order = |record: &DirtyRecord| match &records.dirty {
             FoundDirty::Known(stored) if stored.incarnation == record.incarnation => {
                 Some(stored.sequence <= record.sequence)
             }
             _ => None,
         };
+        let added = |record: DirtyRecord| {
+            let dirty = record.dirty.or(&records.dirty.dirty_in(record.regions, size_bytes));
+            DirtyRecord { dirty, ..record }
+        };
         match self {
-            Self::Replace(record) if in_order(&record) == Some(true) => Ok(record),
-            Self::Claim(record)
-                if records.may_be_claimed_by(record.incarnation) && in_order(&record) != Some(false) =>
-            {
-                let dirty = record.dirty.or(&records.dirty.dirty_in(record.regions, size_bytes));
-                Ok(DirtyRecord { dirty, ..record })
+            Self::Replace(record) if in_order(&record) == Some(true) => {
+                Ok(CarriedOut { dirty: record, generation: None })
             }
-            Self::Replace(_) | Self::Claim(_) => Err(DirtyRefused),
+            Self::Join(record)
+                if records.was_voided_by(record.incarnation) && in_order(&record) != Some(false) =>
+            {
+                Ok(CarriedOut { dirty: added(record), generation: None })
+            }
+            Self::Claim(record, order)
+                if order.may_replace(records.held()) && in_order(&record) != Some(false) =>
+            {
+                Ok(CarriedOut { dirty: added(record), generation: Some(order.record) })
+            }
+            Self::Replace(_) | Self::Join(_) | Self::Claim(..) => Err(DirtyRefused),
         }
+    }
+}
+
+impl ReplicaRecords {
+    /// Whether the mirror of `incarnation` has declared its content void: a void record tells whose generation that was at.
+    pub fn was_voided_by(&self, incarnation: Incarnation) -> bool {
+        self.generation.as_ref().is_some_and(|record| {
+            record.generation == Generation::NONE && record.base.incarnation() == incarnation
+        })
     }
 }
 
 impl DirtyRecord {
     /// The stored bytes: 24 to 1,048.
     pub fn encode(&self) -> Vec<u8> {
-        self.bytes(MAGIC)
+        self.bytes(if self.released { RELEASED } else { MAGIC })
     }
 
     fn bytes(&self, magic: &[u8; 4]) -> Vec<u8> {
@@ -200,7 +273,8 @@ impl DirtyRecord {
 
     /// Reads the stored bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, DirtyRecordError> {
-        Self::read(bytes, MAGIC)
+        let magic = if bytes.starts_with(RELEASED) { RELEASED } else { MAGIC };
+        Self::read(bytes, magic)
     }
 
     fn read(bytes: &[u8], magic: &[u8; 4]) -> Result<Self, DirtyRecordError> {
@@ -224,18 +298,20 @@ impl DirtyRecord {
             incarnation: Incarnation(u32::from_le_bytes([i0, i1, i2, i3])),
             sequence: u32::from_le_bytes([s0, s1, s2, s3]),
             dirty: RegionSet::from_bytes(bitmap).ok_or(DirtyRecordError::Form)?,
+            released: magic == RELEASED,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::generation::Replaces;
     use super::*;
 
     fn record(regions: &[usize]) -> DirtyRecord {
         let mut dirty = RegionSet::EMPTY;
         regions.iter().for_each(|region| dirty.insert(*region));
-        DirtyRecord { regions: Regions::of_volume(1 << 40), incarnation: Incarnation(0xdead_beef), sequence: 7, dirty }
+        DirtyRecord { regions: Regions::of_volume(1 << 40), incarnation: Incarnation(0xdead_beef), sequence: 7, dirty, released: false }
     }
 
     #[test]
@@ -284,52 +360,101 @@ mod tests {
         ReplicaRecords { generation: Some(generation), dirty }
     }
 
+    fn replaced(record: DirtyRecord) -> Result<CarriedOut, DirtyRefused> {
+        Ok(CarriedOut { dirty: record, generation: None })
+    }
+
     #[test]
     fn only_the_newest_record_of_who_claimed_last_is_taken() {
         let records = raised(2, 1, known(of(2, 5, &[1])));
         let replace = |record| DirtyOrder::Replace(record).carry_out(&records, SIZE);
-        assert_eq!(replace(of(2, 5, &[])), Ok(of(2, 5, &[])));
-        assert_eq!(replace(of(2, 6, &[3])), Ok(of(2, 6, &[3])));
+        assert_eq!(replace(of(2, 5, &[])), replaced(of(2, 5, &[])));
+        assert_eq!(replace(of(2, 6, &[3])), replaced(of(2, 6, &[3])));
         assert_eq!(replace(of(2, 4, &[3])), Err(DirtyRefused), "it was overtaken");
         assert_eq!(replace(of(1, 9, &[3])), Err(DirtyRefused), "another has claimed the replica");
         let nothing = DirtyOrder::Replace(of(2, 0, &[])).carry_out(&raised(2, 1, FoundDirty::Nothing), SIZE);
         assert_eq!(nothing, Err(DirtyRefused), "nobody has claimed the replica");
     }
 
-    #[test]
-    fn a_claim_keeps_what_was_dirty_and_is_for_the_newest_or_the_one_before_it() {
-        let claim = |record, records: &ReplicaRecords| DirtyOrder::Claim(record).carry_out(records, SIZE);
-        let before = || known(of(1, 70, &[1]));
-        let sleeping = raised(2, 1, before());
-        assert_eq!(claim(of(2, 0, &[3]), &sleeping), Ok(of(2, 0, &[1, 3])));
-        assert_eq!(claim(of(1, 71, &[]), &sleeping), Ok(of(1, 71, &[1])), "the newest sleeps");
-        let claimed = raised(2, 1, known(of(2, 0, &[1])));
-        assert_eq!(claim(of(1, 71, &[]), &claimed), Err(DirtyRefused), "the newest has claimed it");
-        assert_eq!(claim(of(1, 71, &[]), &raised(3, 2, before())), Ok(of(1, 71, &[1])), "both that came since sleep");
-        let third = raised(3, 2, known(of(4, 0, &[])));
-        assert_eq!(claim(of(1, 71, &[]), &third), Err(DirtyRefused), "others have gone on without it");
-        assert_eq!(claim(of(2, 0, &[]), &claimed), Ok(of(2, 0, &[1])), "again is the same");
-        let later = raised(2, 1, known(of(2, 1, &[])));
-        assert_eq!(claim(of(2, 0, &[]), &later), Err(DirtyRefused), "it was overtaken");
-        let all = claim(of(2, 0, &[]), &raised(2, 1, FoundDirty::Unreadable)).expect("a claim");
-        assert_eq!(all.dirty, RegionSet::ALL);
-        assert_eq!(claim(of(2, 0, &[]), &ReplicaRecords { generation: None, ..sleeping }), Err(DirtyRefused));
+    /// A claim by `by` of a replica that was read at the generation of `raised(on, …)`.
+    fn claim(by: u32, sequence: u32, regions: &[usize], read: &ReplicaRecords) -> DirtyOrder {
+        let base = read.held().expect("a generation");
+        let record = GenerationRecord { generation: base.next(Incarnation(by)), base, in_sync: vec![] };
+        DirtyOrder::Claim(of(by, sequence, regions), GenerationOrder { record, replaces: Replaces::Only(Some(base)) })
     }
 
     #[test]
-    fn a_void_replica_is_claimed_by_who_made_it_so() {
+    fn a_claim_keeps_what_was_dirty_and_is_taken_only_by_what_was_read() {
+        let read = raised(1, 9, known(of(1, 70, &[1])));
+        let taken = claim(2, 0, &[3], &read).carry_out(&read, SIZE).expect("a claim");
+        assert_eq!(taken.dirty, of(2, 0, &[1, 3]));
+        let claimed = ReplicaRecords { generation: taken.generation, dirty: known(taken.dirty) };
+        assert_eq!(claimed.held().map(Generation::incarnation), Some(Incarnation(2)));
+        assert!(claim(2, 0, &[], &read).carry_out(&claimed, SIZE).is_ok(), "again is the same");
+        assert_eq!(claim(3, 0, &[], &read).carry_out(&claimed, SIZE), Err(DirtyRefused), "another was first");
+        let all = claim(2, 0, &[], &read).carry_out(&raised(1, 9, FoundDirty::Unreadable), SIZE).expect("a claim");
+        assert_eq!(all.dirty.dirty, RegionSet::ALL);
+        let later = ReplicaRecords { dirty: known(of(2, 1, &[])), ..claimed };
+        assert_eq!(claim(2, 0, &[], &read).carry_out(&later, SIZE), Err(DirtyRefused), "it was overtaken");
+    }
+
+    #[test]
+    fn a_generation_is_taken_from_who_claimed_last() {
+        let claimed = raised(2, 1, known(of(2, 0, &[])));
+        let raise = |by| {
+            let base = claimed.held().expect("a generation");
+            let record = GenerationRecord { generation: base.next(Incarnation(by)), base, in_sync: vec![] };
+            GenerationOrder { record, replaces: Replaces::Lower }
+        };
+        assert!(claimed.takes(&raise(2)) && !claimed.takes(&raise(1)));
+    }
+
+    #[test]
+    fn a_void_replica_joins_whoever_made_it_so() {
         let base = Generation::NONE.next(Incarnation(2));
         let generation = Some(GenerationRecord { generation: Generation::NONE, base, in_sync: vec![] });
         let void = ReplicaRecords { generation, dirty: known(of(1, 7, &[])) };
-        assert!(void.may_be_claimed_by(Incarnation(2)) && !void.may_be_claimed_by(Incarnation(1)));
+        assert_eq!(DirtyOrder::Join(of(2, 0, &[3])).carry_out(&void, SIZE), replaced(of(2, 0, &[3])));
+        assert_eq!(DirtyOrder::Join(of(1, 8, &[3])).carry_out(&void, SIZE), Err(DirtyRefused));
+        let real = raised(2, 1, FoundDirty::Nothing);
+        assert_eq!(DirtyOrder::Join(of(2, 0, &[3])).carry_out(&real, SIZE), Err(DirtyRefused));
     }
 
     #[test]
-    fn orders_survive_the_way_and_a_claim_is_no_stored_record() {
-        for order in [DirtyOrder::Claim(record(&[7])), DirtyOrder::Replace(record(&[7]))] {
-            assert_eq!(DirtyOrder::parse(&order.encode()), Ok(order));
+    fn a_replica_is_left_to_others_once_its_mirror_has_released_it() {
+        let claimed = |released| raised(2, 1, known(DirtyRecord { released, ..of(2, 0, &[]) }));
+        let (own, other) = (Incarnation(2), Incarnation(3));
+        assert!(!claimed(false).is_free() && claimed(true).is_free());
+        assert!(claimed(true).is_left_to(other) && !claimed(true).is_left_to(own));
+        assert!(claimed(false).is_claimed_by_another(other) && !claimed(false).is_claimed_by_another(own));
+        assert!(!raised(2, 1, FoundDirty::Nothing).is_free(), "of a mirror before there were such records");
+        assert!(!raised(2, 1, FoundDirty::Unreadable).is_free());
+        assert!(ReplicaRecords { generation: None, dirty: FoundDirty::Nothing }.is_left_to(own));
+    }
+
+    #[test]
+    fn orders_survive_the_way_and_only_a_replacement_is_a_stored_record() {
+        let read = raised(1, 9, FoundDirty::Nothing);
+        let released = DirtyRecord { released: true, ..record(&[7]) };
+        let orders = [
+            DirtyOrder::Claim(record(&[7]), GenerationOrder { replaces: Replaces::Only(None), ..order_of(&read) }),
+            DirtyOrder::Join(record(&[7])),
+            DirtyOrder::Replace(record(&[7])),
+            DirtyOrder::Replace(released),
+        ];
+        for order in orders {
+            assert_eq!(DirtyOrder::parse(&order.encode()), Ok(order.clone()));
+            let is_stored = matches!(order, DirtyOrder::Replace(_));
+            assert_eq!(DirtyRecord::parse(&order.encode()).is_ok(), is_stored);
         }
-        assert!(DirtyRecord::parse(&DirtyOrder::Claim(record(&[7])).encode()).is_err());
+        for bytes in [&b"CDRC"[..], b"CDRC\x05\x00only", b"CDRC\x00\x00"] {
+            assert!(DirtyOrder::parse(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    fn order_of(read: &ReplicaRecords) -> GenerationOrder {
+        let record = read.generation.clone().expect("a record");
+        GenerationOrder { record, replaces: Replaces::Lower }
     }
 
     #[test]
