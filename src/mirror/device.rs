@@ -39,6 +39,8 @@ pub(super) enum Report {
     WakeWanted,
     /// What a member's replica holds, or why it does not tell, while the mirror wakes.
     Found { member: MemberIndex, question: StoreId, records: Result<Box<ReplicaRecords>, FailureCause> },
+    /// Members are to be asked again what they hold, after that question.
+    AskAgain(StoreId),
     /// A member's replica holds that generation and was claimed, with what it held dirty; or could not be.
     Claimed { member: MemberIndex, generation: Generation, outcome: Result<Box<DirtyRecord>, ClaimFailure> },
     /// Writes wait for regions ([`MirrorDevice::take_wanted`]).

@@ -246,8 +246,7 @@ impl Driver {
             // Without a log there is nothing to claim.
             None => MirrorCore::start(&parts.assembly, &mut actions),
         };
-        let Assembly { incarnation, newest, unverified, .. } = &parts.assembly;
-        let waking = Waking::new(*incarnation, *newest, unverified.clone());
+        let waking = Waking::new(&parts.assembly);
         Self {
             on,
             name: parts.name,
@@ -362,6 +361,7 @@ impl Driver {
             Report::RangeDrained => self.range_drained().await,
             Report::WakeWanted => self.begin_to_wake(),
             Report::Found { member, question, records } => self.found(member, question, records),
+            Report::AskAgain(question) => self.ask_again(question),
             Report::Claimed { member, generation, outcome } => self.claimed(member, generation, outcome),
             Report::RegionsWanted => self.regions_wanted(),
             Report::DirtyStored { member, store, outcome } => self.dirty_stored(member, store, outcome),

@@ -103,6 +103,7 @@ impl World {
             Notice::Synced(_) => self.tally.rebuilt += 1,
             Notice::PauseExpired(pause) => {
                 self.tally.broken_pauses += 1;
+                self.closes_not();
                 if let Some(engine) = &mut self.engine {
                     engine.broken_pauses.push(pause);
                 }

@@ -1,6 +1,6 @@
 //! What goes wrong, and when it stops; and the checks of a whole state.
 
-use corriente::mirror::core::{GenerationRecord, Health, MemberMode, OutReason, Status};
+use corriente::mirror::core::{Generation, GenerationRecord, Health, MemberMode, OutReason, Status};
 
 use crate::check::{Bug, Checker};
 use crate::replica::BLOCKS;
@@ -68,16 +68,18 @@ impl World {
         let (Some(status), Some(engine)) = (self.shown_status(), &self.engine) else {
             return;
         };
-        let held = |record: &Option<GenerationRecord>| record.as_ref().map(|record| record.generation);
+        let held = |record: &Option<GenerationRecord>| {
+            record.as_ref().map_or(Generation::NONE, |record| record.generation)
+        };
         let mut wrong = None;
         for (member, _) in engine.members.iter() {
             let replica = &self.replicas[engine.replica_of[member.get()]];
             let generation = held(&replica.record);
             match status.members[member.get()] {
-                Some(MemberMode::Rw) if generation < Some(status.generation) => {
+                Some(MemberMode::Rw) if generation < status.generation => {
                     wrong = Some(format!("{} is shown in sync, it holds {generation:?}", replica.name));
                 }
-                Some(MemberMode::Err(_)) if !status.fencing && generation >= Some(status.generation) => {
+                Some(MemberMode::Err(_)) if !status.fencing && generation >= status.generation => {
                     wrong = Some(format!("{} is out, yet it holds {generation:?}", replica.name));
                 }
                 Some(MemberMode::Wo | MemberMode::Err(_)) | None if status.health == Health::Optimal => {

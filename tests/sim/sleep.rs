@@ -11,27 +11,34 @@ use crate::check::Bug;
 use crate::world::{Engine, Fate, Message, Step, World};
 
 const ASK_LIMIT_US: u64 = 50_000;
-/// How often all members are asked anew in one wake.
-const ATTEMPTS: u32 = 5;
+/// How long what waits for a mirror to wake is held while a member that may be the newest does not answer.
+const WAKE_LIMIT_US: u64 = 60_000;
+const AGAIN_US: u64 = 5_000;
 
 pub enum Sleep {
     Asleep,
     Asking(Asking),
+    Waiting(Attempt),
     Claiming(Claiming),
+}
+
+/// One round of questions.
+#[derive(Clone, Copy)]
+pub struct Attempt {
+    question: StoreId,
+    since_us: u64,
 }
 
 /// The questions of a mirror that wakes.
 pub struct Asking {
-    question: StoreId,
-    /// 0 when the mirror was just assembled.
-    attempt: u32,
+    attempt: Attempt,
     pending: MemberMask,
     found: Vec<Answer>,
 }
 
 /// Its claims.
 pub struct Claiming {
-    attempt: u32,
+    attempt: Attempt,
     pub found: [Option<FoundDirty>; MAX_MEMBERS],
     pub is_started: bool,
 }
@@ -52,18 +59,19 @@ impl World {
     /// An I/O waits for a mirror that sleeps.
     pub fn begin_to_wake(&mut self) {
         if self.engine.as_ref().is_some_and(|engine| matches!(engine.sleep, Some(Sleep::Asleep))) {
-            self.ask_all(1);
+            self.ask_all(self.time.now_us());
         }
     }
 
     /// Asks the members that count what they hold, and those that have left since.
-    pub fn ask_all(&mut self, attempt: u32) {
+    pub fn ask_all(&mut self, since_us: u64) {
         let life = self.life;
         let Some(engine) = &mut self.engine else { return };
         let question = engine.number_order();
         let view = engine.core.view();
         let asked = view.written().or(view.unfenced);
-        engine.sleep = Some(Sleep::Asking(Asking { question, attempt, pending: asked, found: Vec::new() }));
+        let attempt = Attempt { question, since_us };
+        engine.sleep = Some(Sleep::Asking(Asking { attempt, pending: asked, found: Vec::new() }));
         for member in asked.iter() {
             let Some(engine) = &self.engine else { return };
             let replica = engine.replica_of[member.get()];
@@ -100,13 +108,20 @@ impl World {
         let Some(engine) = &mut self.engine else { return };
         let number = engine.replica_of[member.get()];
         let Some(Sleep::Asking(asking)) = &mut engine.sleep else { return };
-        if asking.question != question || !asking.pending.contains(member) {
+        if asking.attempt.question != question || !asking.pending.contains(member) {
             return;
         }
         asking.pending = asking.pending.without(member);
-        match found {
-            Ok(records) => asking.found.push((member, self.replicas[number].name.clone(), *records)),
-            Err(cause) => self.core(Event::MemberIoError { member, op: MemberOp::Write, cause }),
+        if let Ok(records) = found {
+            asking.found.push((member, self.replicas[number].name.clone(), *records));
+        }
+    }
+
+    pub fn ask_again(&mut self, question: StoreId) {
+        if let Some(Sleep::Waiting(attempt)) = self.engine.as_ref().and_then(|engine| engine.sleep.as_ref())
+            && attempt.question == question
+        {
+            self.ask_all(attempt.since_us);
         }
     }
 
@@ -118,12 +133,13 @@ impl World {
         }
     }
 
-    /// Another mirror was quicker with a member, or one does not answer that it may have gone on with.
+    /// Another mirror was quicker with a member, or one failed that may be the newest.
     pub fn ask_anew(&mut self) {
         self.tally.asked_anew += 1;
-        if let Some(Sleep::Claiming(Claiming { attempt, .. })) = self.engine.as_ref().and_then(|engine| engine.sleep.as_ref()) {
-            match *attempt < ATTEMPTS {
-                true => self.ask_all(attempt + 1),
+        if let Some(Sleep::Claiming(claiming)) = self.engine.as_ref().and_then(|engine| engine.sleep.as_ref()) {
+            let since_us = claiming.attempt.since_us;
+            match self.time.now_us() < since_us + WAKE_LIMIT_US {
+                true => self.ask_all(since_us),
                 false => self.sleep_on(),
             }
         }
@@ -156,15 +172,13 @@ impl World {
         }
     }
 
-    fn judge(&mut self, attempt: u32, found: &[Answer]) {
+    fn judge(&mut self, attempt: Attempt, found: &[Answer]) {
         let Some(engine) = &mut self.engine else { return };
         let rw = engine.core.view().rw;
         let hasty = self.bug == Some(Bug::EagerWake);
-        if attempt == 0 && !hasty && !engine.waking.may_wake_at_once(found, rw) {
+        let is_wanted = engine.channels.iter().any(|channel| !channel.queue.is_empty());
+        if !is_wanted && !hasty && !engine.waking.may_wake_at_once(found, rw) {
             engine.sleep = Some(Sleep::Asleep);
-            if engine.channels.iter().any(|channel| !channel.queue.is_empty()) {
-                self.begin_to_wake();
-            }
             return;
         }
         let members = &engine.members;
@@ -180,11 +194,22 @@ impl World {
                 for (member, _, records) in found {
                     engine.lanes[member.get()].held = records.held();
                 }
+                let answered = found.iter().map(|(member, ..)| *member);
                 let found = [const { None }; MAX_MEMBERS];
                 engine.sleep = Some(Sleep::Claiming(Claiming { attempt, found, is_started: false }));
+                let answered: MemberMask = answered.collect();
+                for member in rw.minus(answered).iter() {
+                    let cause = FailureCause::Deadline;
+                    self.core(Event::MemberIoError { member, op: MemberOp::Write, cause });
+                }
                 self.core(Event::Wakes(standing));
             }
             Verdict::Superseded => self.core(Event::Superseded),
+            Verdict::Unsure(_) if !is_wanted => engine.sleep = Some(Sleep::Asleep),
+            Verdict::Unsure(_) if self.time.now_us() < attempt.since_us + WAKE_LIMIT_US => {
+                engine.sleep = Some(Sleep::Waiting(attempt));
+                self.time.after(AGAIN_US, Step::AskAgain { life: self.life, question: attempt.question });
+            }
             Verdict::Unsure(_) => self.sleep_on(),
         }
         self.pump_waking();

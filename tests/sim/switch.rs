@@ -29,6 +29,9 @@ impl World {
 
     /// The engine in use is closed to the client, and what it has begun is waited for.
     pub fn switch_closes(&mut self) {
+        if std::mem::take(&mut self.stays_open) {
+            return;
+        }
         let Some(next) = self.others.keys().next().copied() else { return self.closing = None };
         let Some(engine) = &self.engine else { return };
         if self.others[&next].channels.is_empty() || engine.channels.is_empty() {
@@ -44,6 +47,16 @@ impl World {
         // It may sleep yet with I/O that waits.
         self.request_pause();
         self.time.after(AGAIN_US, Step::SwitchCloses);
+    }
+
+    /// What the engine in use has begun does not end in time: it stays open, and the switch-over is tried another time or given up.
+    pub fn closes_not(&mut self) {
+        if self.life == self.serving && self.closing.take().is_some() {
+            self.tally.refused += 1;
+            self.stays_open = true;
+            let delay = self.random.between(2 * AGAIN_US, 5_000);
+            self.time.after(delay, Step::SwitchEnds);
+        }
     }
 
     /// Nothing runs at the engine that is closed: it sleeps, and the client goes to the next one. False while copies still run. Not

@@ -80,6 +80,10 @@ pub enum Step {
         question: StoreId,
         replica: usize,
     },
+    AskAgain {
+        life: u32,
+        question: StoreId,
+    },
     AskDone {
         life: u32,
         member: MemberIndex,
@@ -343,6 +347,8 @@ pub struct World {
     pub serving: u32,
     pub lives: u32,
     /// It is being left for this one.
+    /// The engine that was being closed could not be.
+    pub stays_open: bool,
     pub closing: Option<u32>,
     /// There were two engines since the last start from nothing but replicas.
     pub two_raised: bool,
@@ -382,6 +388,7 @@ impl World {
             others: BTreeMap::new(),
             serving: 0,
             lives: 0,
+            stays_open: false,
             closing: None,
             two_raised: false,
             oracle: Oracle::new(BLOCKS),
@@ -475,6 +482,7 @@ impl World {
             | Step::Report { life, .. }
             | Step::PersistDone { life, .. }
             | Step::AskDone { life, .. }
+            | Step::AskAgain { life, .. }
             | Step::Abandon { life, .. }
             | Step::Closed { life, .. }
             | Step::Reconnect { life, .. }
@@ -507,6 +515,7 @@ impl World {
                 self.core(Event::MemberIoError { member, op, cause });
             }
             Step::PersistDone { persist, token, answer, .. } => self.persist_done(persist, token, answer),
+            Step::AskAgain { question, .. } => self.ask_again(question),
             Step::AskDone { member, question, found, .. } => self.ask_done(member, question, found),
             Step::Abandon { member, .. } => self.abandon(member),
             Step::Closed { member, .. } => self.member_closed(member),
@@ -617,7 +626,7 @@ impl World {
 
     fn start(&mut self, assembly: corriente::mirror::core::Assembly, sessions: Vec<u32>) {
         let core = MirrorCore::asleep(&assembly);
-        let waking = Waking::new(assembly.incarnation, assembly.newest, assembly.unverified.clone());
+        let waking = Waking::new(&assembly);
         let mut replica_of = [0; MAX_MEMBERS];
         for (member, open) in assembly.members.iter() {
             replica_of[member.get()] = self.number(&open.replica);
@@ -643,7 +652,7 @@ impl World {
             last_member_failed: false,
         });
         self.open_channels();
-        self.ask_all(0);
+        self.ask_all(self.time.now_us());
         self.time.after(DEADLINE_US / 7, Step::CheckDeadlines { life: self.life });
         self.time.after(10_000, Step::Quiet { life: self.life });
     }
@@ -666,6 +675,7 @@ fn life_of(step: &Step) -> Option<u32> {
         | Step::PersistDone { life, .. }
         | Step::AskArrive { life, .. }
         | Step::AskDone { life, .. }
+        | Step::AskAgain { life, .. }
         | Step::Abandon { life, .. }
         | Step::Closed { life, .. }
         | Step::Reconnect { life, .. }

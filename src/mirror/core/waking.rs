@@ -6,7 +6,7 @@
 //! released, so that the next may. Else the mirror goes on only when all answer that may be newer; whoever looks
 //! after the volume may create it anew without them.
 
-use super::assembly::{AssemblyError, Standing, stand};
+use super::assembly::{Assembly, AssemblyError, Standing, stand};
 use super::dirty::ReplicaRecords;
 use super::generation::{Generation, Incarnation};
 use super::mask::{MemberIndex, MemberMask};
@@ -18,8 +18,8 @@ pub struct Waking {
     incarnation: Incarnation,
     /// The generation that counted then.
     assembled: Generation,
-    /// Replicas that its owner had it go on without then.
-    tolerated: Vec<ReplicaName>,
+    /// Replicas that it was assembled without: they lack something, or its owner knew of them.
+    left_out: Vec<ReplicaName>,
 }
 
 /// What becomes of the mirror.
@@ -37,9 +37,11 @@ pub enum Verdict {
 pub type Answer = (MemberIndex, ReplicaName, ReplicaRecords);
 
 impl Waking {
-    /// Of a mirror that was assembled from that generation, without those that could not be asked.
-    pub fn new(incarnation: Incarnation, assembled: Generation, tolerated: Vec<ReplicaName>) -> Self {
-        Self { incarnation, assembled, tolerated }
+    /// Of a mirror that was assembled so.
+    pub fn new(assembly: &Assembly) -> Self {
+        let refused = assembly.refused.iter().map(|refused| &refused.replica);
+        let left_out = assembly.unverified.iter().chain(refused).cloned().collect();
+        Self { incarnation: assembly.incarnation, assembled: assembly.newest, left_out }
     }
 
     /// Whether nobody may be using the volume, so that the mirror need not sleep until a client comes: all answer, and are free.
@@ -72,15 +74,15 @@ impl Waking {
             }
             Err(_) => return Verdict::Superseded,
         };
-        let was_tolerated =
-            |replica: &ReplicaName| self.assembled == standing.newest && self.tolerated.contains(replica);
+        let was_left_out =
+            |replica: &ReplicaName| self.assembled == standing.newest && self.left_out.contains(replica);
         // One that has left but answers cannot be claimed, and so another may go on with it still.
         let takes_part = |replica: &ReplicaName| {
             found.iter().any(|(member, answered, _)| answered == replica && in_sync.contains(*member))
         };
         let (lost, others): (Vec<_>, Vec<_>) = named
             .into_iter()
-            .filter(|replica| !takes_part(replica) && !was_tolerated(replica))
+            .filter(|replica| !takes_part(replica) && !was_left_out(replica))
             .partition(is_member);
         let may_lose = found.iter().all(|(.., records)| records.is_left_to(self.incarnation));
         let remaining = in_sync.and(answered).minus(standing.stale);
@@ -132,7 +134,7 @@ mod tests {
     }
 
     fn asleep() -> Waking {
-        Waking::new(OWN, base(), Vec::new())
+        Waking { incarnation: OWN, assembled: base(), left_out: Vec::new() }
     }
 
     #[test]
@@ -163,7 +165,7 @@ mod tests {
             let index = MemberIndex::new(member).expect("a place");
             (index, name(member), ReplicaRecords { generation: None, dirty: FoundDirty::Nothing })
         };
-        let waking = Waking::new(OWN, Generation::NONE.next(OWN), Vec::new());
+        let waking = asleep();
         assert_eq!(judge(&waking, &[new(0)]), Verdict::Unsure(vec![]));
         assert!(matches!(judge(&waking, &[new(0), new(1)]), Verdict::Wakes(_)));
         assert!(waking.may_wake_at_once(&[new(0), new(1)], (0..2).filter_map(MemberIndex::new).collect()));
@@ -174,7 +176,7 @@ mod tests {
         let newer = base().next(OTHER);
         let moved = |member| holds(member, newer, &[0, 1, 2], claimed(OTHER, true));
         assert_eq!(judge(&asleep(), &[moved(0), moved(1)]), Verdict::Superseded, "with a third replica");
-        let tolerant = Waking::new(OWN, newer, vec![name(2)]);
+        let tolerant = Waking { assembled: newer, left_out: vec![name(2)], ..asleep() };
         assert!(matches!(judge(&tolerant, &[moved(0), moved(1)]), Verdict::Wakes(_)), "its owner knew of it");
     }
 }

@@ -6,10 +6,10 @@
 //! generation each replica is *claimed*: from then on it takes this mirror's orders only. It does both at once, and only
 //! while it holds what it was read to hold; if another mirror was quicker, all are asked anew. What the replicas held dirty comes
 //! back with the claim, and is where the members may differ. A member that does not answer in time is out, as if it had failed
-//! a write. If that leaves none, or one that may be newer than all others, what waits fails, and the next I/O tries again. If
-//! another mirror has gone on with other replicas, this one is superseded: it serves no I/O any more.
+//! a write, unless it may be the newest of all: then all are asked again for a while, before what waits fails and the next
+//! I/O tries again. If another mirror has gone on with other replicas, this one is superseded: it serves no I/O any more.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
@@ -25,28 +25,39 @@ use super::{Driver, Event};
 use crate::error::{Error, Result};
 use crate::name::BdevName;
 
-/// How often all members are asked anew in one wake, when another mirror was quicker with one of them.
-const ATTEMPTS: u32 = 5;
+/// How long what waits for a mirror to wake is held while a member that may be the newest does not answer, or another mirror goes
+/// on with them.
+const WAKE_LIMIT: Duration = Duration::from_secs(20);
+/// Until they are asked again.
+const WAKE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a mirror is not awake.
 pub(super) enum Sleep {
     Asleep,
     /// Members are asked what they hold.
     Asking(Asking),
+    /// They are asked again in a moment.
+    Waiting(Attempt),
     /// They are claimed.
     Claiming(Box<Claiming>),
 }
 
-pub(super) struct Asking {
+/// One round of questions.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
     question: StoreId,
-    /// From 1; 0 when the mirror was just assembled, and wakes only if nobody may be using the volume.
-    attempt: u32,
+    /// When the first one began.
+    since: Instant,
+}
+
+pub(super) struct Asking {
+    attempt: Attempt,
     pending: MemberMask,
     found: Vec<(MemberIndex, ReplicaRecords)>,
 }
 
 pub(super) struct Claiming {
-    attempt: u32,
+    attempt: Attempt,
     /// What the members held dirty before.
     found: [Option<DirtyRecord>; MAX_MEMBERS],
     is_started: bool,
@@ -75,24 +86,28 @@ impl Driver {
     pub(super) fn begin_to_wake(&mut self) {
         if matches!(self.sleep, Some(Sleep::Asleep)) {
             tracing::debug!(mirror = %self.name, "the mirror wakes");
-            self.ask_all(1);
+            self.ask_all(Instant::now());
         }
     }
 
     /// After its assembly: a mirror whose replicas nobody may be using does not sleep.
     pub(super) fn wake_at_once(&mut self) {
-        self.ask_all(0);
+        self.ask_all(Instant::now());
     }
 
     /// Asks the members that count what they hold, and those that have left since, as far as they answer.
-    fn ask_all(&mut self, attempt: u32) {
+    fn ask_all(&mut self, since: Instant) {
         let question = self.number_order();
         let view = self.core.view();
         let asked = view.written().or(view.unfenced);
         for member in asked.iter() {
             self.ask(member, question);
         }
-        self.sleep = Some(Sleep::Asking(Asking { question, attempt, pending: asked, found: Vec::new() }));
+        self.sleep = Some(Sleep::Asking(Asking {
+            attempt: Attempt { question, since },
+            pending: asked,
+            found: Vec::new(),
+        }));
     }
 
     fn ask(&self, member: MemberIndex, question: StoreId) {
@@ -100,7 +115,7 @@ impl Driver {
         let (host, open, reports) = (self.host.clone(), open.clone(), self.reports.0.clone());
         let (mirror, limit) = (self.name.clone(), self.deadlines.limit);
         self.tokio.spawn(async move {
-            let records = in_time(&mirror, &open, limit, ask_again(|| host.records(&open))).await;
+            let records = in_time(&mirror, &open, limit, call_again(|| host.records(&open))).await;
             let _ = reports.unbounded_send(Report::Found { member, question, records: records.map(Box::new) });
         });
     }
@@ -112,13 +127,12 @@ impl Driver {
         records: std::result::Result<Box<ReplicaRecords>, FailureCause>,
     ) {
         let Some(Sleep::Asking(asking)) = &mut self.sleep else { return };
-        if asking.question != question {
+        if asking.attempt.question != question {
             return;
         }
         asking.pending = asking.pending.without(member);
-        match records {
-            Ok(records) => asking.found.push((member, *records)),
-            Err(cause) => self.event(Event::MemberIoError { member, op: MemberOp::Write, cause }),
+        if let Ok(records) = records {
+            asking.found.push((member, *records));
         }
     }
 
@@ -136,7 +150,7 @@ impl Driver {
         self.tokio.spawn(async move {
             let claim = async {
                 give_order(&*host, &open, order).await?;
-                let records = ask_again(|| host.records(&open)).await?;
+                let records = call_again(|| host.records(&open)).await?;
                 match (records.held(), records.dirty) {
                     (held, FoundDirty::Known(found))
                         if held == Some(generation) && found.incarnation == incarnation =>
@@ -189,14 +203,22 @@ impl Driver {
         }
     }
 
-    /// Another mirror was quicker with a member: all are asked anew.
+    /// Another mirror was quicker with a member, or one failed that may be the newest: all are asked anew.
     pub(super) fn ask_anew(&mut self) {
         if let Some(Sleep::Claiming(claiming)) = &self.sleep {
-            let attempt = claiming.attempt;
-            match attempt < ATTEMPTS {
-                true => self.ask_all(attempt + 1),
+            let Attempt { since, .. } = claiming.attempt;
+            match since.elapsed() < WAKE_LIMIT {
+                true => self.ask_all(since),
                 false => self.could_not_wake = Some("another engine goes on with its replicas meanwhile".into()),
             }
+        }
+    }
+
+    pub(super) fn ask_again(&mut self, question: StoreId) {
+        if let Some(Sleep::Waiting(attempt)) = self.sleep
+            && attempt.question == question
+        {
+            self.ask_all(attempt.since);
         }
     }
 
@@ -229,7 +251,7 @@ impl Driver {
             .filter_map(|(member, records)| Some((member, self.members.get(member)?.replica.clone(), records)))
             .collect();
         let rw = self.core.view().rw;
-        if attempt == 0 && !self.waking.may_wake_at_once(&named, rw) {
+        if !self.is_wanted_awake() && !self.waking.may_wake_at_once(&named, rw) {
             return self.sleep_until_asked();
         }
         let members = &self.members;
@@ -241,9 +263,16 @@ impl Driver {
                 }
                 let claiming = Claiming { attempt, found: [None; MAX_MEMBERS], is_started: false };
                 self.sleep = Some(Sleep::Claiming(Box::new(claiming)));
+                let answered: MemberMask = named.iter().map(|(member, ..)| *member).collect();
+                for member in rw.minus(answered).iter() {
+                    let cause = FailureCause::Deadline;
+                    self.event(Event::MemberIoError { member, op: MemberOp::Write, cause });
+                }
                 self.event(Event::Wakes(standing));
             }
             Verdict::Superseded => self.event(Event::Superseded),
+            Verdict::Unsure(_) if !self.is_wanted_awake() => self.sleep_until_asked(),
+            Verdict::Unsure(_) if attempt.since.elapsed() < WAKE_LIMIT => self.wait(attempt),
             Verdict::Unsure(lost) if lost.is_empty() => self.sleep_on("no replica in sync answers").await,
             Verdict::Unsure(lost) => {
                 let lost: Vec<_> = lost.iter().map(|replica| replica.as_str()).collect();
@@ -284,9 +313,24 @@ impl Driver {
     fn sleep_until_asked(&mut self) {
         self.sleep = Some(Sleep::Asleep);
         self.is_assembled();
-        if self.vdev.as_ref().is_some_and(|vdev| vdev.device().is_asked_to_wake()) || !self.waiting.is_empty() {
+        if self.is_wanted_awake() {
             self.begin_to_wake();
         }
+    }
+
+    /// Whether I/O or a command waits.
+    fn is_wanted_awake(&self) -> bool {
+        self.vdev.as_ref().is_some_and(|vdev| vdev.device().is_asked_to_wake()) || !self.waiting.is_empty()
+    }
+
+    fn wait(&mut self, attempt: Attempt) {
+        tracing::warn!(mirror = %self.name, "the mirror cannot wake yet: a replica does not answer that may be the newest");
+        self.sleep = Some(Sleep::Waiting(attempt));
+        let reports = self.reports.0.clone();
+        self.tokio.spawn(async move {
+            tokio::time::sleep(WAKE_AGAIN).await;
+            let _ = reports.unbounded_send(Report::AskAgain(attempt.question));
+        });
     }
 
     fn is_assembled(&mut self) {
@@ -373,11 +417,11 @@ const CALL_AGAIN: Duration = Duration::from_millis(100);
 
 /// Gives an order to a replica. One that it has carried out already is the same again.
 pub(super) async fn give_order(host: &dyn MirrorHost, open: &OpenMember, order: DirtyOrder) -> Result<()> {
-    ask_again(|| host.persist_dirty(open, order.clone())).await
+    call_again(|| host.persist_dirty(open, order.clone())).await
 }
 
 /// Makes a call that did not reach the node again, as a connection may have ended without a fault of the node. Limited by the caller.
-async fn ask_again<T>(call: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+async fn call_again<T>(call: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
     loop {
         match call().await {
             Err(Error::Peer { .. }) => tokio::time::sleep(CALL_AGAIN).await,

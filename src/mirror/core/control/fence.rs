@@ -124,8 +124,8 @@ impl MirrorCore {
             self.stick(MemberMask::of(member), out);
             return;
         }
-        self.drop_member(member, OutReason::FenceFailed, out);
         if !self.fall_back(member, out) {
+            self.drop_member(member, OutReason::FenceFailed, out);
             self.raise(out);
         }
     }
