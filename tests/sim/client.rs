@@ -173,7 +173,10 @@ impl World {
             _ => {}
         }
         let records = replica.records();
-        let stolen = records.is_claimed_by_another(command.writer) && !records.was_voided_by(command.writer);
+        // A claim of one that has died meanwhile may come late.
+        let engines = self.others.values().chain(&self.engine);
+        let lives = engines.map(|engine| engine.dirty.incarnation).any(|engine| records.dirty.claimed_by() == Some(engine));
+        let stolen = lives && records.is_claimed_by_another(command.writer) && !records.was_voided_by(command.writer);
         let result = match command.fate {
             _ if !replica.up => Err(FailureCause::Gone),
             Fate::Fine => Ok(value),

@@ -485,7 +485,7 @@ impl World {
             return;
         }
         if engine.sleep.is_some() {
-            return self.begin_to_wake();
+            return self.wake_for_a_command();
         }
         let status = engine.core.status();
         let copied = engine.copied;

@@ -129,8 +129,15 @@ impl World {
     pub fn request_pause(&mut self) {
         match self.engine.as_ref().is_some_and(|engine| engine.sleep.is_none()) {
             true => self.core(Event::PauseRequested),
-            false => self.begin_to_wake(),
+            false => self.wake_for_a_command(),
         }
+    }
+
+    pub fn wake_for_a_command(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            engine.is_commanded = true;
+        }
+        self.begin_to_wake();
     }
 
     /// Another mirror was quicker with a member, or one failed that may be the newest.
@@ -176,7 +183,7 @@ impl World {
         let Some(engine) = &mut self.engine else { return };
         let rw = engine.core.view().rw;
         let hasty = self.bug == Some(Bug::EagerWake);
-        let is_wanted = engine.channels.iter().any(|channel| !channel.queue.is_empty());
+        let is_wanted = engine.is_commanded || engine.channels.iter().any(|channel| !channel.queue.is_empty());
         if !is_wanted && !hasty && !engine.waking.may_wake_at_once(found, rw) {
             engine.sleep = Some(Sleep::Asleep);
             return;
@@ -221,6 +228,7 @@ impl World {
         self.tally.slept_on += 1;
         let Some(engine) = &mut self.engine else { return };
         engine.sleep = Some(Sleep::Asleep);
+        engine.is_commanded = false;
         self.core(Event::Slept);
         self.fail_queued();
         if self.life == self.serving {
@@ -235,6 +243,7 @@ impl World {
         let view = engine.core.view();
         engine.dirty.wake(&view, found, StoreId(engine.stores));
         engine.sleep = None;
+        engine.is_commanded = false;
         let unequal = engine.dirty.unequal.left() > 0;
         self.broadcast(Message::Resume);
         if unequal && self.random.chance(300) {

@@ -2,6 +2,7 @@
 //! serves; that one is closed to the client, ends what it has begun, and sleeps; then the client goes to the next one.
 
 use crate::check::Bug;
+use crate::sleep::Sleep;
 use crate::world::{Step, World};
 
 const AGAIN_US: u64 = 1_500;
@@ -38,7 +39,7 @@ impl World {
             return self.time.after(AGAIN_US, Step::SwitchCloses);
         }
         self.closing = Some(next);
-        if engine.sleep.is_some() && engine.ios.is_empty() {
+        if matches!(engine.sleep, Some(Sleep::Asleep)) && engine.ios.is_empty() {
             return self.go_on(next);
         }
         if self.bug == Some(Bug::HastyClose) {
@@ -65,7 +66,7 @@ impl World {
         let Some(next) = self.closing else { return false };
         let Some(engine) = &mut self.engine else { return false };
         let view = engine.core.view();
-        if !view.unfenced.is_empty() || !view.writable {
+        if !view.unfenced.is_empty() || !view.writable || !engine.core.status().lost.is_empty() {
             // Whoever looks after the volume deletes the engine.
             self.tally.refused += 1;
             self.closing = None;

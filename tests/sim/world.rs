@@ -285,6 +285,8 @@ pub struct Engine {
     pub core: MirrorCore,
     pub dirty: Dirty,
     pub sleep: Option<Sleep>,
+    /// A command waits until it is awake.
+    pub is_commanded: bool,
     pub waking: Waking,
     /// The number of the next order to a replica, while it sleeps.
     pub stores: u32,
@@ -637,6 +639,7 @@ impl World {
             core,
             dirty: Dirty::of(&assembly),
             sleep: Some(Sleep::Asleep),
+            is_commanded: false,
             waking,
             stores: 0,
             sessions,

@@ -205,7 +205,8 @@ impl MirrorCore {
 
     fn publish(&mut self, out: &mut Actions) {
         self.epoch = self.epoch.next();
-        if self.started {
+        // Channels of one that sleeps are open already.
+        if self.started || self.sleeps {
             out.push(Action::SetIoView(self.view()));
         } else {
             self.updated = self.epoch;

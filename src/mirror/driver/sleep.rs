@@ -390,6 +390,10 @@ impl Driver {
         if !view.writable {
             return Err(self.refused("its last generation could not be stored".into()));
         }
+        if let Some(lost) = self.core.status().lost.first().and_then(|member| self.members.get(member)) {
+            let problem = format!("replica {} cannot be reached, and what it was sent may come late", lost.replica);
+            return Err(self.refused(problem));
+        }
         if !view.wo.is_empty() || self.joining.is_some() || self.range.is_some() {
             return Ok(());
         }
