@@ -198,6 +198,8 @@ pub struct TimeoutsConfig {
     pub restore_stall: Duration,
     /// A copy of a rebuild that makes no progress for this long has failed.
     pub rebuild_stall: Duration,
+    /// A snapshot waits this long at most for a step of a rebuild that must be alone.
+    pub rebuild_step: Duration,
     /// A backing image whose source gives nothing for this long has failed.
     pub backing_image_stall: Duration,
 }
@@ -269,6 +271,8 @@ impl Default for TimeoutsConfig {
             shutdown: Duration::from_secs(20),
             restore_stall: Duration::from_secs(120),
             rebuild_stall: Duration::from_secs(60),
+            // Less than callers usually wait for an answer.
+            rebuild_step: Duration::from_secs(30),
             backing_image_stall: Duration::from_secs(60),
         }
     }

@@ -295,5 +295,6 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         recovery: config.timeouts.recovery,
         restore_stall: config.timeouts.restore_stall,
         rebuild_stall: config.timeouts.rebuild_stall,
+        rebuild_step: config.timeouts.rebuild_step,
     }
 }

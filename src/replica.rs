@@ -330,8 +330,12 @@ impl Replicas {
         match &turn.work.serving {
             Some(serving) => Ok(Some(LocalHead { bdev: serving.local_bdev()?, flush: serving.flush_handle() })),
             None => {
-                let state = turn.state().as_str();
-                Err(Error::precondition(replica.object(), format!("it is in state {state}; it must be running")))
+                let (state, reason) = (turn.state().as_str(), &replica.view().error);
+                let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                Err(Error::precondition(
+                    replica.object(),
+                    format!("it is in state {state}{reason}; it must be running"),
+                ))
             }
         }
     }

@@ -171,6 +171,11 @@ pub static SETTINGS: &[Setting] = &[
         "A copy of a rebuild without progress for this long has failed"
     ),
     setting!(
+        "timeouts.rebuild_step",
+        timeouts.rebuild_step,
+        "How long a snapshot waits for a step of a rebuild that must be alone, as its last round is; it is refused then"
+    ),
+    setting!(
         "timeouts.backing_image_stall",
         timeouts.backing_image_stall,
         "A backing image whose source gives nothing for this long has failed"

@@ -39,10 +39,14 @@ impl LocalReplicas for NodeReplicas {
         Box::pin(async move {
             let Some(head) = self.replicas.local_head(replica).await? else { return Ok(None) };
             Ok(Some(LocalReplica {
-                backend: Arc::new(LocalBackend { replicas: self.replicas.clone(), name: replica.clone() }),
+                backend: self.backend(replica),
                 head: LocalHead { bdev: head.bdev, flush: Arc::new(DiskOfNode(head.flush)) },
             }))
         })
+    }
+
+    fn backend(&self, replica: &ReplicaName) -> Arc<dyn Backend> {
+        Arc::new(LocalBackend { replicas: self.replicas.clone(), name: replica.clone() })
     }
 }
 
