@@ -77,8 +77,11 @@ struct RangeLock {
 /// A record on its way to a member, and the newest one that came meanwhile.
 #[derive(Default)]
 struct Persisting {
-    running: bool,
+    /// While one is under way: where its error comes, before the event.
+    running: Option<oneshot::Receiver<Error>>,
     next: Option<(Generation, GenerationRecord)>,
+    /// Why the last one was not stored.
+    problem: Option<Error>,
 }
 
 pub(super) struct Driver {
@@ -228,7 +231,8 @@ impl Driver {
     fn member_removed(&mut self, member: MemberIndex) {
         // Another member may have its place by now.
         let Some(opened) = self.opened[member.get()].as_ref().filter(|opened| *opened.removed.borrow()) else { return };
-        tracing::warn!(mirror = %self.name, replica = %opened.open.replica, bdev = %opened.open.bdev, "a member's bdev is going away");
+        tracing::warn!(mirror = %self.name, replica = %opened.open.replica, bdev = %opened.open.bdev,
+            "a member's bdev is going away");
         self.event(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Gone });
     }
 
@@ -237,7 +241,8 @@ impl Driver {
         | Event::FenceFailed { member, .. }
         | Event::FenceRefused { member, .. } = event
         {
-            self.persisting[member.get()].running = false;
+            let slot = &mut self.persisting[member.get()];
+            slot.problem = slot.running.take().and_then(|mut problem| problem.try_recv().ok());
             self.persist_next(member);
         }
         if let Err(refusal) = self.core.handle(event, &mut self.actions) {
@@ -383,11 +388,12 @@ impl Driver {
     fn persist_next(&mut self, member: MemberIndex) {
         let slot = &mut self.persisting[member.get()];
         let Some(open) = self.members.get(member) else { return };
-        if slot.running {
+        if slot.running.is_some() {
             return;
         }
         let Some((generation, record)) = slot.next.take() else { return };
-        slot.running = true;
+        let (problem, reason) = oneshot::channel();
+        slot.running = Some(reason);
         let persist = self.host.persist(open, record);
         let (limit, events) = (self.deadlines.limit, self.events.0.clone());
         let (mirror, replica) = (self.name.clone(), open.replica.clone());
@@ -396,18 +402,28 @@ impl Driver {
                 Ok(Ok(())) => Event::FencePersisted { member, generation },
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
-                    match error {
-                        Error::Precondition { .. } => Event::FenceRefused { member, generation },
-                        _ => Event::FenceFailed { member, generation },
+                    let is_overtaken = matches!(error, Error::Overtaken { .. });
+                    let _ = problem.send(error);
+                    match is_overtaken {
+                        true => Event::FenceRefused { member, generation },
+                        false => Event::FenceFailed { member, generation },
                     }
                 }
                 Err(_) => {
                     tracing::warn!(%mirror, %replica, ?limit, "the generation was not stored in time");
+                    let what = format!("storing the generation of mirror {mirror} with replica {replica}");
+                    let _ = problem.send(Error::Timeout { what, limit });
                     Event::FenceFailed { member, generation }
                 }
             };
             let _ = events.unbounded_send(outcome);
         });
+    }
+
+    /// Why a member did not store its last generation.
+    fn persist_problem(&self, member: MemberIndex) -> String {
+        let problem = &self.persisting[member.get()].problem;
+        problem.as_ref().map_or_else(|| "it was not asked".to_owned(), ToString::to_string)
     }
 
     async fn close(&mut self, member: MemberIndex) {
@@ -462,7 +478,8 @@ impl Driver {
             }
             Notice::LastMemberLate(member) => {
                 tracing::error!(%mirror, replica = replica(member),
-                    "the last member does not answer; client I/O waits for it for a while: look at its disk, its node and the network");
+                    "the last member does not answer; client I/O waits for it for a while: look at its disk, its node \
+                     and the network");
             }
             Notice::LastMemberLost(member, cause) => {
                 tracing::error!(%mirror, replica = replica(member), ?cause, "the last member cannot be reached");
@@ -470,7 +487,8 @@ impl Driver {
             Notice::FenceStuck(member) => {
                 tracing::error!(%mirror, replica = replica(member), "the last survivor could not store its generation");
                 if let Some(started) = self.started.take() {
-                    let _ = started.send(Err(self.refused("no member could store its generation".into())));
+                    let problem = format!("no member could store its generation: {}", self.persist_problem(member));
+                    let _ = started.send(Err(self.refused(problem)));
                 }
             }
             Notice::StartRefused(member) => {
@@ -478,7 +496,8 @@ impl Driver {
                 tracing::error!(%mirror, replica, "a mirror does not start: another engine has gone on with a replica");
                 if let Some(started) = self.started.take() {
                     let problem = format!(
-                        "another engine has gone on with replica {replica} meanwhile; end it, and start this one again"
+                        "another engine has gone on with replica {replica} meanwhile ({}); end it, and start this one again",
+                        self.persist_problem(member)
                     );
                     let _ = started.send(Err(self.refused(problem)));
                 }

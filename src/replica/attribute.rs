@@ -19,7 +19,8 @@ impl Replicas {
     }
 
     /// Keeps a value with the replica's head; empty removes it. Durable when this returns. It survives snapshots,
-    /// reverts and restarts. A generation is taken only when it may follow the one that is there.
+    /// reverts and restarts. A generation is taken only when it may follow the one that is there; else the error is
+    /// [`Error::Overtaken`].
     pub async fn xattr_set(&self, name: &ReplicaName, key: &str, value: &[u8]) -> Result<()> {
         let key = AttributeKey::parse(key)?;
         let value = match value {
@@ -65,7 +66,7 @@ fn check_generation(replica: &Replica, stored: Option<&XattrValue>, next: Option
     let stored = generation_or_none(replica, stored)?;
     let next = next.map(generation).transpose().map_err(|problem| Error::invalid("value", problem))?;
     match next {
-        Some(next) if !next.may_replace(stored) => Err(Error::precondition(
+        Some(next) if !next.may_replace(stored) => Err(Error::overtaken(
             replica.object(),
             format!("its generation is {stored}, which {next} may not follow: another engine has gone on with it"),
         )),
