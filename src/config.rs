@@ -60,6 +60,8 @@ pub struct NodeConfig {
     pub read_policy: ReadPolicy,
     /// TLS of gRPC.
     pub tls: TlsConfig,
+    /// Where backing images come from.
+    pub backing_image: BackingImageConfig,
     /// The threads of the data path.
     pub reactor: ReactorConfig,
     /// The memory of the data path.
@@ -87,6 +89,13 @@ pub struct TlsConfig {
     pub key: OptionalPath,
     /// Who the certificates of other nodes are made out to.
     pub server_name: HostName,
+}
+
+/// Backing images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackingImageConfig {
+    /// Certificates of authorities that servers may be certified by, besides the system's.
+    pub ca: OptionalPath,
 }
 
 impl TlsConfig {
@@ -217,6 +226,7 @@ impl Default for NodeConfig {
             state_dir: PathBuf::from("/var/lib/corriente"),
             host_prefix: OptionalPath::default(),
             read_policy: ReadPolicy::LocalFirst,
+            backing_image: BackingImageConfig { ca: OptionalPath(None) },
             tls: TlsConfig {
                 directory: OptionalPath::default(),
                 ca: OptionalPath::default(),

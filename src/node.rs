@@ -98,6 +98,7 @@ pub fn serve(config: NodeConfig) -> Result<()> {
 
 async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     let credentials = credentials(&config)?;
+    crate::backing_image::require_authorities(&config)?;
     let listeners = Listeners::bind(&config, credentials.clone()).await?;
     let telemetry = Telemetry::new(config.limits.watch_queue_depth.get());
     let health = Health::new();

@@ -2,6 +2,9 @@
 //!
 //! A process can start SPDK once, so all tests of a process share one environment and keep to disks of their own.
 
+#[path = "domain/letting_go.rs"]
+mod letting_go;
+
 use std::io::{Seek, SeekFrom, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;

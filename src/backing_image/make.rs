@@ -123,7 +123,8 @@ impl BackingImages {
         match &request.source {
             ImageSource::Http(url) => {
                 let limits = HttpLimits { connect: self.limits().connect, stall: copy.stall };
-                let pieces = unless(copy.cancel, http::open(url, request.size, limits)).await?;
+                let authorities = self.limits().authorities.read()?;
+                let pieces = unless(copy.cancel, http::open(url, request.size, limits, authorities)).await?;
                 copy.run(pieces, request).await
             }
             ImageSource::File(path) => {

@@ -92,6 +92,11 @@ pub static SETTINGS: &[Setting] = &[
     setting!("tls.certificate", tls.certificate, "The certificate of this node, PEM"),
     setting!("tls.key", tls.key, "The key of this node's certificate, PEM"),
     setting!("tls.server_name", tls.server_name, "Who the certificates of other nodes are made out to"),
+    setting!(
+        "backing_image.ca",
+        backing_image.ca,
+        "Authorities besides the system's that https servers of backing images may be certified by, PEM; empty for none"
+    ),
     setting!("reactor.cores", reactor.cores, "The cores of the data path: a list like 0,2-3 or a mask like 0xd"),
     setting!("reactor.poll", reactor.poll, "adaptive: an idle reactor naps until there is work; busy: it never sleeps"),
     setting!("memory.mode", memory.mode, "hugepages, or no-huge for tests and small machines"),
