@@ -340,6 +340,13 @@ impl Replicas {
         }
     }
 
+    /// The replica's disk, and the bytes that are free there.
+    pub async fn disk_space(&self, name: &ReplicaName) -> Result<(DiskName, u64)> {
+        let replica = self.known(name)?;
+        let lvs = replica.disk.capacity().await?;
+        Ok((replica.disk.name().clone(), lvs.free_clusters * u64::from(lvs.cluster_size)))
+    }
+
     /// Makes all that the replica acknowledged before the call durable.
     pub async fn flush(&self, name: &ReplicaName) -> Result<()> {
         self.known(name)?.disk.flush().await

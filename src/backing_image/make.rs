@@ -105,7 +105,7 @@ impl BackingImages {
         let progress = Progress { image, done: AtomicU64::new(0), total: request.size.saturating_mul(2) };
         let copy = Copy { device: &device, progress: &progress, stall: self.limits().stall, cancel };
         if let Err(error) = self.copy(request, &copy).await {
-            return Err(image.store.explain(error).await);
+            return Err(image.disk.explain(error, "the image").await);
         }
         image.disk.flush().await?;
         faults::pass(Point::ImageCopied).await?;

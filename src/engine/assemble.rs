@@ -201,6 +201,7 @@ fn follow(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
                 return;
             }
             engine.apply(&mirror.status());
+            engine.explain_failed_members();
         }
     });
 }
@@ -243,6 +244,7 @@ impl MirrorHost for Host {
     fn member_error(&self) {
         if let Some(engine) = self.engine.upgrade() {
             engine.context.telemetry.metrics.member_error(&engine.volume);
+            engine.look_for_full_disks();
         }
     }
 

@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 
 use super::attach::LocalHead;
 use super::backend::{
-    Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
-    StandsOn,
+    Attribute, Backend, BackupOrder, BackupProgress, Child, DiskSpace, HeadMap, Layer, ReplicaDescription,
+    SnapshotOptions, StandsOn,
 };
 use super::context::{LocalReplica, LocalReplicas};
 use crate::disk::FlushHandle;
@@ -100,6 +100,13 @@ impl Backend for LocalBackend {
 
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { self.replicas.snapshot_purge(&self.name).await.map(drop) })
+    }
+
+    fn disk_space(&self) -> BoxFuture<'_, Result<DiskSpace>> {
+        Box::pin(async move {
+            let (disk, free) = self.replicas.disk_space(&self.name).await?;
+            Ok(DiskSpace { disk: disk.to_string(), free })
+        })
     }
 
     fn expand(&self, size: u64) -> BoxFuture<'_, Result<()>> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -16,8 +16,9 @@ use crate::support::node::{Node, NodeOptions};
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn make() -> Self {
+    fn make(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority"))
     }
@@ -43,7 +44,7 @@ impl Authority {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_by_https_comes_from_a_server_whose_certificate_is_trusted_and_from_no_other() {
-    let (ours, foreign) = (Authority::make(), Authority::make());
+    let (ours, foreign) = (Authority::make("ours"), Authority::make("foreign"));
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let file = ours.write(directory.path());
     let node = Node::start(NodeOptions::named("a").set("backing_image.ca", file.to_str().expect("UTF-8"))).await;
