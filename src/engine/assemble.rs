@@ -145,7 +145,11 @@ async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<Opened
         assembly,
         opened,
         policy: engine.context.read_policy,
-        host: Arc::new(Host { engine: Arc::downgrade(engine), control: engine.context.control.clone() }),
+        host: Arc::new(Host {
+            engine: Arc::downgrade(engine),
+            control: engine.context.control.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        }),
         member_deadline: engine.context.limits.member_deadline,
     };
     Mirror::start(&engine.context.control, parts).await.map(Arc::new)
@@ -230,6 +234,8 @@ async fn close_all(engine: &Engine, members: impl IntoIterator<Item = OpenedMemb
 struct Host {
     engine: std::sync::Weak<Engine>,
     control: Control,
+    /// It is told of errors on a reactor, which is no place to ask other nodes.
+    runtime: tokio::runtime::Handle,
 }
 
 impl MirrorHost for Host {
@@ -244,7 +250,7 @@ impl MirrorHost for Host {
     fn member_error(&self) {
         if let Some(engine) = self.engine.upgrade() {
             engine.context.telemetry.metrics.member_error(&engine.volume);
-            engine.look_for_full_disks();
+            engine.look_for_full_disks(&self.runtime);
         }
     }
 

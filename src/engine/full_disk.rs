@@ -60,13 +60,14 @@ impl Engine {
         });
     }
 
-    /// An I/O of the volume has failed at a replica; if a disk is full, that is logged and told. Does not wait.
-    pub(super) fn look_for_full_disks(self: &Arc<Self>) {
+    /// An I/O of the volume has failed at a replica; if a disk is full, that is logged and told. Does not wait: the
+    /// looking is done on `runtime`.
+    pub(super) fn look_for_full_disks(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         if self.is_looking.swap(true, Ordering::Relaxed) {
             return;
         }
         let engine = self.clone();
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             for (replica, full) in engine.full_disks(&engine.published().replicas).await {
                 tracing::error!(engine = %engine.name, volume = %engine.volume, %replica, error = %full,
                     "a volume has no space for a write");
