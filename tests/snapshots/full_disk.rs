@@ -93,14 +93,14 @@ async fn a_write_that_does_not_fit_is_told_with_the_disk_and_the_replica() {
         "has no space left",
         "give the volume a replica on another disk",
     ];
-    wait_until(LIMIT, "the log says why", async || {
+    let line = wait_until(LIMIT, "the log says why", async || {
         let log = node.log();
         match log.lines().find(|line| line.contains("a volume has no space for a write")) {
-            Some(line) => Ok(contains(line, &told)),
+            Some(line) => Ok(line.to_owned()),
             None => Err("it does not".into()),
         }
-    })
-    .await;
+    });
+    contains(&line.await, &told);
     volume.disconnect().await.expect("an orderly end");
 
     // One of two replicas has no space: it is out, and listed with the reason; the volume goes on.
