@@ -16,8 +16,8 @@ use std::time::Duration;
 use corriente::error::Error;
 use corriente::mirror::core::dirty::FoundDirty;
 use corriente::mirror::core::{
-    Candidate, DirtyOrder, DirtyRecord, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember,
-    ReadPolicy, ReplicaRecords, assemble,
+    Candidate, DirtyOrder, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember, ReadPolicy,
+    ReplicaRecords, assemble,
 };
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
 use corriente::name::{BdevName, HostPort, LvolAlias, LvolName, LvsName, NonEmpty, ReplicaName};
@@ -123,8 +123,15 @@ impl Disk {
 /// Stores dirty regions as a replica's node does.
 struct Host {
     control: Control,
-    claimed: Arc<Mutex<BTreeMap<ReplicaName, DirtyRecord>>>,
+    records: Arc<Mutex<BTreeMap<ReplicaName, ReplicaRecords>>>,
     replicas: Vec<(ReplicaName, LvolAlias, Arc<File>)>,
+}
+
+impl Host {
+    fn records_of(&self, member: &OpenMember) -> ReplicaRecords {
+        let none = ReplicaRecords { generation: None, dirty: FoundDirty::Nothing };
+        self.records.lock().expect("no panic").get(&member.replica).cloned().unwrap_or(none)
+    }
 }
 
 impl MirrorHost for Host {
@@ -133,11 +140,12 @@ impl MirrorHost for Host {
     }
 
     fn persist_dirty(&self, member: &OpenMember, order: DirtyOrder) -> BoxFuture<'static, Result<(), Error>> {
-        let (DirtyOrder::Claim(record) | DirtyOrder::Replace(record)) = &order;
-        let record = *record;
-        if matches!(order, DirtyOrder::Claim(_)) {
-            self.claimed.lock().expect("no panic").insert(member.replica.clone(), record);
-        }
+        let mut records = self.records_of(member);
+        let stored = order.carry_out(&records, VOLUME_BYTES).expect("the replica is this mirror's");
+        let record = stored.dirty;
+        records.dirty = FoundDirty::Known(Box::new(record));
+        records.generation = stored.generation.or(records.generation);
+        self.records.lock().expect("no panic").insert(member.replica.clone(), records);
         let known = self.replicas.iter().find(|(replica, ..)| *replica == member.replica);
         let (_, alias, file) = known.expect("one of the mirror's").clone();
         let control = self.control.clone();
@@ -152,9 +160,8 @@ impl MirrorHost for Host {
     }
 
     fn records(&self, member: &OpenMember) -> BoxFuture<'static, Result<ReplicaRecords, Error>> {
-        let claimed = self.claimed.lock().expect("no panic").get(&member.replica).copied();
-        let dirty = claimed.map_or(FoundDirty::Nothing, |record| FoundDirty::Known(Box::new(record)));
-        Box::pin(async { Ok(ReplicaRecords { generation: None, dirty }) })
+        let records = self.records_of(member);
+        Box::pin(async { Ok(records) })
     }
 
     fn close(&self, _: OpenMember, _: bool) -> BoxFuture<'static, ()> {
@@ -200,7 +207,7 @@ async fn start_mirror(control: &Control, disks: &[Disk], name: &str, quiet: Opti
         assembly,
         opened: NonEmpty::from_vec(opened).expect("two members"),
         policy: ReadPolicy::LocalFirst,
-        host: Arc::new(Host { control: control.clone(), claimed: Arc::default(), replicas }),
+        host: Arc::new(Host { control: control.clone(), records: Arc::default(), replicas }),
         member_deadline: Duration::from_secs(30),
         quiet,
     };

@@ -3,14 +3,15 @@
 //! Each cell is the median of several runs, bare and mirror taken in turn, so that noise of the machine meets both.
 //! `cargo bench --bench mirror`; needs hugepages or falls back to ordinary pages, and says which.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corriente::Result;
 use corriente::mirror::core::dirty::FoundDirty;
 use corriente::mirror::core::{
-    Candidate, DirtyOrder, DirtyRecord, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember,
-    ReadPolicy, RegionSet, Regions, ReplicaRecords, assemble,
+    Candidate, DirtyOrder, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember, ReadPolicy,
+    ReplicaRecords, assemble,
 };
 use corriente::mirror::{MemberFlush, Mirror, MirrorHost, MirrorParts, OpenedMember};
 use corriente::name::{BdevName, HostPort, NonEmpty, ReplicaName};
@@ -25,13 +26,15 @@ const ROUNDS: usize = 5;
 const SLICE: Duration = Duration::from_millis(400);
 const DEVICE: Geometry = Geometry { block_size: 4096, block_count: 16 * 1024 };
 
-/// Generations of a bench need no storage.
-struct Host;
+/// Keeps what is stored with a replica, which takes what it is told.
+#[derive(Default)]
+struct Host(Arc<Mutex<BTreeMap<ReplicaName, ReplicaRecords>>>);
 
-/// What a replica that is this mirror's says.
-fn claimed() -> DirtyRecord {
-    let regions = Regions::of_volume(DEVICE.size());
-    DirtyRecord { regions, incarnation: Incarnation(1), sequence: 0, dirty: RegionSet::EMPTY }
+impl Host {
+    fn records_of(&self, member: &OpenMember) -> ReplicaRecords {
+        let none = ReplicaRecords { generation: None, dirty: FoundDirty::Nothing };
+        self.0.lock().expect("no panic").get(&member.replica).cloned().unwrap_or(none)
+    }
 }
 
 impl MirrorHost for Host {
@@ -39,12 +42,18 @@ impl MirrorHost for Host {
         Box::pin(async { Ok(()) })
     }
 
-    fn persist_dirty(&self, _: &OpenMember, _: DirtyOrder) -> BoxFuture<'static, Result<()>> {
+    fn persist_dirty(&self, member: &OpenMember, order: DirtyOrder) -> BoxFuture<'static, Result<()>> {
+        let mut records = self.records_of(member);
+        let stored = order.carry_out(&records, DEVICE.size()).expect("the replica is this mirror's");
+        records.dirty = FoundDirty::Known(Box::new(stored.dirty));
+        records.generation = stored.generation.or(records.generation);
+        self.0.lock().expect("no panic").insert(member.replica.clone(), records);
         Box::pin(async { Ok(()) })
     }
 
-    fn records(&self, _: &OpenMember) -> BoxFuture<'static, Result<ReplicaRecords>> {
-        Box::pin(async { Ok(ReplicaRecords { generation: None, dirty: FoundDirty::Known(Box::new(claimed())) }) })
+    fn records(&self, member: &OpenMember) -> BoxFuture<'static, Result<ReplicaRecords>> {
+        let records = self.records_of(member);
+        Box::pin(async { Ok(records) })
     }
 
     fn close(&self, _: OpenMember, _: bool) -> BoxFuture<'static, ()> {
@@ -187,7 +196,7 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
         assembly,
         opened: NonEmpty::from_vec(opened).expect("two members"),
         policy: ReadPolicy::LocalFirst,
-        host: Arc::new(Host),
+        host: Arc::new(Host::default()),
         member_deadline: Duration::from_secs(5),
         quiet: Some(Duration::from_secs(10)),
     };

@@ -6,9 +6,10 @@
 //!
 //! - [`request`]: what an image is asked to be. [`view`]: an image as it is shown. `instance`: one image.
 //! - `make`: from its source to its disk. `piece`: an image in pieces. `http`, `file`, `peer`,
-//!   `remote`: its sources.
+//!   `remote`: its sources. `authorities`: who may certify them.
 //! - `expose`: an image as the source of another node's. `verify`: an image read again.
 
+mod authorities;
 mod checksum;
 mod discover;
 mod expose;
@@ -46,8 +47,10 @@ use crate::telemetry::Events;
 use crate::telemetry::events::ObjectKind;
 use crate::{Error, Result};
 
+use authorities::Authorities;
 use instance::Image;
 
+pub use authorities::require_authorities;
 pub use checksum::ImageChecksum;
 pub(crate) use record::{ImageRecord, Outcome, REPLICA};
 pub(crate) use remote::RemoteImage;
@@ -87,6 +90,8 @@ struct ImageLimits {
     stall: Duration,
     /// What is put in front of the path of a file.
     host_prefix: Option<PathBuf>,
+    /// Who may certify a server that is downloaded from.
+    authorities: Authorities,
 }
 
 impl BackingImages {
@@ -104,6 +109,7 @@ impl BackingImages {
             connect: config.timeouts.attach,
             stall: config.timeouts.backing_image_stall,
             host_prefix: config.host_prefix.0.clone(),
+            authorities: Authorities::of(config),
         };
         let (data_ip, changes, images) = (config.data_ip, Changes::new(), Mutex::default());
         Self(Arc::new(Shared { control, disks, ports, peers, data_ip, changes, events, limits, images }))

@@ -60,6 +60,8 @@ pub struct NodeConfig {
     pub read_policy: ReadPolicy,
     /// TLS of gRPC.
     pub tls: TlsConfig,
+    /// Where backing images come from.
+    pub backing_image: BackingImageConfig,
     /// The threads of the data path.
     pub reactor: ReactorConfig,
     /// The memory of the data path.
@@ -87,6 +89,13 @@ pub struct TlsConfig {
     pub key: OptionalPath,
     /// Who the certificates of other nodes are made out to.
     pub server_name: HostName,
+}
+
+/// Backing images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackingImageConfig {
+    /// Certificates of authorities that servers may be certified by, besides the system's.
+    pub ca: OptionalPath,
 }
 
 impl TlsConfig {
@@ -200,6 +209,8 @@ pub struct TimeoutsConfig {
     pub rebuild_stall: Duration,
     /// A region of a mirror that nothing was written to for this long is taken off the dirty log.
     pub dirty_quiet: Duration,
+    /// A snapshot waits this long at most for a step of a rebuild that must be alone.
+    pub rebuild_step: Duration,
     /// A backing image whose source gives nothing for this long has failed.
     pub backing_image_stall: Duration,
 }
@@ -217,6 +228,7 @@ impl Default for NodeConfig {
             state_dir: PathBuf::from("/var/lib/corriente"),
             host_prefix: OptionalPath::default(),
             read_policy: ReadPolicy::LocalFirst,
+            backing_image: BackingImageConfig { ca: OptionalPath(None) },
             tls: TlsConfig {
                 directory: OptionalPath::default(),
                 ca: OptionalPath::default(),
@@ -272,6 +284,8 @@ impl Default for TimeoutsConfig {
             restore_stall: Duration::from_secs(120),
             rebuild_stall: Duration::from_secs(60),
             dirty_quiet: Duration::from_secs(10),
+            // Less than callers usually wait for an answer.
+            rebuild_step: Duration::from_secs(30),
             backing_image_stall: Duration::from_secs(60),
         }
     }

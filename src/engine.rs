@@ -7,6 +7,7 @@
 //!   mirror as a target.
 //! - `create`: from a request to a volume that is served. `snapshot`, `hash`, `expand`, `suspend`, `rebuild`, [`backup`],
 //!   [`checksum`], [`clone`], [`restore`]: operations. `tell`: what changed, as events.
+//!   `full_disk`: why a write failed.
 
 pub mod assemble;
 pub mod attach;
@@ -17,6 +18,7 @@ pub mod clone;
 pub mod context;
 mod create;
 mod expand;
+mod full_disk;
 mod hash;
 pub mod instance;
 pub mod local;

@@ -56,6 +56,14 @@ pub enum Error {
         /// What stands in the way, and what to do.
         problem: String,
     },
+    /// Caller: another has changed the object since the caller looked at it.
+    #[error("{object}: {problem}")]
+    Overtaken {
+        /// The object, kind and name.
+        object: String,
+        /// What it is now, and what that means.
+        problem: String,
+    },
     /// Caller: the call was cancelled.
     #[error("{what} was cancelled")]
     Canceled {
@@ -154,6 +162,11 @@ impl Error {
         Self::Precondition { object: object.to_string(), problem: problem.into() }
     }
 
+    /// Another has changed the object.
+    pub fn overtaken(object: impl ToString, problem: impl Into<String>) -> Self {
+        Self::Overtaken { object: object.to_string(), problem: problem.into() }
+    }
+
     /// An invariant of ours is broken.
     pub fn internal(object: impl ToString, problem: impl Into<String>) -> Self {
         Self::Internal { object: object.to_string(), problem: problem.into() }
@@ -169,6 +182,7 @@ impl Error {
         match &mut self {
             Self::InvalidArgument { problem, .. }
             | Self::Precondition { problem, .. }
+            | Self::Overtaken { problem, .. }
             | Self::Exhausted { problem, .. }
             | Self::Peer { problem, .. }
             | Self::Medium { problem, .. }

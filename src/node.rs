@@ -98,6 +98,7 @@ pub fn serve(config: NodeConfig) -> Result<()> {
 
 async fn run(config: NodeConfig, log_control: LogControl) -> Result<()> {
     let credentials = credentials(&config)?;
+    crate::backing_image::require_authorities(&config)?;
     let listeners = Listeners::bind(&config, credentials.clone()).await?;
     let telemetry = Telemetry::new(config.limits.watch_queue_depth.get());
     let health = Health::new();
@@ -296,5 +297,6 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         restore_stall: config.timeouts.restore_stall,
         rebuild_stall: config.timeouts.rebuild_stall,
         dirty_quiet: config.timeouts.dirty_quiet,
+        rebuild_step: config.timeouts.rebuild_step,
     }
 }

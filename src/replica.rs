@@ -331,10 +331,21 @@ impl Replicas {
         match &turn.work.serving {
             Some(serving) => Ok(Some(LocalHead { bdev: serving.local_bdev()?, flush: serving.flush_handle() })),
             None => {
-                let state = turn.state().as_str();
-                Err(Error::precondition(replica.object(), format!("it is in state {state}; it must be running")))
+                let (state, reason) = (turn.state().as_str(), &replica.view().error);
+                let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                Err(Error::precondition(
+                    replica.object(),
+                    format!("it is in state {state}{reason}; it must be running"),
+                ))
             }
         }
+    }
+
+    /// The replica's disk, and the bytes that are free there.
+    pub async fn disk_space(&self, name: &ReplicaName) -> Result<(DiskName, u64)> {
+        let replica = self.known(name)?;
+        let lvs = replica.disk.capacity().await?;
+        Ok((replica.disk.name().clone(), lvs.free_clusters * u64::from(lvs.cluster_size)))
     }
 
     /// Makes all that the replica acknowledged before the call durable.

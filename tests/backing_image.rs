@@ -8,6 +8,8 @@ mod support;
 #[path = "disaster_recovery/cluster.rs"]
 mod cluster;
 
+#[path = "backing_image/https.rs"]
+mod https;
 #[path = "backing_image/images.rs"]
 mod images;
 #[path = "backing_image/replicas.rs"]

@@ -11,6 +11,8 @@ mod cluster;
 mod crashes;
 #[path = "clone/full.rs"]
 mod full;
+#[path = "clone/full_restart.rs"]
+mod full_restart;
 #[path = "clone/linked.rs"]
 mod linked;
 #[path = "clone/protection.rs"]

@@ -23,5 +23,7 @@ mod restore;
 mod scene;
 #[path = "disaster_recovery/single.rs"]
 mod single;
+#[path = "disaster_recovery/single_cancel.rs"]
+mod single_cancel;
 #[path = "disaster_recovery/store.rs"]
 mod store;

@@ -2,6 +2,9 @@
 //!
 //! A process can start SPDK once, so all tests of a process share one environment and keep to disks of their own.
 
+#[path = "domain/letting_go.rs"]
+mod letting_go;
+
 use std::io::{Seek, SeekFrom, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -387,7 +390,7 @@ fn expansion_is_seen_by_who_is_connected_and_attributes_stay() {
         let key = "corriente.generation";
         node.replicas.xattr_set(&name, key, record(second).as_bytes()).await.unwrap();
         let stale = node.replicas.xattr_set(&name, key, record(first).as_bytes()).await;
-        assert!(matches!(stale, Err(Error::Precondition { .. })), "{stale:?}");
+        assert!(matches!(stale, Err(Error::Overtaken { .. })), "{stale:?}");
         assert!(node.replicas.xattr_set(&name, key, b"nonsense").await.is_err());
         let head = node.replicas.local_head(&name).await.unwrap().unwrap();
         head.flush.flush().await.unwrap();

@@ -9,6 +9,10 @@ mod support;
 mod alike;
 #[path = "disaster_recovery/cluster.rs"]
 mod cluster;
+#[path = "rebuild/last_round.rs"]
+mod last_round;
+#[path = "rebuild/lost_source.rs"]
+mod lost_source;
 #[path = "rebuild/rounds.rs"]
 mod rounds;
 #[path = "rebuild/snapshots.rs"]
@@ -69,7 +73,12 @@ async fn works_until(cluster: &Cluster, client: &mut Client, wanted: wire::Repli
 
 /// A volume of one replica with a client and two snapshots.
 async fn lab() -> (Cluster, Client) {
-    let cluster = Cluster::start_with(NodeOptions::faulty).await;
+    lab_with(|options| options).await
+}
+
+/// The same with settings of the nodes.
+async fn lab_with(set: impl Fn(NodeOptions) -> NodeOptions) -> (Cluster, Client) {
+    let cluster = Cluster::start_with(|options| set(options.faulty())).await;
     let first = create_replica(&cluster.nodes[0], FIRST, SIZE).await;
     let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", [(FIRST.into(), first)].into()).await;
     let mut client = Client::of(&engine, SIZE).await;

@@ -1,4 +1,4 @@
-//! Snapshots of a volume that clients use, from outside: deleted in the middle of the chain, counted, and on a disk that is full.
+//! Snapshots of a volume that clients use, from outside: deleted in the middle of the chain, counted, and on a disk that is full, as are writes, copies and restores.
 
 mod support;
 
@@ -9,5 +9,7 @@ mod cluster;
 
 #[path = "snapshots/chain.rs"]
 mod chain;
+#[path = "snapshots/full_disk.rs"]
+mod full_disk;
 #[path = "snapshots/limits.rs"]
 mod limits;

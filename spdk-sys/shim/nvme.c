@@ -15,11 +15,6 @@
 #include "bdev/nvme/common.h"
 #endif
 
-/* Namespaces a controller may have; ours have one. */
-#define MAX_NAMES 16
-
-#define POLL_US 1000
-
 int
 cs_nvme_configure(const struct cs_nvme_options *options)
 {
@@ -53,18 +48,6 @@ cs_nvme_configure(const struct cs_nvme_options *options)
 #else
 	return bdev_nvme_set_opts(&opts);
 #endif
-}
-
-static bool
-deadline_passed(uint64_t deadline)
-{
-	return spdk_get_ticks() >= deadline;
-}
-
-static uint64_t
-deadline_after(uint32_t timeout_ms)
-{
-	return spdk_get_ticks() + (uint64_t)timeout_ms * spdk_get_ticks_hz() / 1000;
 }
 
 /* ------------------------------------------------------------------ detach */
@@ -105,7 +88,7 @@ detach_poll(void *context)
 		detach_done(detach, 0);
 		return SPDK_POLLER_BUSY;
 	}
-	if (deadline_passed(detach->deadline)) {
+	if (cs_deadline_passed(detach->deadline)) {
 		detach_done(detach, -ETIMEDOUT);
 		return SPDK_POLLER_BUSY;
 	}
@@ -119,7 +102,7 @@ detach_poll(void *context)
 static bool
 detach_watch(struct detach *detach)
 {
-	detach->poller = spdk_poller_register_named(detach_poll, detach, POLL_US, "corriente_nvme_detach");
+	detach->poller = spdk_poller_register_named(detach_poll, detach, CS_POLL_US, "corriente_nvme_detach");
 	if (detach->poller == NULL) {
 		detach_done(detach, -ENOMEM);
 		return false;
@@ -257,7 +240,7 @@ detach_lost(void *context)
 	pthread_mutex_unlock(&g_bdev_nvme_mutex);
 	if (resetting || controller->destruct) {
 		/* Its turn comes when that reset is over, or the controller is gone. */
-		if (deadline_passed(detach->deadline)) {
+		if (cs_deadline_passed(detach->deadline)) {
 			detach_done(detach, -ETIMEDOUT);
 			return SPDK_POLLER_BUSY;
 		}
@@ -276,7 +259,7 @@ detach_start(struct detach *detach)
 		detach_delete(detach);
 		return;
 	}
-	detach->poller = spdk_poller_register_named(detach_lost, detach, POLL_US, "corriente_nvme_lost");
+	detach->poller = spdk_poller_register_named(detach_lost, detach, CS_POLL_US, "corriente_nvme_lost");
 	if (detach->poller == NULL) {
 		detach_done(detach, -ENOMEM);
 		return;
@@ -302,7 +285,7 @@ cs_nvme_detach(const char *name, bool peer_lost, uint32_t timeout_ms, cs_done_cb
 		return;
 	}
 	detach->peer_lost = peer_lost;
-	detach->deadline = deadline_after(timeout_ms);
+	detach->deadline = cs_deadline_after(timeout_ms);
 	detach->cb = cb;
 	detach->arg = arg;
 	detach_start(detach);
@@ -321,20 +304,13 @@ cs_fault_attach(enum cs_fault_attach fault)
 struct attach {
 	char name[256];
 	struct spdk_nvme_transport_id id;
-	const char *names[MAX_NAMES];
+	const char *names[CS_MAX_NAMES];
 	uint64_t deadline;
 	struct spdk_poller *poller;
 	/* NULL once the waiter has been told that the time is over. */
 	cs_nvme_attach_cb cb;
 	void *arg;
 };
-
-static void
-nobody_waits(void *arg, int rc)
-{
-	(void)arg;
-	(void)rc;
-}
 
 static void
 attach_answer(struct attach *attach, size_t count, int rc)
@@ -410,7 +386,7 @@ attached(void *context, size_t count, int rc)
 		attach_answer(attach, count, rc);
 	} else if (rc == 0) {
 		/* Too late: nobody knows of it, so it goes. */
-		cs_nvme_detach(attach->name, false, 10000, nobody_waits, NULL);
+		cs_nvme_detach(attach->name, false, 10000, cs_nobody_waits, NULL);
 	}
 	free(attach);
 }
@@ -420,7 +396,7 @@ attach_late(void *context)
 {
 	struct attach *attach = context;
 
-	if (!deadline_passed(attach->deadline)) {
+	if (!cs_deadline_passed(attach->deadline)) {
 		return SPDK_POLLER_IDLE;
 	}
 	/*
@@ -471,16 +447,16 @@ attach_start(struct attach *attach, const struct cs_nvme_target *target)
 	}
 #if CS_SPDK_SINCE(25, 5)
 	controller.multipath = false;
-	return spdk_bdev_nvme_create(&attach->id, attach->name, attach->names, MAX_NAMES, attached, attach,
+	return spdk_bdev_nvme_create(&attach->id, attach->name, attach->names, CS_MAX_NAMES, attached, attach,
 				     &driver, &controller);
 #else
-	return spdk_bdev_nvme_create(&attach->id, attach->name, attach->names, MAX_NAMES, attached, attach,
+	return spdk_bdev_nvme_create(&attach->id, attach->name, attach->names, CS_MAX_NAMES, attached, attach,
 				     &driver, &controller, false);
 #endif
 #else
 	struct spdk_nvme_host_id host = {};
 
-	return bdev_nvme_create(&attach->id, &host, attach->name, attach->names, MAX_NAMES,
+	return bdev_nvme_create(&attach->id, &host, attach->name, attach->names, CS_MAX_NAMES,
 				target->host_nqn, 0, attached, attach);
 #endif
 }
@@ -502,11 +478,11 @@ cs_nvme_attach(const struct cs_nvme_target *target, uint32_t timeout_ms, cs_nvme
 	}
 	attach->cb = cb;
 	attach->arg = arg;
-	attach->deadline = deadline_after(timeout_ms);
+	attach->deadline = cs_deadline_after(timeout_ms);
 	rc = strlen(target->name) < sizeof(attach->name) ? make_id(target, &attach->id) : -ENAMETOOLONG;
 	if (rc == 0) {
 		snprintf(attach->name, sizeof(attach->name), "%s", target->name);
-		attach->poller = spdk_poller_register_named(attach_late, attach, POLL_US,
+		attach->poller = spdk_poller_register_named(attach_late, attach, CS_POLL_US,
 				 "corriente_nvme_attach");
 		rc = attach->poller == NULL ? -ENOMEM : attach_start(attach, target);
 	}

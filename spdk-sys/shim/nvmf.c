@@ -13,7 +13,6 @@
 
 #define TRANSPORT "TCP"
 #define NAMESPACE_ID 1
-#define POLL_US 1000
 
 static struct spdk_nvmf_subsystem *
 find(const char *nqn)
@@ -198,7 +197,7 @@ destroy_when_left(void *context)
 	struct destroy *destroy = context;
 
 	if (!TAILQ_EMPTY(&destroy->subsystem->ctrlrs)) {
-		if (spdk_get_ticks() >= destroy->deadline) {
+		if (cs_deadline_passed(destroy->deadline)) {
 			spdk_poller_unregister(&destroy->poller);
 			destroy->cb(destroy->arg, -ETIMEDOUT);
 			free(destroy);
@@ -237,10 +236,10 @@ cs_nvmf_destroy(const char *nqn, uint32_t timeout_ms, cs_done_cb cb, void *arg)
 		return;
 	}
 	destroy->subsystem = subsystem;
-	destroy->deadline = spdk_get_ticks() + (uint64_t)timeout_ms * spdk_get_ticks_hz() / 1000;
+	destroy->deadline = cs_deadline_after(timeout_ms);
 	destroy->cb = cb;
 	destroy->arg = arg;
-	destroy->poller = spdk_poller_register_named(destroy_when_left, destroy, POLL_US,
+	destroy->poller = spdk_poller_register_named(destroy_when_left, destroy, CS_POLL_US,
 			  "corriente_nvmf_destroy");
 	if (destroy->poller == NULL) {
 		free(destroy);
@@ -535,7 +534,7 @@ state_change_poll(void *context)
 {
 	struct state_change *change = context;
 	struct spdk_nvmf_subsystem *subsystem = find(change->nqn);
-	bool late = spdk_get_ticks() >= change->deadline;
+	bool late = cs_deadline_passed(change->deadline);
 	enum cs_nvmf_state state;
 
 	if (change->begun) {
@@ -582,10 +581,10 @@ cs_nvmf_change(const char *nqn, enum cs_nvmf_change kind, uint32_t timeout_ms, c
 	}
 	snprintf(change->nqn, sizeof(change->nqn), "%s", nqn);
 	change->change = kind;
-	change->deadline = spdk_get_ticks() + (uint64_t)timeout_ms * spdk_get_ticks_hz() / 1000;
+	change->deadline = cs_deadline_after(timeout_ms);
 	change->cb = cb;
 	change->arg = arg;
-	change->poller = spdk_poller_register_named(state_change_poll, change, POLL_US,
+	change->poller = spdk_poller_register_named(state_change_poll, change, CS_POLL_US,
 			 "corriente_nvmf_change");
 	if (change->poller == NULL) {
 		free(change);

@@ -13,11 +13,6 @@
 #include "spdk/string.h"
 #include "bdev/virtio/bdev_virtio.h"
 
-/* SCSI targets of one device that are told. */
-#define MAX_NAMES 16
-
-#define POLL_US 1000
-
 struct virtio_attach {
 	char name[256];
 	uint64_t deadline;
@@ -28,18 +23,11 @@ struct virtio_attach {
 };
 
 static void
-nobody_waits(void *arg, int rc)
-{
-	(void)arg;
-	(void)rc;
-}
-
-static void
 attach_answer(struct virtio_attach *attach, struct spdk_bdev **bdevs, size_t count, int rc)
 {
-	const char *names[MAX_NAMES];
+	const char *names[CS_MAX_NAMES];
 	cs_nvme_attach_cb cb = attach->cb;
-	size_t told = rc == 0 ? spdk_min(count, (size_t)MAX_NAMES) : 0;
+	size_t told = rc == 0 ? spdk_min(count, (size_t)CS_MAX_NAMES) : 0;
 
 	for (size_t i = 0; i < told; i++) {
 		names[i] = spdk_bdev_get_name(bdevs[i]);
@@ -59,7 +47,7 @@ scanned(void *context, int rc, struct spdk_bdev **bdevs, size_t count)
 		attach_answer(attach, bdevs, count, rc);
 	} else if (rc == 0) {
 		/* Too late: nobody knows of it, so it goes. */
-		bdev_virtio_scsi_dev_remove(attach->name, nobody_waits, NULL);
+		bdev_virtio_scsi_dev_remove(attach->name, cs_nobody_waits, NULL);
 	}
 	free(attach);
 }
@@ -69,7 +57,7 @@ attach_late(void *context)
 {
 	struct virtio_attach *attach = context;
 
-	if (spdk_get_ticks() < attach->deadline) {
+	if (!cs_deadline_passed(attach->deadline)) {
 		return SPDK_POLLER_IDLE;
 	}
 	/* The scan goes on and holds the context; `scanned` frees it. */
@@ -92,8 +80,8 @@ attach_scsi(struct virtio_attach *attach, struct spdk_pci_addr *address, uint32_
 {
 	int rc;
 
-	attach->deadline = spdk_get_ticks() + (uint64_t)timeout_ms * spdk_get_ticks_hz() / 1000;
-	attach->poller = spdk_poller_register_named(attach_late, attach, POLL_US, "corriente_virtio_attach");
+	attach->deadline = cs_deadline_after(timeout_ms);
+	attach->poller = spdk_poller_register_named(attach_late, attach, CS_POLL_US, "corriente_virtio_attach");
 	rc = attach->poller == NULL ? -ENOMEM :
 	     bdev_virtio_pci_scsi_dev_create(attach->name, address, scanned, attach);
 	if (rc != 0) {

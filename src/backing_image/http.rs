@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::StreamExt;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
+use reqwest::{Certificate, Client, Response};
 use url::Url;
 
 use super::piece::{Piece, Pieces};
@@ -36,11 +36,24 @@ struct Download {
     rest: Bytes,
 }
 
-/// Begins a download of `size` bytes.
-pub(super) async fn open(url: &Url, size: u64, limits: HttpLimits) -> Result<Pieces<'static>> {
+/// Begins a download of `size` bytes. A server's certificate must be of the system's authorities or of these.
+pub(super) async fn open(
+    url: &Url,
+    size: u64,
+    limits: HttpLimits,
+    authorities: Vec<Certificate>,
+) -> Result<Pieces<'static>> {
     let peer = ImageSource::Http(url.clone()).to_string();
-    let failed = |error: reqwest::Error| Error::peer(&peer, root_cause(&error.without_url()));
-    let request = client(url, limits).map_err(failed)?.get(url.clone()).send();
+    let failed = |error: reqwest::Error| {
+        let cause = root_cause(&error.without_url());
+        // As rustls begins what it says of a certificate that it does not take.
+        let advice = match cause.contains("invalid peer certificate") {
+            true => "; a server of authorities of your own is trusted when backing_image.ca has theirs",
+            false => "",
+        };
+        Error::peer(&peer, format!("{cause}{advice}"))
+    };
+    let request = client(url, limits, authorities).map_err(failed)?.get(url.clone()).send();
     let response = within(&peer, limits.stall, request).await?.map_err(failed)?;
     if !response.status().is_success() {
         return Err(Error::peer(&peer, format!("it answers {}", response.status())));
@@ -55,8 +68,9 @@ pub(super) async fn open(url: &Url, size: u64, limits: HttpLimits) -> Result<Pie
     Ok(pieces.boxed())
 }
 
-/// The environment's proxies are not for a node's data. A machine without certificates of authorities can do without TLS.
-fn client(url: &Url, limits: HttpLimits) -> reqwest::Result<Client> {
+/// The environment's proxies are not for a node's data. A machine without certificates of authorities can do without TLS, or
+/// with those that it is given.
+fn client(url: &Url, limits: HttpLimits, authorities: Vec<Certificate>) -> reqwest::Result<Client> {
     let builder = || {
         Client::builder()
             .no_proxy()
@@ -64,8 +78,8 @@ fn client(url: &Url, limits: HttpLimits) -> reqwest::Result<Client> {
             .connect_timeout(limits.connect)
             .user_agent(concat!("corriente/", env!("CARGO_PKG_VERSION")))
     };
-    match builder().build() {
-        Err(_) if url.scheme() == "http" => builder().tls_certs_only([]).build(),
+    match builder().tls_certs_merge(authorities.clone()).build() {
+        Err(_) if url.scheme() == "http" || !authorities.is_empty() => builder().tls_certs_only(authorities).build(),
         built => built,
     }
 }

@@ -105,7 +105,7 @@ impl BackingImages {
         let progress = Progress { image, done: AtomicU64::new(0), total: request.size.saturating_mul(2) };
         let copy = Copy { device: &device, progress: &progress, stall: self.limits().stall, cancel };
         if let Err(error) = self.copy(request, &copy).await {
-            return Err(image.store.explain(error).await);
+            return Err(image.disk.explain(error, "the image").await);
         }
         image.disk.flush().await?;
         faults::pass(Point::ImageCopied).await?;
@@ -123,7 +123,8 @@ impl BackingImages {
         match &request.source {
             ImageSource::Http(url) => {
                 let limits = HttpLimits { connect: self.limits().connect, stall: copy.stall };
-                let pieces = unless(copy.cancel, http::open(url, request.size, limits)).await?;
+                let authorities = self.limits().authorities.read()?;
+                let pieces = unless(copy.cancel, http::open(url, request.size, limits, authorities)).await?;
                 copy.run(pieces, request).await
             }
             ImageSource::File(path) => {

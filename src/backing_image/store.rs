@@ -198,17 +198,6 @@ impl ImageStore {
         Ok(users.await?)
     }
 
-    /// What a failed write means when the disk is full: SPDK only says that it failed.
-    pub(super) async fn explain(&self, error: Error) -> Error {
-        match (&error, self.disk.capacity().await) {
-            (Error::Medium { .. }, Ok(lvs)) if lvs.free_clusters == 0 => Error::NoSpace {
-                object: format!("lvstore {}", lvs.name),
-                problem: "the image does not fit; delete snapshots, replicas or images, or use another disk".into(),
-            },
-            _ => error,
-        }
-    }
-
     fn no_room(&self, error: SpdkError) -> Error {
         use crate::spdk::Errno;
         match error.errno() {

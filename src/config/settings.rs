@@ -92,6 +92,11 @@ pub static SETTINGS: &[Setting] = &[
     setting!("tls.certificate", tls.certificate, "The certificate of this node, PEM"),
     setting!("tls.key", tls.key, "The key of this node's certificate, PEM"),
     setting!("tls.server_name", tls.server_name, "Who the certificates of other nodes are made out to"),
+    setting!(
+        "backing_image.ca",
+        backing_image.ca,
+        "Authorities besides the system's that https servers of backing images may be certified by, PEM; empty for none"
+    ),
     setting!("reactor.cores", reactor.cores, "The cores of the data path: a list like 0,2-3 or a mask like 0xd"),
     setting!("reactor.poll", reactor.poll, "adaptive: an idle reactor naps until there is work; busy: it never sleeps"),
     setting!("memory.mode", memory.mode, "hugepages, or no-huge for tests and small machines"),
@@ -174,6 +179,11 @@ pub static SETTINGS: &[Setting] = &[
         "timeouts.dirty_quiet",
         timeouts.dirty_quiet,
         "A region of a volume that nothing was written to for this long is no more compared after a crash"
+    ),
+    setting!(
+        "timeouts.rebuild_step",
+        timeouts.rebuild_step,
+        "How long a snapshot waits for a step of a rebuild that must be alone, as its last round is; it is refused then"
     ),
     setting!(
         "timeouts.backing_image_stall",

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -15,11 +16,14 @@ use super::user_space;
 use crate::name::{BdevName, LvsName};
 use crate::spdk::bdev::OpenBdev;
 use crate::spdk::lvstore::{self, ClearMethod, LvsInfo};
-use crate::spdk::{Control, DmaBuffer, base};
+use crate::spdk::{Control, DmaBuffer, SpdkError, base};
 use crate::{Error, Result, faults};
 
 /// Bytes in a cluster of a new lvstore (`engine-behaviour` §2).
 const CLUSTER_SIZE: u32 = 1 << 20;
+/// How long lvols of a disk that is taken away may be open still: who used them has been told, and closes them by and by.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+const SETTLE_STEP: Duration = Duration::from_millis(20);
 
 /// What a bring-up needs of the node.
 pub(super) struct BringUp {
@@ -264,15 +268,25 @@ async fn take_down(control: &Control, request: &DiskRequest, driver: DiskDriver,
     remove_bdev(control, request, driver, bdev).await
 }
 
+/// Puts an lvstore away. Nobody uses its lvols any more, but who did may be about to close them.
 async fn unload_store(control: &Control, bdev: &BdevName) -> Result<()> {
-    let bdev = bdev.clone();
-    let unloaded = control.run(move |on| async move {
-        match lvstore::on_base(on, &bdev)? {
-            Some(lvs) => lvstore::unload(on, &lvs.name).await,
-            None => Ok(()),
+    let started = tokio::time::Instant::now();
+    loop {
+        let bdev = bdev.clone();
+        let unloaded = control.run(move |on| async move {
+            match lvstore::on_base(on, &bdev)? {
+                Some(lvs) => lvstore::unload(on, &lvs.name).await,
+                None => Ok(()),
+            }
+        });
+        match unloaded.await {
+            // What SPDK refuses here is a store with an lvol that is open.
+            Err(SpdkError::Refused { .. }) if started.elapsed() < SETTLE_LIMIT => {
+                tokio::time::sleep(SETTLE_STEP).await;
+            }
+            unloaded => return Ok(unloaded?),
         }
-    });
-    Ok(unloaded.await?)
+    }
 }
 
 async fn remove_bdev(control: &Control, request: &DiskRequest, driver: DiskDriver, bdev: &BdevName) -> Result<()> {

@@ -147,6 +147,27 @@ impl Disk {
         let info = self.0.control.run(move |on| async move { lvstore::info(on, &lvs) }).await;
         Ok(info?)
     }
+
+    /// The space that the disk has left; the error of a write when there is none.
+    pub async fn require_space(&self, what: &str) -> Result<()> {
+        match self.capacity().await?.free_clusters {
+            0 => Err(Error::NoSpace {
+                object: format!("disk {}", self.name()),
+                problem: format!(
+                    "{what} does not fit; delete snapshots, replicas or backing images there, or use another disk"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the failure of writing `what` means when the disk is full: SPDK only says that it failed.
+    pub async fn explain(&self, error: Error, what: &str) -> Error {
+        match (&error, self.require_space(what).await) {
+            (Error::Medium { .. } | Error::Peer { .. }, Err(full @ Error::NoSpace { .. })) => full,
+            _ => error,
+        }
+    }
 }
 
 impl std::fmt::Debug for Disk {

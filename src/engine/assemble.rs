@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::mirror::core::control::OutReason;
 use crate::mirror::core::{
-    Assembly, Candidate, DirtyOrder, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember,
-    RefusedReason, ReplicaRecords, assemble, salvage,
+    Assembly, Candidate, DirtyOrder, Found, GenerationOrder, Incarnation, Locality, Missing, OpenMember, RefusedReason,
+    ReplicaRecords, assemble, salvage,
 };
 use crate::mirror::{Mirror, MirrorHost, MirrorParts, OpenedMember};
 use crate::name::{BdevName, NonEmpty, ReplicaName};
@@ -42,7 +42,7 @@ pub(super) async fn bring_up(engine: &Arc<Engine>, as_asked: Start) -> Result<()
     let probes = Probes::ask(engine).await?;
     if as_asked == Start::Recovered {
         // First of all: what another engine works on is not to be touched.
-        engine.require_own(probes.generations())?;
+        engine.require_own(&probes.generations())?;
         probes.finish_expansion(engine).await;
     }
     let probes = probes.recover(engine).await?;
@@ -150,7 +150,11 @@ async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<Opened
         assembly,
         opened,
         policy: engine.context.read_policy,
-        host: Arc::new(Host { engine: Arc::downgrade(engine), control: engine.context.control.clone() }),
+        host: Arc::new(Host {
+            engine: Arc::downgrade(engine),
+            control: engine.context.control.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        }),
         member_deadline: engine.context.limits.member_deadline,
         quiet: Some(engine.context.limits.dirty_quiet),
     };
@@ -221,6 +225,7 @@ fn follow(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
                 _ => {}
             }
             engine.apply(&status);
+            engine.explain_failed_members();
         }
     });
 }
@@ -249,6 +254,8 @@ async fn close_all(engine: &Engine, members: impl IntoIterator<Item = OpenedMemb
 struct Host {
     engine: std::sync::Weak<Engine>,
     control: Control,
+    /// It is told of errors on a reactor, which is no place to ask other nodes.
+    runtime: tokio::runtime::Handle,
 }
 
 impl MirrorHost for Host {
@@ -283,6 +290,7 @@ impl MirrorHost for Host {
     fn member_error(&self) {
         if let Some(engine) = self.engine.upgrade() {
             engine.context.telemetry.metrics.member_error(&engine.volume);
+            engine.look_for_full_disks(&self.runtime);
         }
     }
 

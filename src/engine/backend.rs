@@ -149,6 +149,15 @@ pub struct HeadMap {
     pub clusters: ClusterMap,
 }
 
+/// How much room a replica's disk has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// The disk, as its node calls it.
+    pub disk: String,
+    /// Bytes in free clusters.
+    pub free: u64,
+}
+
 /// Control of one replica. Every call has a limit of its own inside.
 pub trait Backend: Send + Sync + 'static {
     /// As its node describes it now.
@@ -203,6 +212,8 @@ pub trait Backend: Send + Sync + 'static {
     fn rebuild_finish(&self) -> BoxFuture<'_, Result<()>>;
     /// Limits how fast this and later rebuilds of it are written; 0 for no limit.
     fn rebuild_limit(&self, mib_per_second: u32) -> BoxFuture<'_, Result<()>>;
+    /// Its disk, and the bytes that are free there now.
+    fn disk_space(&self) -> BoxFuture<'_, Result<DiskSpace>>;
     /// Which clusters its head has of its own now.
     fn head_map(&self) -> BoxFuture<'_, Result<HeadMap>>;
     /// Makes it, which must hold nothing, a clone of another replica's snapshot. A linked clone is complete then; a full copy

@@ -3,7 +3,11 @@
 //! The mirror is down meanwhile, and hosts are disconnected: nobody reads or writes what is neither empty nor whole. A
 //! linked clone is made on each replica, from a replica of the source on the same disk; one for which there is none is out of
 //! the mirror before, by the generation of the others, so that no restart takes it in again.
+//!
+//! `link`: linked clones. `full`: a full copy, and whoever waits for it. `found`: one that an engine finds when it comes up.
+//! `source`: the volume that is cloned. `rebuild`: further replicas of a linked clone.
 
+mod found;
 mod full;
 mod link;
 mod rebuild;
@@ -22,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::name::{EngineName, ReplicaName, SnapshotName};
 use crate::replica::clone::CloneMode;
 
+pub(super) use found::CopyFound;
 pub(super) use full::RunningClone;
 pub use rebuild::AdditionRequest;
 

@@ -29,6 +29,8 @@ pub struct LocalReplica {
 pub trait LocalReplicas: Send + Sync + 'static {
     /// `None` when this node has no such replica.
     fn find<'a>(&'a self, replica: &'a ReplicaName) -> futures::future::BoxFuture<'a, Result<Option<LocalReplica>>>;
+    /// Control of a replica of this node, whatever its state; calls fail when there is none of the name.
+    fn backend(&self, replica: &ReplicaName) -> Arc<dyn Backend>;
 }
 
 /// Limits of engines, from the configuration.
@@ -58,6 +60,8 @@ pub struct EngineLimits {
     pub restore_stall: Duration,
     /// A copy of a rebuild without progress.
     pub rebuild_stall: Duration,
+    /// A snapshot's wait for a step of a rebuild that must be alone.
+    pub rebuild_step: Duration,
 }
 
 /// What all engines of a node share.

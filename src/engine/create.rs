@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::assemble::{self, Start};
 use super::attach::ReplicaPath;
+use super::clone::CopyFound;
 use super::instance::{Engine, Frontend};
 use super::state::EngineState;
 use super::{EngineRequest, Engines, Worker};
@@ -134,7 +135,19 @@ fn require_same(known: &Engine, request: &EngineRequest) -> Result<()> {
     Err(Error::AlreadyExists { kind: "engine", name: known.name.to_string(), detail: format!(": {differs}") })
 }
 
-pub(super) async fn start(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
+/// Brings an engine up, or has it wait for the full copy that runs into its replica.
+async fn start(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
+    match engine.copy_found().await {
+        None => start_whole(engine, as_asked).await,
+        Some(CopyFound::Running(path)) => engine.follow_running(path, as_asked).await,
+        Some(CopyFound::CutShort(error)) => {
+            Err(Error::precondition(engine.object(), format!("the volume is no whole copy: {error}")))
+        }
+    }
+}
+
+/// Brings an engine up of replicas into which nothing is being copied.
+pub(super) async fn start_whole(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
     assemble::bring_up(engine, as_asked).await?;
     if engine.frontend != Frontend::None {
         // From here on clients write: what was restored is theirs now.

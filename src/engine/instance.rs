@@ -2,6 +2,7 @@
 //! never wait for them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::EngineRequest;
@@ -82,6 +83,8 @@ pub struct Engine {
     pub(super) clone: Mutex<Option<RunningClone>>,
     pub(super) suspension: Mutex<Suspension>,
     incarnations: Mutex<Vec<Incarnation>>,
+    /// Its disks are being looked at, or were a moment ago.
+    pub(super) is_looking: AtomicBool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -128,6 +131,7 @@ impl Engine {
             clone: Mutex::new(None),
             suspension: Mutex::default(),
             incarnations: Mutex::default(),
+            is_looking: AtomicBool::new(false),
         }
     }
 

@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 
 use super::attach::LocalHead;
 use super::backend::{
-    Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
-    StandsOn,
+    Attribute, Backend, BackupOrder, BackupProgress, Child, DiskSpace, HeadMap, Layer, ReplicaDescription,
+    SnapshotOptions, StandsOn,
 };
 use super::context::{LocalReplica, LocalReplicas};
 use crate::disk::FlushHandle;
@@ -39,10 +39,14 @@ impl LocalReplicas for NodeReplicas {
         Box::pin(async move {
             let Some(head) = self.replicas.local_head(replica).await? else { return Ok(None) };
             Ok(Some(LocalReplica {
-                backend: Arc::new(LocalBackend { replicas: self.replicas.clone(), name: replica.clone() }),
+                backend: self.backend(replica),
                 head: LocalHead { bdev: head.bdev, flush: Arc::new(DiskOfNode(head.flush)) },
             }))
         })
+    }
+
+    fn backend(&self, replica: &ReplicaName) -> Arc<dyn Backend> {
+        Arc::new(LocalBackend { replicas: self.replicas.clone(), name: replica.clone() })
     }
 }
 
@@ -96,6 +100,13 @@ impl Backend for LocalBackend {
 
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { self.replicas.snapshot_purge(&self.name).await.map(drop) })
+    }
+
+    fn disk_space(&self) -> BoxFuture<'_, Result<DiskSpace>> {
+        Box::pin(async move {
+            let (disk, free) = self.replicas.disk_space(&self.name).await?;
+            Ok(DiskSpace { disk: disk.to_string(), free })
+        })
     }
 
     fn expand(&self, size: u64) -> BoxFuture<'_, Result<()>> {

@@ -6,8 +6,8 @@ use futures::future::BoxFuture;
 use tonic::transport::Channel;
 
 use super::backend::{
-    Attribute, Backend, BackupOrder, BackupProgress, Child, HeadMap, Layer, ReplicaDescription, SnapshotOptions,
-    StandsOn,
+    Attribute, Backend, BackupOrder, BackupProgress, Child, DiskSpace, HeadMap, Layer, ReplicaDescription,
+    SnapshotOptions, StandsOn,
 };
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
@@ -135,6 +135,18 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = self.snapshot_request(None);
             self.call("purge", client.replica_snapshot_purge(request)).await.map(drop)
+        })
+    }
+
+    fn disk_space(&self) -> BoxFuture<'_, Result<DiskSpace>> {
+        Box::pin(async move {
+            let mut client = self.spdk();
+            let request = wire::ReplicaGetRequest { name: self.replica.to_string() };
+            let disk_name = self.call("description", client.replica_get(request)).await?.lvs_name;
+            let request = wire::DiskGetRequest { disk_name, ..Default::default() };
+            let found = self.call("disk", client.disk_get(request)).await?;
+            let free = u64::try_from(found.free_size).map_err(|_| self.wrong("its disk has less than nothing free"))?;
+            Ok(DiskSpace { disk: found.name, free })
         })
     }
 

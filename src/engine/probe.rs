@@ -13,7 +13,7 @@ use super::restore::recover::{self, Recovery, Standing};
 use super::restore::replicas::parse_marker;
 use super::state::Chain;
 use crate::error::{Error, Result};
-use crate::mirror::core::{GenerationRecord, complete};
+use crate::mirror::core::{GenerationRecord, complete, records_that_count};
 use crate::name::{BackupName, ReplicaName};
 
 /// A replica that answered.
@@ -140,9 +140,9 @@ impl Probes {
         self.0.iter().filter_map(|(_, result)| result.as_ref().ok())
     }
 
-    /// What the replicas that answered carry; none of one that was never in a mirror.
-    pub(super) fn generations(&self) -> impl Iterator<Item = &GenerationRecord> {
-        self.answered().filter_map(|probed| probed.record.as_ref())
+    /// What the records of the replicas that answered stand for; none of one that was never in a mirror.
+    pub(super) fn generations(&self) -> Vec<GenerationRecord> {
+        records_that_count(&self.known_records())
     }
 
     /// Each replica's path, with its record or why it cannot take part.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::assemble::Start;
-use super::create::start;
+use super::clone::CopyFound;
+use super::create::start_whole;
 use super::instance::{Engine, Frontend};
 use super::record::{EngineRecord, Remembered};
 use super::state::EngineState;
@@ -21,6 +22,14 @@ use crate::record::Record;
 /// The first and the longest wait between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How an attempt ended.
+enum Tried {
+    /// The engine is up.
+    Up,
+    /// There is nothing more to try; the engine says what it waits for, or what is wrong.
+    Settled,
+}
 
 impl Engines {
     /// Takes all records up again. Returns when each engine is known, in state `pending`, and has its port; they come up in the
@@ -57,10 +66,11 @@ impl Engines {
         let mut pause = FIRST_PAUSE;
         while self.is_recovering(&engine) {
             let error = match self.try_once(&engine, port).await {
-                Ok(()) => {
+                Ok(Tried::Up) => {
                     tracing::info!(engine = %engine.name, volume = %engine.volume, "an engine is up again");
                     return;
                 }
+                Ok(Tried::Settled) => return,
                 Err(error) => error,
             };
             let is_over = tokio::time::Instant::now() + pause > end;
@@ -90,10 +100,10 @@ impl Engines {
         known && !registry.is_stopping && engine.published().state == EngineState::Pending
     }
 
-    async fn try_once(&self, engine: &Arc<Engine>, port: Option<u16>) -> Result<()> {
+    async fn try_once(&self, engine: &Arc<Engine>, port: Option<u16>) -> Result<Tried> {
         let _busy = self.occupy(&engine.name, Worker::Recovery)?;
         if !self.is_recovering(engine) {
-            return Ok(());
+            return Ok(Tried::Settled);
         }
         if let (Some(port), None) = (port, engine.target_address())
             && engine.frontend != Frontend::None
@@ -101,14 +111,26 @@ impl Engines {
             engine.reserve_port(port).await?;
         }
         self.find_paths(engine).await;
-        let started = start(engine, Start::Recovered).await;
+        match engine.copy_found().await {
+            None => {}
+            Some(CopyFound::Running(path)) => {
+                engine.follow_running(path, Start::Recovered).await?;
+                return Ok(Tried::Settled);
+            }
+            Some(CopyFound::CutShort(error)) => {
+                tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "a full copy was cut short");
+                engine.is_no_copy(&error);
+                return Ok(Tried::Settled);
+            }
+        }
+        let started = start_whole(engine, Start::Recovered).await;
         if started.is_err() {
             engine.publish(|published| published.state = EngineState::Pending);
             if let Some(mirror) = engine.set_mirror(None) {
                 mirror.stop().await?;
             }
         }
-        started
+        started.map(|()| Tried::Up)
     }
 
     /// Where the replicas are now. One of this node that does not run has no path, and so cannot be asked.
@@ -129,11 +151,17 @@ impl Engines {
 }
 
 impl Engine {
-    /// Refuses to touch replicas that another engine has served, or serves, since this one did.
-    pub(super) fn require_own<'a>(&self, records: impl Iterator<Item = &'a GenerationRecord>) -> Result<()> {
+    /// Refuses to touch replicas that another engine has served, or serves, since this one did. What this one has left on a part of
+    /// them when another was quicker is not served by anybody, so it is not among `records`.
+    pub(super) fn require_own(&self, records: &[GenerationRecord]) -> Result<()> {
         // A void record tells how far the others had come.
-        let reached = records.map(|record| record.generation.max(record.base)).max();
+        let reached = records.iter().map(|record| record.generation.max(record.base)).max();
         match reached {
+            Some(_) if self.incarnations().is_empty() => {
+                let problem = "it has served nothing before the restart of its node, so it cannot tell whether another \
+                               engine has since; create it again";
+                Err(Error::precondition(self.object(), problem))
+            }
             Some(newest) if !self.incarnations().contains(&newest.incarnation()) => {
                 let problem = "another engine has served its volume since; this one does not come back by itself. Delete it, \
                                or delete the other and create this one again";
@@ -144,10 +172,12 @@ impl Engine {
     }
 
     /// Notes durably as whom the engine is about to raise generations, so that a restart can tell its own from another engine's.
-    /// Both are noted, that of the replicas and the new one, as a crash may come between.
+    /// Until it does so for the first time the replicas hold another's, which may be serving them: then it is not to come back by
+    /// itself.
     pub(super) async fn claim(&self, assembly: &Assembly) -> Result<()> {
-        let mut incarnations = vec![assembly.newest.incarnation(), assembly.incarnation];
-        incarnations.dedup();
+        let mut incarnations = self.incarnations();
+        incarnations.retain(|own| *own == assembly.newest.incarnation());
+        incarnations.push(assembly.incarnation);
         self.set_incarnations(incarnations);
         self.remember().await
     }

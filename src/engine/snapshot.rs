@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::join_all;
 
@@ -15,9 +14,6 @@ use super::state::EngineState;
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::name::{ReplicaName, SnapshotName};
-
-/// How long a snapshot waits for a step of a rebuild that must be alone: less than callers usually wait for an answer.
-const REBUILD_STEP_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a replica answered.
 pub(super) type Answers = Vec<(Arc<ReplicaPath>, Result<()>)>;
@@ -166,7 +162,7 @@ impl Engine {
         }))
         .await;
         let failed: Vec<_> = answers.into_iter().filter_map(|(path, result)| Some((path, result.err()?))).collect();
-        self.bring_up_again().await?;
+        self.bring_up_again(Start::Listed).await?;
         for (path, error) in &failed {
             self.expel(&path.replica, error).await;
         }
@@ -177,8 +173,8 @@ impl Engine {
     }
 
     /// Takes the mirror up after it was taken down; what fails leaves the engine in state `error` with the reason.
-    pub(super) async fn bring_up_again(self: &Arc<Self>) -> Result<()> {
-        let result = super::assemble::bring_up(self, Start::Listed).await;
+    pub(super) async fn bring_up_again(self: &Arc<Self>, as_asked: Start) -> Result<()> {
+        let result = super::assemble::bring_up(self, as_asked).await;
         match &result {
             Ok(()) => super::assemble::is_up(self),
             Err(error) => self.publish(|published| {
@@ -237,7 +233,7 @@ impl Engine {
     async fn begin_beside_rebuild(&self, what: &str) -> Result<tokio::sync::MutexGuard<'_, ()>> {
         let Some(replica) = self.published().rebuilding else { return self.begin_alone(what) };
         self.refuse_in_restore(what)?;
-        let limit = REBUILD_STEP_LIMIT;
+        let limit = self.context.limits.rebuild_step;
         let operation = tokio::time::timeout(limit, self.operations.lock()).await.map_err(|_| {
             let problem = format!(
                 "replica {replica} is being rebuilt and is at its last step, for which {what} has waited {limit:?}; repeat it"

@@ -38,7 +38,7 @@ pub mod write;
 
 pub use assembly::{
     Assembly, AssemblyError, Candidate, Found, Loss, Missing, Refused, RefusedReason, Standing, assemble, complete,
-    salvage,
+    records_that_count, salvage,
 };
 pub use channel::{ChannelState, Unavailable};
 pub use control::{

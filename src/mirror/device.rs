@@ -12,8 +12,8 @@ use futures::channel::mpsc::UnboundedSender;
 use super::core::control::PauseId;
 use super::core::dirty::StoreId;
 use super::core::{
-    ChannelState, DirtyRecord, FailureCause, Generation, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReadOutcome,
-    ReadPolicy, ReadTracker, RegionSet, ReplicaRecords, UnequalMap, WriteOutcome, WriteTracker,
+    ChannelState, DirtyRecord, FailureCause, Generation, HotMap, IoView, MAX_MEMBERS, MemberIndex, MemberMask,
+    MemberOp, ReadOutcome, ReadPolicy, ReadTracker, RegionSet, ReplicaRecords, UnequalMap, WriteOutcome, WriteTracker,
 };
 use super::deadlines::{DeadlineSettings, Late, LegTickets, MemberDeadlines};
 use super::driver::{ClaimFailure, PieceOutcome, StoreFailure};

@@ -12,8 +12,8 @@ use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
 use super::core::dirty::Regions;
 use super::core::{
-    Assembly, Equalizer, FailureCause, Generation, GenerationOrder, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS, MemberIndex,
-    MemberOp, Members, OpenMember, ReadPolicy, Replaces, ReplicaRecords, UnequalMap, Waking,
+    Assembly, Equalizer, FailureCause, Generation, GenerationOrder, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS,
+    MemberIndex, MemberOp, Members, OpenMember, ReadPolicy, Replaces, ReplicaRecords, UnequalMap, Waking,
 };
 use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
@@ -224,6 +224,8 @@ pub(super) struct Driver {
     waking: Waking,
     /// Why what waits for the mirror to wake is to fail.
     could_not_wake: Option<String>,
+    /// Why the last claim failed.
+    claim_problem: String,
     /// Commands that wait until the mirror is awake.
     waiting: Vec<Command>,
     /// The number of the next order to a replica, while the mirror sleeps.
@@ -281,6 +283,7 @@ impl Driver {
             sleep: parts.quiet.map(|_| Sleep::Asleep),
             waking,
             could_not_wake: None,
+            claim_problem: String::new(),
             waiting: Vec::new(),
             stores: 0,
             incarnation: parts.assembly.incarnation,
@@ -386,7 +389,8 @@ impl Driver {
     fn member_removed(&mut self, member: MemberIndex) {
         // Another member may have its place by now.
         let Some(opened) = self.opened[member.get()].as_ref().filter(|opened| *opened.removed.borrow()) else { return };
-        tracing::warn!(mirror = %self.name, replica = %opened.open.replica, bdev = %opened.open.bdev, "a member's bdev is going away");
+        tracing::warn!(mirror = %self.name, replica = %opened.open.replica, bdev = %opened.open.bdev,
+            "a member's bdev is going away");
         self.event(Event::MemberIoError { member, op: MemberOp::Write, cause: FailureCause::Gone });
     }
 
@@ -685,7 +689,8 @@ impl Driver {
             }
             Notice::LastMemberLate(member) => {
                 tracing::error!(%mirror, replica = replica(member),
-                    "the last member does not answer; client I/O waits for it for a while: look at its disk, its node and the network");
+                    "the last member does not answer; client I/O waits for it for a while: look at its disk, its node \
+                     and the network");
             }
             Notice::LastMemberLost(member, cause) => {
                 tracing::error!(%mirror, replica = replica(member), ?cause, "the last member cannot be reached");
@@ -694,7 +699,7 @@ impl Driver {
                 tracing::error!(%mirror, replica = replica(member), "the last survivor could not store its generation");
                 let problem = "no member could store its generation";
                 if matches!(self.sleep, Some(Sleep::Claiming(_))) {
-                    self.could_not_wake = Some(problem.into());
+                    self.could_not_wake = Some(format!("{problem}: {}", self.claim_problem));
                 } else if let Some(started) = self.started.take() {
                     let _ = started.send(Err(self.refused(problem.into())));
                 }

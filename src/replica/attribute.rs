@@ -19,7 +19,8 @@ impl Replicas {
     }
 
     /// Keeps a value with the replica's head; empty removes it. Durable when this returns. It survives snapshots,
-    /// reverts and restarts. A generation is taken only when it may follow the one that is there.
+    /// reverts and restarts. A generation, or a record of dirty regions, is taken only from the
+    /// mirror that may follow the one that is there; else the error is [`Error::Overtaken`].
     pub async fn xattr_set(&self, name: &ReplicaName, key: &str, value: &[u8]) -> Result<()> {
         let key = AttributeKey::parse(key)?;
         let value = match value {

@@ -19,7 +19,7 @@ pub(super) async fn carry_out(replica: &Replica, order: Option<&XattrValue>) -> 
     let records = records(replica).await?;
     let size = replica.view().spec_size;
     let next = order.carry_out(&records, size).map_err(|refused| {
-        Error::precondition(replica.object(), format!("the record of its dirty regions is refused: {refused}"))
+        Error::overtaken(replica.object(), format!("the record of its dirty regions is refused: {refused}"))
     })?;
     if takes_off(&records.dirty, &next.dirty, size) {
         replica.disk.flush().await?;
@@ -45,8 +45,9 @@ pub(super) async fn raise(replica: &Replica, order: &XattrValue) -> Result<Xattr
     if !records.takes(&order) {
         let held = records.held().map_or("none".into(), |held| held.to_string());
         let next = order.record.generation;
-        let problem = format!("its generation is {held}, which {next} may not follow: another engine has gone on with it");
-        return Err(Error::precondition(replica.object(), problem));
+        let problem =
+            format!("its generation is {held}, which {next} may not follow: another engine has gone on with it");
+        return Err(Error::overtaken(replica.object(), problem));
     }
     change(GENERATION, order.record.encode().as_bytes())
 }

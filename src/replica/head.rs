@@ -43,6 +43,8 @@ const STOPPED: u8 = 2;
 thread_local! {
     /// The registered devices. Only the control thread has any.
     static DEVICES: RefCell<HashMap<BdevName, VdevHandle<HeadDevice>>> = RefCell::new(HashMap::new());
+    /// Those that are unregistered and still open somewhere; each watch ends with its device.
+    static LEAVING: RefCell<HashMap<BdevName, watch::Receiver<()>>> = RefCell::new(HashMap::new());
 }
 
 /// The device, shared by all reactors.
@@ -136,19 +138,27 @@ pub(super) fn resize(on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
     })
 }
 
-/// Fails all I/O from now on, and unregisters the device when who has it open has closed it. That there is none is
-/// no error.
+/// Fails all I/O from now on, and unregisters the device when who has it open has closed it. One that is waited for already is
+/// waited for again; that there is none is no error.
 pub(super) async fn unregister(_on: OnControl, name: &BdevName) -> Result<(), SpdkError> {
-    match DEVICES.with_borrow_mut(|devices| devices.remove(name)) {
-        Some(handle) => {
-            handle.device().gate.store(STOPPED, Ordering::Release);
-            if let Some(paced) = &handle.device().pace {
-                paced.released.send_replace(true);
-            }
-            handle.destroy().await
+    let Some(handle) = DEVICES.with_borrow_mut(|devices| devices.remove(name)) else {
+        let leaving = LEAVING.with_borrow(|leaving| leaving.get(name).cloned());
+        if let Some(mut leaving) = leaving {
+            // An error is its end.
+            while leaving.changed().await.is_ok() {}
         }
-        None => Ok(()),
+        return Ok(());
+    };
+    handle.device().gate.store(STOPPED, Ordering::Release);
+    if let Some(paced) = &handle.device().pace {
+        paced.released.send_replace(true);
     }
+    let (gone, leaving) = watch::channel(());
+    LEAVING.with_borrow_mut(|devices| devices.insert(name.clone(), leaving));
+    let destroyed = handle.destroy().await;
+    LEAVING.with_borrow_mut(|devices| devices.remove(name));
+    drop(gone);
+    destroyed
 }
 
 impl HeadDevice {

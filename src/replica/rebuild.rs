@@ -92,6 +92,8 @@ impl Replicas {
     async fn rebuild_follow(self, replica: Arc<Replica>, order: CopyOrder) {
         let followed = self.rebuild_copied(&replica, &order).await;
         if let Err(error) = followed {
+            let what = format!("the copy of snapshot {} of replica {}", order.snapshot, order.source);
+            let error = replica.disk.explain(error, &what).await;
             // Not in this task, which ends with the copy.
             tokio::spawn(async move {
                 if let Ok(mut turn) = replica.turn().await {

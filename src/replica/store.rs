@@ -260,7 +260,7 @@ fn no_room(error: SpdkError, lvs: &LvsName) -> Error {
     use crate::spdk::Errno;
     match error.errno() {
         Some(Errno::ENOSPC | Errno::ENOMEM) => Error::NoSpace {
-            object: format!("lvstore {lvs}"),
+            object: format!("disk {lvs}"),
             problem: format!("{error}; delete snapshots or replicas, or use another disk"),
         },
         _ => error.into(),

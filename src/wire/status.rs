@@ -24,6 +24,7 @@ pub fn code(error: &Error) -> Code {
         Error::NotFound { .. } => Code::NotFound,
         Error::AlreadyExists { .. } => Code::AlreadyExists,
         Error::Precondition { .. } => Code::FailedPrecondition,
+        Error::Overtaken { .. } => Code::Aborted,
         Error::Canceled { .. } => Code::Cancelled,
         Error::Unimplemented { .. } => Code::Unimplemented,
         Error::Exhausted { .. } | Error::NoSpace { .. } => Code::ResourceExhausted,
@@ -38,7 +39,7 @@ pub fn code(error: &Error) -> Code {
 /// as kind and name.
 ///
 /// The code that the peer chose is kept where the caller can act on it (no such object, exists already, wrong state,
-/// corrupt, no space); all else is the peer's failure. An argument that the peer refuses is one that we composed, and
+/// overtaken, corrupt, no space); all else is the peer's failure. An argument that the peer refuses is one that we composed, and
 /// so is our bug, or a difference of versions.
 pub fn from_peer(peer: &str, object: (&'static str, &str), status: &Status) -> Error {
     let (kind, name) = object;
@@ -49,6 +50,7 @@ pub fn from_peer(peer: &str, object: (&'static str, &str), status: &Status) -> E
             Error::AlreadyExists { kind, name: name.to_owned(), detail: format!(": {peer} says {message}") }
         }
         Code::FailedPrecondition => Error::precondition(format!("{kind} {name} on {peer}"), message),
+        Code::Aborted => Error::overtaken(format!("{kind} {name} on {peer}"), message),
         Code::ResourceExhausted => {
             Error::Exhausted { resource: "a resource of a peer", problem: format!("{peer}: {message}") }
         }
@@ -82,6 +84,7 @@ mod tests {
             (Error::not_found("replica", "a"), Code::NotFound),
             (Error::exists("engine", "e"), Code::AlreadyExists),
             (Error::precondition("engine e", "is restoring"), Code::FailedPrecondition),
+            (Error::overtaken("replica r", "another engine has gone on with it"), Code::Aborted),
             (Error::Canceled { what: text("a restore") }, Code::Cancelled),
             (Error::Unimplemented { what: "x", reason: "y" }, Code::Unimplemented),
             (Error::Exhausted { resource: "ports", problem: text("all in use") }, Code::ResourceExhausted),
@@ -105,9 +108,14 @@ mod tests {
 
     #[test]
     fn a_peers_code_survives_where_the_caller_can_act_on_it() {
-        for kept in
-            [Code::NotFound, Code::AlreadyExists, Code::FailedPrecondition, Code::ResourceExhausted, Code::DataLoss]
-        {
+        for kept in [
+            Code::NotFound,
+            Code::AlreadyExists,
+            Code::FailedPrecondition,
+            Code::Aborted,
+            Code::ResourceExhausted,
+            Code::DataLoss,
+        ] {
             let error = from_peer("10.0.0.1:8504", ("replica", "r"), &Status::new(kept, "why"));
             assert_eq!(code(&error), kept);
             assert!(error.to_string().contains("10.0.0.1:8504"), "{error}");

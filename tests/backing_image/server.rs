@@ -1,14 +1,17 @@
-//! An HTTP server on 127.0.0.1 that has one image, and serves it well or badly, by the path that is asked for.
+//! An HTTP server on 127.0.0.1, in the clear or with TLS, that has one image, and serves it well or badly, by the path that
+//! is asked for.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// The server; it ends when it is dropped.
 pub struct Server {
+    scheme: &'static str,
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
@@ -16,6 +19,16 @@ pub struct Server {
 
 impl Server {
     pub async fn start(image: Vec<u8>) -> Self {
+        Self::start_with(image, None).await
+    }
+
+    /// One that shows a certificate.
+    pub async fn start_tls(image: Vec<u8>, tls: TlsAcceptor) -> Self {
+        Self::start_with(image, Some(tls)).await
+    }
+
+    async fn start_with(image: Vec<u8>, tls: Option<TlsAcceptor>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let (image, asked) = (Arc::new(image), Arc::new(Mutex::new(Vec::new())));
@@ -24,15 +37,21 @@ impl Server {
             let mut clients = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 // A client that goes away early is what some tests want.
-                clients.spawn(serve(stream, image.clone(), log.clone()));
+                let (image, log, tls) = (image.clone(), log.clone(), tls.clone());
+                clients.spawn(async move {
+                    match tls {
+                        Some(tls) => serve(tls.accept(stream).await?, image, log).await,
+                        None => serve(stream, image, log).await,
+                    }
+                });
             }
         });
-        Server { address, asked, task }
+        Server { scheme, address, asked, task }
     }
 
     /// `/image`, `/missing`, `/longer`, `/endless`, `/broken`, `/stalled`, `/silent`, `/redirect` or `/circle`.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// The paths and queries of all requests so far.
@@ -47,7 +66,24 @@ impl Drop for Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, image: Arc<Vec<u8>>, asked: Arc<Mutex<Vec<String>>>) -> std::io::Result<()> {
+/// A client's stream, which may be broken off.
+trait Stream: AsyncRead + AsyncWrite + Unpin {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+async fn serve(mut stream: impl Stream, image: Arc<Vec<u8>>, asked: Arc<Mutex<Vec<String>>>) -> std::io::Result<()> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -80,7 +116,7 @@ async fn serve(mut stream: TcpStream, image: Arc<Vec<u8>>, asked: Arc<Mutex<Vec<
             stream.write_all(&head("200 OK", &length(size))).await?;
             stream.write_all(&image[..size / 2]).await?;
             // Whatever is in the socket still is thrown away: a reset.
-            nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger())?;
+            nix::sys::socket::setsockopt(stream.socket(), nix::sys::socket::sockopt::Linger, &linger())?;
         }
         "/stalled" => {
             stream.write_all(&head("200 OK", &length(size))).await?;

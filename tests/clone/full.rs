@@ -8,7 +8,7 @@ use crate::cluster::{create_replica, ready, refused};
 use crate::scene::{BOTH, LIMIT, SIZE, SNAPSHOT, Scene, engine, replica};
 use crate::support::wait::wait_until;
 
-fn request(scene: &Scene, volume: &str) -> wire::EngineSnapshotCloneRequest {
+pub fn request(scene: &Scene, volume: &str) -> wire::EngineSnapshotCloneRequest {
     wire::EngineSnapshotCloneRequest {
         clone_mode: wire::CloneMode::FullCopy.into(),
         dst_replica_src_replica_pair_map: Default::default(),
@@ -16,20 +16,20 @@ fn request(scene: &Scene, volume: &str) -> wire::EngineSnapshotCloneRequest {
     }
 }
 
-async fn status(scene: &Scene, volume: &str, node: usize) -> wire::ReplicaSnapshotCloneDstStatusCheckResponse {
+pub async fn status(scene: &Scene, volume: &str, node: usize) -> wire::ReplicaSnapshotCloneDstStatusCheckResponse {
     let request = wire::ReplicaSnapshotCloneDstStatusCheckRequest { name: replica(volume, node) };
     let status = scene.cluster.nodes[node].spdk().replica_snapshot_clone_dst_status_check(request).await;
     status.expect("a status").into_inner()
 }
 
 /// Limits how fast a copy into the replica is written; 0 not at all.
-async fn limit(scene: &Scene, volume: &str, node: usize, mib_per_second: i64) {
+pub async fn limit(scene: &Scene, volume: &str, node: usize, mib_per_second: i64) {
     let request =
         wire::ReplicaRebuildingDstSetQosLimitRequest { name: replica(volume, node), qos_limit_mbps: mib_per_second };
     scene.cluster.nodes[node].spdk().replica_rebuilding_dst_set_qos_limit(request).await.expect("a limit");
 }
 
-async fn copied(scene: &Scene, volume: &str, node: usize) {
+pub async fn copied(scene: &Scene, volume: &str, node: usize) {
     let mut last = 0;
     wait_until(LIMIT, "the copy is complete", async || {
         let now = status(scene, volume, node).await;
@@ -58,23 +58,23 @@ async fn wire_mirror(scene: &Scene, volume: &str) -> bool {
     scene.cluster.nodes[0].corriente().mirror_get(request).await.is_ok()
 }
 
-/// A copy that is slow, in its middle.
-async fn half_way(scene: &Scene, volume: &str, node: usize) {
+/// A copy that is slow, in its middle: into the replica of a node, from the source's replica of another.
+pub async fn half_way(scene: &Scene, volume: &str, (node, source): (usize, usize), frontend: &str) {
     let name = replica(volume, node);
     let addresses = [(name.clone(), create_replica(&scene.cluster.nodes[node], &name, SIZE).await)];
-    scene.cluster.engine(volume, SIZE, "", addresses.into()).await;
+    scene.cluster.engine(volume, SIZE, frontend, addresses.into()).await;
     limit(scene, volume, node, 1).await;
     scene.clone(request(scene, volume)).await.expect("the copy begins");
     wait_until(LIMIT, "the copy runs", async || {
         let now = status(scene, volume, node).await;
-        assert_eq!((now.src_replica_name.as_str(), now.snapshot_name.as_str()), (&*replica("src", 0), SNAPSHOT));
+        assert_eq!((now.src_replica_name.as_str(), now.snapshot_name.as_str()), (&*replica("src", source), SNAPSHOT));
         if now.state == "in_progress" && now.is_cloning { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
 }
 
 /// A source with enough data that a slow copy takes a while.
-async fn scene() -> Scene {
+pub async fn scene() -> Scene {
     let mut scene = Scene::start().await;
     let data = scene.client.image();
     let mut image = data;
@@ -123,7 +123,7 @@ async fn a_full_copy_on_another_node_is_whole_and_independent_while_the_source_i
 async fn a_copy_is_cancelled_by_deleting_what_it_goes_to_and_nothing_of_it_is_left() {
     let scene = scene().await;
     let free = free(&scene, 1).await;
-    half_way(&scene, "one", 1).await;
+    half_way(&scene, "one", (1, 0), "").await;
     refused(scene.clone(request(&scene, "one")).await, Code::FailedPrecondition, "");
     let found = scene.replica("one", 1).await;
     assert!(found.head.is_none() && found.rebuilding, "{found:?}");
@@ -162,7 +162,7 @@ async fn free(scene: &Scene, node: usize) -> i64 {
 async fn a_node_killed_in_the_middle_of_a_copy_into_it_shows_it_and_can_be_cloned_into_again() {
     let mut scene = scene().await;
     let before = free(&scene, 1).await;
-    half_way(&scene, "one", 1).await;
+    half_way(&scene, "one", (1, 0), "").await;
     scene.cluster.nodes[1].kill9();
     scene.cluster.nodes[1].start_again().await;
     ready(&scene.cluster.nodes[1]).await;
@@ -180,7 +180,7 @@ async fn a_node_killed_in_the_middle_of_a_copy_into_it_shows_it_and_can_be_clone
     // Killed at the end of the copy: before the exchange it is no copy, in the midst of it the exchange is finished.
     scene.cluster.delete_engine("one").await;
     for (point, state) in [(Point::CloneCopied, "error"), (Point::CloneHeadExchanged, "running")] {
-        let address = start(&scene).await;
+        let address = start(&scene, 1).await;
         scene.cluster.nodes[1].faults().once(point, Action::Kill);
         let order = wire::ReplicaSnapshotCloneDstStartRequest {
             name: replica("one", 1),
@@ -205,15 +205,15 @@ async fn a_node_killed_in_the_middle_of_a_copy_into_it_shows_it_and_can_be_clone
 }
 
 /// The replica, in state error after a crash, has its ports again.
-async fn start(scene: &Scene) -> String {
+pub async fn start(scene: &Scene, node: usize) -> String {
     let request = wire::ReplicaCreateRequest {
-        name: replica("one", 1),
+        name: replica("one", node),
         lvs_name: "disk".into(),
         spec_size: SIZE,
         port_count: 5,
         ..Default::default()
     };
-    let found = scene.cluster.nodes[1].spdk().replica_create(request).await.expect("it is created").into_inner();
+    let found = scene.cluster.nodes[node].spdk().replica_create(request).await.expect("it is created").into_inner();
     assert_eq!((found.state.as_str(), found.head.is_none()), ("running", true));
     format!("{}:{}", found.ip, found.port_start)
 }

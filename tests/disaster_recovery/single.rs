@@ -9,7 +9,7 @@ use crate::cluster::{LIMIT, read_replica, ready, refused};
 use crate::scene::{Scene, VOLUME, replica};
 use crate::support::wait::wait_until;
 
-async fn start(scene: &Scene, point: usize) -> Result<(), Status> {
+pub async fn start(scene: &Scene, point: usize) -> Result<(), Status> {
     let request = wire::ReplicaBackupRestoreRequest {
         backup_url: scene.url(point),
         replica_name: replica(0),
@@ -18,7 +18,7 @@ async fn start(scene: &Scene, point: usize) -> Result<(), Status> {
     scene.cluster.nodes[0].spdk().replica_backup_restore(request).await.map(drop)
 }
 
-async fn status(scene: &Scene) -> wire::ReplicaRestoreStatusResponse {
+pub async fn status(scene: &Scene) -> wire::ReplicaRestoreStatusResponse {
     let request = wire::ReplicaRestoreStatusRequest { replica_name: replica(0) };
     scene.cluster.nodes[0].spdk().replica_restore_status(request).await.expect("a status").into_inner()
 }
@@ -32,7 +32,7 @@ async fn ended(scene: &Scene) -> wire::ReplicaRestoreStatusResponse {
     .await
 }
 
-async fn stands_at(scene: &Scene, point: usize) {
+pub async fn stands_at(scene: &Scene, point: usize) {
     let status = ended(scene).await;
     assert_eq!((status.state.as_str(), status.error.as_str(), status.progress), ("complete", "", 100));
     assert_eq!(status.last_restored, scene.points[point].backup);

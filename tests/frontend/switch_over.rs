@@ -41,11 +41,15 @@ impl Migration {
         self.frontend().await.paths.into_iter().map(|path| (path.engine_name, path.ana_state)).collect()
     }
 
-    /// Whether a host gets in at a target.
+    /// Whether a host gets at the data of a target. One that is closed takes no connections, or, where the linked SPDK has
+    /// access states, no I/O.
     async fn is_open(&self, target: usize) -> bool {
         let nqn = corriente::name::Nqn::parse(&nqn("v1")).expect("an NQN");
         let address = self.targets[target].parse().expect("an address");
-        Initiator::connect(address, &nqn, &host(), Options::default()).await.is_ok()
+        match Initiator::connect(address, &nqn, &host(), Options::default()).await {
+            Ok(host) => host.read(0, &mut [0; 4096]).await.is_ok(),
+            Err(_) => false,
+        }
     }
 }
 

@@ -36,6 +36,11 @@ impl Points {
             let sums = (hashed(cluster, 0, FIRST, name).await, hashed(cluster, 1, SECOND, name).await);
             assert_eq!(sums.0, sums.1, "snapshot {name} differs");
         }
+        self.are_held_alone(cluster, client, second).await;
+    }
+
+    /// The second replica alone holds each point, and the volume as the client left it. The engine is gone afterwards.
+    pub async fn are_held_alone(&self, cluster: &Cluster, client: &Client, second: &str) {
         cluster.delete_engine("vol").await;
         let replicas: BTreeMap<_, _> = [(SECOND.to_owned(), second.to_owned())].into();
         let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", replicas.clone()).await;
@@ -62,7 +67,8 @@ async fn parents_of_heads(cluster: &Cluster) -> std::collections::BTreeSet<Strin
     parents
 }
 
-async fn hashed(cluster: &Cluster, node: usize, replica: &str, snapshot: &str) -> String {
+/// The checksum of a replica's snapshot.
+pub async fn hashed(cluster: &Cluster, node: usize, replica: &str, snapshot: &str) -> String {
     let (name, snapshot_name) = (replica.to_owned(), snapshot.to_owned());
     let mut spdk = cluster.nodes[node].spdk();
     let request = wire::SnapshotHashRequest { name: name.clone(), snapshot_name: snapshot_name.clone(), rehash: false };

@@ -78,17 +78,22 @@ async fn added_again(cluster: &Cluster) -> String {
     second
 }
 
+/// Added again, the replica becomes whole without a second copy of any snapshot. Both then have so many of them.
+async fn goes_on_from_what_is_copied(cluster: &Cluster, client: &mut Client, points: &Points, snapshots: usize) {
+    let second = added_again(cluster).await;
+    in_sync(cluster, client).await;
+    let copies = copies(cluster);
+    assert!(copies.values().all(|times| *times == 1), "what was complete is copied again: {copies:?}");
+    points.are_on_both(cluster, client, snapshots, &second).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engines_node_killed_between_rounds_leaves_a_whole_volume_and_goes_on_from_what_is_copied() {
     let (mut cluster, mut client) = lab().await;
     let mut points = Points::default();
     between_rounds(&cluster, &mut client, &mut points, Action::Kill).await;
     let mut client = engine_back(&mut cluster, client).await;
-    let second = added_again(&cluster).await;
-    in_sync(&cluster, &mut client).await;
-    let copies = copies(&cluster);
-    assert!(copies.values().all(|times| *times == 1), "what was complete is copied again: {copies:?}");
-    points.are_on_both(&cluster, &client, 5, &second).await;
+    goes_on_from_what_is_copied(&cluster, &mut client, &points, 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,11 +112,7 @@ async fn an_engines_node_killed_when_the_head_is_filled_has_no_half_of_a_replica
     faults.lift(Point::RebuildJoined);
     let mut client = engine_back(&mut cluster, client).await;
     points.take(&cluster, &client, "four").await;
-    let second = added_again(&cluster).await;
-    in_sync(&cluster, &mut client).await;
-    let copies = copies(&cluster);
-    assert!(copies.values().all(|times| *times == 1), "what was complete is copied again: {copies:?}");
-    points.are_on_both(&cluster, &client, 6, &second).await;
+    goes_on_from_what_is_copied(&cluster, &mut client, &points, 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,11 +130,7 @@ async fn a_peer_killed_between_rounds_costs_the_client_nothing_and_goes_on_from_
 
     cluster.nodes[1].start_again().await;
     ready(&cluster.nodes[1]).await;
-    let second = added_again(&cluster).await;
-    in_sync(&cluster, &mut client).await;
-    let copies = copies(&cluster);
-    assert!(copies.values().all(|times| *times == 1), "what was complete is copied again: {copies:?}");
-    points.are_on_both(&cluster, &client, 6, &second).await;
+    goes_on_from_what_is_copied(&cluster, &mut client, &points, 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,11 +157,7 @@ async fn a_peer_killed_after_its_head_was_filled_in_vain_is_rebuilt_from_what_is
     works_until(&cluster, &mut client, wire::ReplicaMode::Err).await;
     cluster.nodes[1].start_again().await;
     ready(&cluster.nodes[1]).await;
-    let second = added_again(&cluster).await;
-    in_sync(&cluster, &mut client).await;
-    let copies = copies(&cluster);
-    assert!(copies.values().all(|times| *times == 1), "what was complete is copied again: {copies:?}");
-    points.are_on_both(&cluster, &client, 5, &second).await;
+    goes_on_from_what_is_copied(&cluster, &mut client, &points, 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

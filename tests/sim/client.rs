@@ -175,7 +175,8 @@ impl World {
         let records = replica.records();
         // A claim of one that has died meanwhile may come late.
         let engines = self.others.values().chain(&self.engine);
-        let lives = engines.map(|engine| engine.dirty.incarnation).any(|engine| records.dirty.claimed_by() == Some(engine));
+        let lives =
+            engines.map(|engine| engine.dirty.incarnation).any(|engine| records.dirty.claimed_by() == Some(engine));
         let stolen = lives && records.is_claimed_by_another(command.writer) && !records.was_voided_by(command.writer);
         let result = match command.fate {
             _ if !replica.up => Err(FailureCause::Gone),

@@ -231,12 +231,7 @@ impl World {
         let session = engine.sessions[number];
         let fate = self.fate(number);
         let delay = self.random.between(50, 1_500);
-        let failed = |cause| Step::DirtyDone {
-            life,
-            member,
-            store,
-            outcome: Err(StoreFailure::Member(cause)),
-        };
+        let failed = |cause| Step::DirtyDone { life, member, store, outcome: Err(StoreFailure::Member(cause)) };
         self.time.after(STORE_LIMIT_US, failed(FailureCause::Deadline));
         let (lands, answered) = match fate {
             Fate::Fine => (true, true),
@@ -292,12 +287,7 @@ impl World {
         }
     }
 
-    pub fn dirty_done(
-        &mut self,
-        member: MemberIndex,
-        store: StoreId,
-        outcome: Result<(), StoreFailure>,
-    ) {
+    pub fn dirty_done(&mut self, member: MemberIndex, store: StoreId, outcome: Result<(), StoreFailure>) {
         let Some(engine) = &mut self.engine else { return };
         let counts = engine.dirty.log.stored(member, store, outcome.is_ok());
         match outcome {

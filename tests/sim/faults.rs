@@ -68,9 +68,8 @@ impl World {
         let (Some(status), Some(engine)) = (self.shown_status(), &self.engine) else {
             return;
         };
-        let held = |record: &Option<GenerationRecord>| {
-            record.as_ref().map_or(Generation::NONE, |record| record.generation)
-        };
+        let held =
+            |record: &Option<GenerationRecord>| record.as_ref().map_or(Generation::NONE, |record| record.generation);
         let mut wrong = None;
         for (member, _) in engine.members.iter() {
             let replica = &self.replicas[engine.replica_of[member.get()]];

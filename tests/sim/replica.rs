@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use corriente::mirror::core::dirty::FoundDirty;
-use corriente::mirror::core::{DirtyOrder, Found, GenerationOrder, GenerationRecord, Locality, OpenMember, ReplicaRecords};
+use corriente::mirror::core::{
+    DirtyOrder, Found, GenerationOrder, GenerationRecord, Locality, OpenMember, ReplicaRecords,
+};
 use corriente::name::{BdevName, ReplicaAddress, ReplicaName};
 
 pub const BLOCKS: usize = 24;

@@ -1,8 +1,8 @@
 //! Mirrors that sleep until their first I/O, and then claim their members' replicas, as the driver of a mirror has them.
 
+use corriente::mirror::core::assembly::{Standing, stand};
 use corriente::mirror::core::dirty::{FoundDirty, StoreId};
 use corriente::mirror::core::waking::Answer;
-use corriente::mirror::core::assembly::{Standing, stand};
 use corriente::mirror::core::{
     Event, FailureCause, MAX_MEMBERS, MemberIndex, MemberMask, MemberOp, ReplicaRecords, Verdict,
 };
@@ -191,7 +191,8 @@ impl World {
         let members = &engine.members;
         let mut verdict = engine.waking.judge(found, rw, |replica| members.find(replica).is_some());
         if let (Some(Bug::WakeWithoutNewest), Verdict::Unsure(_)) = (self.bug, &verdict) {
-            let held: Vec<_> = found.iter().map(|(at, name, records)| (*at, name.clone(), records.generation.clone())).collect();
+            let held: Vec<_> =
+                found.iter().map(|(at, name, records)| (*at, name.clone(), records.generation.clone())).collect();
             if let Ok((standing, _)) = stand(&held, engine.dirty.incarnation) {
                 verdict = Verdict::Wakes(Standing { may_lose: true, ..standing });
             }

@@ -108,7 +108,8 @@ impl World {
             let members = engine.core.view().rw;
             let replicas = members.iter().map(|member| &self.replicas[engine.replica_of[member.get()]]);
             // One that does not answer is the mirror's business.
-            let mut held = replicas.filter(|replica| replica.reachable(now)).filter_map(|replica| replica.records().held());
+            let mut held =
+                replicas.filter(|replica| replica.reachable(now)).filter_map(|replica| replica.records().held());
             held.any(|held| held != generation)
         });
         if !superseded && !self.superseded() {

@@ -13,11 +13,11 @@ use crate::support::disk::Disk;
 use crate::support::faults::Faults;
 use crate::support::node::{Node, NodeOptions};
 
-const MIB: u64 = 1 << 20;
-const REPLICA: &str = "vol-r-00000000";
+pub const MIB: u64 = 1 << 20;
+pub const REPLICA: &str = "vol-r-00000000";
 
 /// A node with a small disk, and a volume of one replica that is larger than it.
-async fn lab(disk_mib: u64, volume_mib: u64, snapshots: i32) -> (Node, Disk, wire::Engine) {
+pub async fn lab(disk_mib: u64, volume_mib: u64, snapshots: i32) -> (Node, Disk, wire::Engine) {
     let node = Node::start(NodeOptions::named("a").faulty()).await;
     let disk = Disk::create(node.directory(), "disk.img", disk_mib * MIB);
     let request = wire::DiskCreateRequest {
@@ -44,7 +44,7 @@ async fn lab(disk_mib: u64, volume_mib: u64, snapshots: i32) -> (Node, Disk, wir
     (node, disk, engine)
 }
 
-fn request(snapshot: &str) -> wire::SnapshotRequest {
+pub fn request(snapshot: &str) -> wire::SnapshotRequest {
     wire::SnapshotRequest {
         name: "vol-e-0".into(),
         snapshot_name: snapshot.into(),
@@ -53,11 +53,11 @@ fn request(snapshot: &str) -> wire::SnapshotRequest {
     }
 }
 
-async fn create(node: &Node, snapshot: &str) -> Result<(), Status> {
+pub async fn create(node: &Node, snapshot: &str) -> Result<(), Status> {
     node.spdk().engine_snapshot_create(request(snapshot)).await.map(drop)
 }
 
-async fn get(node: &Node) -> wire::Engine {
+pub async fn get(node: &Node) -> wire::Engine {
     let request = wire::EngineGetRequest { name: "vol-e-0".into() };
     node.spdk().engine_get(request).await.expect("the engine is there").into_inner()
 }
@@ -109,7 +109,7 @@ async fn an_operation_that_runs_is_said_and_nothing_queues_behind_it() {
 }
 
 /// Writes pieces until one fails; how many were acknowledged.
-async fn fill(volume: &Initiator, from: u64, byte: u8) -> u64 {
+pub async fn fill(volume: &Initiator, from: u64, byte: u8) -> u64 {
     let end = volume.namespace().size_bytes() / MIB;
     for piece in from..end {
         if volume.write(piece * MIB, &vec![byte; MIB as usize]).await.is_err() {

@@ -8,10 +8,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::CloneRequest;
 use super::source::SourceVolume;
+use crate::engine::assemble::Start;
 use crate::engine::attach::ReplicaPath;
 use crate::engine::instance::Engine;
 use crate::engine::restore::replicas::forget_restores;
-use crate::engine::state::EngineState;
+use crate::engine::state::{EngineState, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::replica::clone::CloneOrder;
 use crate::replica::rebuild::CopyState;
@@ -27,9 +28,18 @@ pub(in crate::engine) struct RunningClone {
 
 struct Follower {
     engine: Arc<Engine>,
-    order: CloneOrder,
+    /// What the mirror's start may take for granted when the copy is complete.
+    as_asked: Start,
     canceled: watch::Receiver<bool>,
     done: watch::Sender<bool>,
+}
+
+/// What a follower begins with.
+enum Beginning {
+    /// A copy is to be begun.
+    Order(CloneOrder),
+    /// One runs into this replica.
+    Running(Arc<ReplicaPath>),
 }
 
 impl Engine {
@@ -45,12 +55,33 @@ impl Engine {
             snapshot: request.snapshot.clone(),
             mode: request.mode,
         };
+        self.follow_copy(Beginning::Order(order), Start::Listed).await
+    }
+
+    /// Follows a copy that runs into the engine's one replica; returns when the engine runs, as while any copy.
+    pub(in crate::engine) async fn follow_running(
+        self: &Arc<Self>,
+        path: Arc<ReplicaPath>,
+        as_asked: Start,
+    ) -> Result<()> {
+        self.follow_copy(Beginning::Running(path), as_asked).await
+    }
+
+    async fn follow_copy(self: &Arc<Self>, beginning: Beginning, as_asked: Start) -> Result<()> {
         let (cancel, canceled) = watch::channel(false);
         let (done, is_done) = watch::channel(false);
         let (started, answer) = oneshot::channel();
-        let follower = Follower { engine: self.clone(), order, canceled, done };
-        tokio::spawn(follower.run(RunningClone { cancel, done: is_done }, started));
+        let follower = Follower { engine: self.clone(), as_asked, canceled, done };
+        tokio::spawn(follower.run(beginning, RunningClone { cancel, done: is_done }, started));
         answer.await.map_err(|_| Error::internal(self.object(), "a copy ended before it began"))?
+    }
+
+    /// The copy into the volume has failed, or was cut short.
+    pub(in crate::engine) fn is_no_copy(&self, error: &Error) {
+        self.publish(|published| {
+            published.state = EngineState::Error;
+            published.error_message = format!("the volume is no whole copy: {error}");
+        });
     }
 
     fn running_clone(&self) -> MutexGuard<'_, Option<RunningClone>> {
@@ -75,7 +106,7 @@ impl Engine {
 }
 
 impl Follower {
-    async fn run(self, running: RunningClone, started: oneshot::Sender<Result<()>>) {
+    async fn run(self, beginning: Beginning, running: RunningClone, started: oneshot::Sender<Result<()>>) {
         let engine = self.engine.clone();
         // Held to the end of the copy.
         let _operation = match engine.begin("a clone") {
@@ -83,7 +114,11 @@ impl Follower {
             Err(error) => return drop(started.send(Err(error))),
         };
         *engine.running_clone() = Some(running);
-        match self.begin().await {
+        let begun = match beginning {
+            Beginning::Order(order) => self.begin(order).await,
+            Beginning::Running(path) => Ok(self.go_on(path)),
+        };
+        match begun {
             Ok(path) => {
                 let _ = started.send(Ok(()));
                 self.follow_to_the_end(&path).await;
@@ -94,7 +129,7 @@ impl Follower {
         self.done.send_replace(true);
     }
 
-    async fn begin(&self) -> Result<Arc<ReplicaPath>> {
+    async fn begin(&self, order: CloneOrder) -> Result<Arc<ReplicaPath>> {
         let engine = &self.engine;
         let described = engine.describe_for_clone().await?;
         let (count, path) = (engine.published().replicas.len(), described.first().map(|(path, _)| path.clone()));
@@ -109,7 +144,7 @@ impl Follower {
         engine.require_fresh(&described).await?;
         engine.close_for_clone().await?;
         let begun = match forget_restores(&path).await {
-            Ok(()) => path.backend.clone_start(self.order.clone()).await,
+            Ok(()) => path.backend.clone_start(order.clone()).await,
             Err(error) => Err(error),
         };
         if let Err(error) = begun {
@@ -118,9 +153,25 @@ impl Follower {
                 Err(down) => self.is_down(error, &down),
             });
         }
-        tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %path.replica, source = %self.order.source,
-            snapshot = %self.order.snapshot, "a full copy runs; the volume comes up when it is complete");
+        tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %path.replica, source = %order.source,
+            snapshot = %order.snapshot, "a full copy runs; the volume comes up when it is complete");
         Ok(path)
+    }
+
+    /// As it was when the copy began: the engine runs, and its replica is the one that counts, though nothing is served.
+    fn go_on(&self, path: Arc<ReplicaPath>) -> Arc<ReplicaPath> {
+        let engine = &self.engine;
+        tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %path.replica,
+            "a full copy runs still; the volume comes up when it is complete");
+        engine.publish(|published| {
+            published.state = EngineState::Running;
+            published.error_message.clear();
+            if let Some(listed) = published.replicas.get_mut(&path.replica) {
+                listed.mode = ReplicaMode::ReadWrite;
+                listed.problem.clear();
+            }
+        });
+        path
     }
 
     /// A copy did not begin, and the volume is down. The call and the engine tell of both.
@@ -143,24 +194,25 @@ impl Follower {
             // An error means that nobody can cancel any more.
             Ok(_) = canceled.wait_for(|canceled| *canceled) => return,
         };
-        let up = match outcome {
-            Ok(()) => self.bring_up().await,
-            Err(error) => Err(error),
-        };
-        match up {
+        if let Err(error) = outcome {
+            tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "a full copy failed");
+            return engine.is_no_copy(&error);
+        }
+        match self.bring_up().await {
             Ok(()) => tracing::info!(engine = %engine.name, volume = %engine.volume, "a full copy is complete"),
             Err(error) => {
-                tracing::error!(engine = %engine.name, volume = %engine.volume, %error, "a full copy failed");
+                tracing::error!(engine = %engine.name, volume = %engine.volume, %error,
+                    "a full copy is complete, and its volume does not come up");
                 engine.publish(|published| {
                     published.state = EngineState::Error;
-                    published.error_message = format!("the volume is no whole copy: {error}");
+                    published.error_message = format!("the copy is complete, and the volume does not come up: {error}");
                 });
             }
         }
     }
 
     async fn bring_up(&self) -> Result<()> {
-        self.engine.bring_up_again().await?;
+        self.engine.bring_up_again(self.as_asked).await?;
         self.engine.export().await?;
         self.engine.remember_change().await;
         Ok(())

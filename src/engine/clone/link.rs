@@ -7,6 +7,7 @@ use futures::future::join_all;
 
 use super::source::SourceVolume;
 use super::{CloneRequest, PAIRS};
+use crate::engine::assemble::Start;
 use crate::engine::attach::ReplicaPath;
 use crate::engine::backend::ReplicaDescription;
 use crate::engine::instance::Engine;
@@ -50,7 +51,7 @@ impl Engine {
             // They are as recent as the others still, and hold something else.
             failed.iter().for_each(|(path, _)| self.forget_path(&path.replica));
         }
-        self.bring_up_again().await.map_err(|down| match failed.first() {
+        self.bring_up_again(Start::Listed).await.map_err(|down| match failed.first() {
             Some((path, error)) => {
                 down.with_note(&format!("; before, replica {} did not become a clone: {error}", path.replica))
             }

@@ -150,7 +150,10 @@ impl Job {
         if let Some(base) = base {
             base.close(moved.is_ok()).await;
         }
-        let report = moved?;
+        let report = match moved {
+            Ok(report) => report,
+            Err(error) => return Err(engine.explain_write(error).await),
+        };
         faults::pass(Point::RestoreFlushed).await?;
         engine.delete_other_restores(last.as_ref()).await?;
         let snapshot = engine.take_restore_snapshot(self.snapshot.as_ref()).await?;

@@ -60,13 +60,27 @@ impl Engines {
             return Err(error);
         }
         assemble::is_up(&engine);
+        // Known before it has begun: the deletion of the replica must find it.
+        let before = self.singles().insert(replica.name.clone(), engine.clone());
         let started = engine.restore(request).await;
         // What asking again would not help shows in the status, as it does with an engine's own.
-        if started.is_ok() || engine.published().restore.phase == RestorePhase::Error {
-            self.singles().insert(replica.name.clone(), engine.clone());
+        if started.is_err() && engine.published().restore.phase != RestorePhase::Error {
+            self.put_back(&replica.name, &engine, before);
         }
         tokio::spawn(put_away(engine));
         started
+    }
+
+    /// After a restore that was refused: the one before it is the last again.
+    fn put_back(&self, replica: &ReplicaName, refused: &Arc<Engine>, before: Option<Arc<Engine>>) {
+        let mut singles = self.singles();
+        // The replica may be gone by now, and the restores with it.
+        if singles.get(replica).is_some_and(|known| Arc::ptr_eq(known, refused)) {
+            singles.remove(replica);
+            if let Some(before) = before {
+                singles.insert(replica.clone(), before);
+            }
+        }
     }
 
     /// The last restore into one replica by itself since the node started, and how far it is in per cent.
@@ -88,11 +102,12 @@ impl Engines {
         }
     }
 
-    /// Cancels the restore into one replica, if one runs, and waits for its end; whether one ran.
+    /// Cancels the restore into one replica, if one runs, and waits until nothing of it has the replica open; whether one ran.
     pub async fn cancel_replica_restore(&self, replica: &ReplicaName) -> bool {
         let Some(engine) = self.singles().get(replica).cloned() else { return false };
-        let ran = engine.published().restore.is_restoring();
-        engine.cancel_restore().await;
+        // Without its mirror it cannot touch the replica any more, also when its request has not noticed yet.
+        let ran = engine.published().restore.is_restoring() && engine.mirror().is_ok();
+        stop(&engine).await;
         ran
     }
 

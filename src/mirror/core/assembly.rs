@@ -141,6 +141,11 @@ fn effective(mut candidates: Vec<Candidate>) -> (Vec<Candidate>, Vec<rivals::Kno
     (candidates, held)
 }
 
+/// What the replicas' records stand for together: one of a generation that cannot be complete ([`rivals`]) stands for its base.
+pub fn records_that_count(found: &[(ReplicaName, Option<GenerationRecord>)]) -> Vec<GenerationRecord> {
+    rivals::effective(found).into_iter().filter_map(|(_, record)| record).collect()
+}
+
 /// The records of the highest generation; none when no candidate has a real one.
 struct Newest {
     generation: Generation,

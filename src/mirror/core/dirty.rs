@@ -17,5 +17,7 @@ pub mod regions;
 
 pub use hot::HotMap;
 pub use log::{DirtyLog, StoreId, Todo};
-pub use record::{CarriedOut, DirtyOrder, DirtyRecord, DirtyRecordError, DirtyRefused, FoundDirty, ReplicaRecords, unequal};
+pub use record::{
+    CarriedOut, DirtyOrder, DirtyRecord, DirtyRecordError, DirtyRefused, FoundDirty, ReplicaRecords, unequal,
+};
 pub use regions::{REGIONS, RegionSet, Regions};

@@ -52,12 +52,7 @@ impl Waking {
 
     /// Decides by what the members hold that answered. `in_sync` are the members that count; `is_member` also tells of those that
     /// have left since.
-    pub fn judge(
-        &self,
-        found: &[Answer],
-        in_sync: MemberMask,
-        is_member: impl Fn(&ReplicaName) -> bool,
-    ) -> Verdict {
+    pub fn judge(&self, found: &[Answer], in_sync: MemberMask, is_member: impl Fn(&ReplicaName) -> bool) -> Verdict {
         let answered: MemberMask = found.iter().map(|(member, ..)| *member).collect();
         let is_new = found.iter().all(|(.., records)| records.generation.is_none());
         if found.is_empty() || (is_new && !in_sync.minus(answered).is_empty()) {
@@ -74,16 +69,13 @@ impl Waking {
             }
             Err(_) => return Verdict::Superseded,
         };
-        let was_left_out =
-            |replica: &ReplicaName| self.assembled == standing.newest && self.left_out.contains(replica);
+        let was_left_out = |replica: &ReplicaName| self.assembled == standing.newest && self.left_out.contains(replica);
         // One that has left but answers cannot be claimed, and so another may go on with it still.
         let takes_part = |replica: &ReplicaName| {
             found.iter().any(|(member, answered, _)| answered == replica && in_sync.contains(*member))
         };
-        let (lost, others): (Vec<_>, Vec<_>) = named
-            .into_iter()
-            .filter(|replica| !takes_part(replica) && !was_left_out(replica))
-            .partition(is_member);
+        let (lost, others): (Vec<_>, Vec<_>) =
+            named.into_iter().filter(|replica| !takes_part(replica) && !was_left_out(replica)).partition(is_member);
         let may_lose = found.iter().all(|(.., records)| records.is_left_to(self.incarnation));
         let remaining = in_sync.and(answered).minus(standing.stale);
         if !others.is_empty() || (remaining.is_empty() && lost.is_empty()) {
@@ -140,10 +132,7 @@ mod tests {
     #[test]
     fn a_mirror_wakes_with_those_that_the_last_one_left_in_sync() {
         let newer = base().next(OTHER);
-        let both = [
-            holds(0, newer, &[0], claimed(OTHER, true)),
-            holds(1, base(), &[0, 1], claimed(OTHER, false)),
-        ];
+        let both = [holds(0, newer, &[0], claimed(OTHER, true)), holds(1, base(), &[0, 1], claimed(OTHER, false))];
         let Verdict::Wakes(standing) = judge(&asleep(), &both) else { panic!("it wakes") };
         assert_eq!((standing.newest, standing.stale), (newer, MemberMask::of(both[1].0)));
     }

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use super::super::core::dirty::{FoundDirty, StoreId, unequal};
 use super::super::core::{
     DirtyOrder, DirtyRecord, FailureCause, GenerationOrder, GenerationRecord, MAX_MEMBERS, MemberIndex, MemberMask,
-    MemberOp, OpenMember, RegionSet, ReplicaRecords, Replaces, Verdict,
+    MemberOp, OpenMember, RegionSet, Replaces, ReplicaRecords, Verdict,
 };
 use super::super::device::Report;
 use super::super::handle::MirrorHost;
@@ -63,13 +63,13 @@ pub(super) struct Claiming {
     is_started: bool,
 }
 
-/// How a claim failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a claim failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) enum ClaimFailure {
     /// The replica holds something else than what it was read to hold.
-    Refused,
+    Refused(String),
     /// It could not do it, or not in time.
-    Member,
+    Member(String),
 }
 
 /// How an order to a replica failed.
@@ -103,11 +103,8 @@ impl Driver {
         for member in asked.iter() {
             self.ask(member, question);
         }
-        self.sleep = Some(Sleep::Asking(Asking {
-            attempt: Attempt { question, since },
-            pending: asked,
-            found: Vec::new(),
-        }));
+        self.sleep =
+            Some(Sleep::Asking(Asking { attempt: Attempt { question, since }, pending: asked, found: Vec::new() }));
     }
 
     fn ask(&self, member: MemberIndex, question: StoreId) {
@@ -140,8 +137,7 @@ impl Driver {
     pub(super) fn claim(&mut self, member: MemberIndex, open: OpenMember, record: GenerationRecord) {
         let store = self.number_order();
         let (regions, incarnation) = (self.regions, self.incarnation);
-        let dirty =
-            DirtyRecord { regions, incarnation, sequence: store.0, dirty: RegionSet::EMPTY, released: false };
+        let dirty = DirtyRecord { regions, incarnation, sequence: store.0, dirty: RegionSet::EMPTY, released: false };
         let generation = record.generation;
         let replaces = Replaces::Only(self.persisting[member.get()].held);
         let order = DirtyOrder::Claim(dirty, GenerationOrder { record, replaces });
@@ -157,23 +153,24 @@ impl Driver {
                     {
                         Ok(found)
                     }
-                    _ => Err(Error::precondition(format!("replica {}", open.replica), "its claim is gone again")),
+                    _ => Err(Error::overtaken(format!("replica {}", open.replica), "its claim is gone again")),
                 }
             };
             let replica = &open.replica;
             let outcome = match tokio::time::timeout(limit, claim).await {
                 Ok(Ok(found)) => Ok(found),
-                Ok(Err(error @ Error::Precondition { .. })) => {
+                Ok(Err(error @ Error::Overtaken { .. })) => {
                     tracing::info!(%mirror, %replica, %error, "a replica has changed since it was asked");
-                    Err(ClaimFailure::Refused)
+                    Err(ClaimFailure::Refused(error.to_string()))
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(%mirror, %replica, %error, "a replica could not be claimed");
-                    Err(ClaimFailure::Member)
+                    Err(ClaimFailure::Member(error.to_string()))
                 }
                 Err(_) => {
                     tracing::warn!(%mirror, %replica, ?limit, "a replica was not claimed in time");
-                    Err(ClaimFailure::Member)
+                    let what = format!("claiming replica {replica}");
+                    Err(ClaimFailure::Member(Error::Timeout { what, limit }.to_string()))
                 }
             };
             let _ = reports.unbounded_send(Report::Claimed { member, generation, outcome });
@@ -189,11 +186,18 @@ impl Driver {
         if let (Some(Sleep::Claiming(claiming)), Ok(found)) = (&mut self.sleep, &outcome) {
             claiming.found[member.get()] = Some(**found);
         }
-        self.event(match outcome {
+        let event = match outcome {
             Ok(_) => Event::FencePersisted { member, generation },
-            Err(ClaimFailure::Refused) => Event::FenceRefused { member, generation },
-            Err(ClaimFailure::Member) => Event::FenceFailed { member, generation },
-        });
+            Err(ClaimFailure::Refused(problem)) => {
+                self.claim_problem = problem;
+                Event::FenceRefused { member, generation }
+            }
+            Err(ClaimFailure::Member(problem)) => {
+                self.claim_problem = problem;
+                Event::FenceFailed { member, generation }
+            }
+        };
+        self.event(event);
     }
 
     /// The members are claimed and hold the generation.
@@ -209,7 +213,7 @@ impl Driver {
             let Attempt { since, .. } = claiming.attempt;
             match since.elapsed() < WAKE_LIMIT {
                 true => self.ask_all(since),
-                false => self.could_not_wake = Some("another engine goes on with its replicas meanwhile".into()),
+                false => self.could_not_wake = Some(format!("its replicas change meanwhile: {}", self.claim_problem)),
             }
         }
     }

@@ -74,7 +74,10 @@ impl Replicas {
             let Ok(mut turn) = replica.turn().await else { return };
             match followed {
                 Ok(()) => turn.copy_finish(copy.number).await,
-                Err(error) => turn.copy_failed(copy.number, &error).await,
+                Err(error) => {
+                    let what = format!("the copy of snapshot {} of replica {}", copy.order.snapshot, copy.order.source);
+                    turn.copy_failed(copy.number, &replica.disk.explain(error, &what).await).await;
+                }
             }
         });
     }

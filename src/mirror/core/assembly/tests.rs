@@ -123,7 +123,9 @@ fn two_engines_writes_are_never_mixed() {
     assert_eq!((names(&assembly), lost), (vec![name(1)], vec![Loss::Diverged(name(0))]));
 
     let hidden = vec![holding(0, generation(6, 1), base, &[0, 1]), holding(1, generation(5, 2), base, &[1])];
-    assert_eq!(strict(hidden).map(|_| ()), Err(AssemblyError::Diverged(vec![name(1), name(0)])));
+    assert_eq!(strict(hidden).map(|assembly| names(&assembly)), Ok(vec![name(1)]), "0 has nothing that 1 lacks");
+    let exclusive = vec![holding(0, generation(6, 1), base, &[0]), holding(1, generation(5, 2), base, &[0, 1])];
+    assert_eq!(strict(exclusive).map(|assembly| names(&assembly)), Ok(vec![name(0)]), "1 has nothing that 0 lacks");
 }
 
 #[test]

@@ -179,7 +179,8 @@ pub enum Notice {
     ReadError(MemberIndex),
     /// The last readable member failed a write or a flush, and the client was told; it stays.
     LastMemberError(MemberIndex),
-    /// The last readable member has not answered in time: there is no better one, so its I/O waits for it, until it is given up.
+    /// The last readable member has not answered in time: there is no better one, so its I/O waits for it, until it is
+    /// given up.
     LastMemberLate(MemberIndex),
     /// The last readable member cannot be reached: no I/O until it returns.
     LastMemberLost(MemberIndex, FailureCause),

@@ -227,14 +227,10 @@ impl DirtyOrder {
             Self::Replace(record) if in_order(&record) == Some(true) => {
                 Ok(CarriedOut { dirty: record, generation: None })
             }
-            Self::Join(record)
-                if records.was_voided_by(record.incarnation) && in_order(&record) != Some(false) =>
-            {
+            Self::Join(record) if records.was_voided_by(record.incarnation) && in_order(&record) != Some(false) => {
                 Ok(CarriedOut { dirty: added(record), generation: None })
             }
-            Self::Claim(record, order)
-                if order.may_replace(records.held()) && in_order(&record) != Some(false) =>
-            {
+            Self::Claim(record, order) if order.may_replace(records.held()) && in_order(&record) != Some(false) => {
                 Ok(CarriedOut { dirty: added(record), generation: Some(order.record) })
             }
             Self::Replace(_) | Self::Join(_) | Self::Claim(..) => Err(DirtyRefused),
@@ -245,9 +241,9 @@ impl DirtyOrder {
 impl ReplicaRecords {
     /// Whether the mirror of `incarnation` has declared its content void: a void record tells whose generation that was at.
     pub fn was_voided_by(&self, incarnation: Incarnation) -> bool {
-        self.generation.as_ref().is_some_and(|record| {
-            record.generation == Generation::NONE && record.base.incarnation() == incarnation
-        })
+        self.generation
+            .as_ref()
+            .is_some_and(|record| record.generation == Generation::NONE && record.base.incarnation() == incarnation)
     }
 }
 
@@ -311,7 +307,13 @@ mod tests {
     fn record(regions: &[usize]) -> DirtyRecord {
         let mut dirty = RegionSet::EMPTY;
         regions.iter().for_each(|region| dirty.insert(*region));
-        DirtyRecord { regions: Regions::of_volume(1 << 40), incarnation: Incarnation(0xdead_beef), sequence: 7, dirty, released: false }
+        DirtyRecord {
+            regions: Regions::of_volume(1 << 40),
+            incarnation: Incarnation(0xdead_beef),
+            sequence: 7,
+            dirty,
+            released: false,
+        }
     }
 
     #[test]
