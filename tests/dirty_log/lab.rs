@@ -99,16 +99,20 @@ impl Lab {
 
     /// Starts the engine's node again; its engine comes back by itself, and the first I/O wakes its mirror.
     pub async fn come_back(&mut self) {
-        self.come_back_asleep().await;
+        self.start_engine_again().await;
         self.connect().await.read(UNUSED, &mut vec![0; BLOCK]).await.expect("what is equal is served");
         assert!(!self.mirror().await.asleep);
     }
 
-    /// Starts the engine's node again.
+    /// Starts the engine's node again after a crash.
     pub async fn come_back_asleep(&mut self) {
+        self.start_engine_again().await;
+        assert!(self.mirror().await.asleep, "a mirror is awake before any I/O, and another might be in use");
+    }
+
+    async fn start_engine_again(&mut self) {
         self.cluster.nodes[0].start_again().await;
         self.running().await;
-        assert!(self.mirror().await.asleep, "a mirror is awake before any I/O");
     }
 
     pub async fn running(&self) {

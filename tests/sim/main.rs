@@ -125,7 +125,7 @@ fn the_runs_visit_what_they_are_for() {
         (wakes, 300),
         (switches, 200),
         (switches_back, 50),
-        (superseded, 3),
+        (superseded, 1),
         (taken_over, 5),
         (asked_anew, 5),
         (slept_on, 5),
@@ -227,7 +227,7 @@ fn one_writer_checker_finds_an_engine_that_is_left_with_writes_under_way() {
 
 #[test]
 fn data_checker_finds_a_mirror_that_wakes_without_the_newest_member() {
-    finds_from(1_280, Bug::WakeWithoutNewest, Checker::Data);
+    finds_from(900, Bug::WakeWithoutNewest, Checker::Data);
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl MirrorCore {
     }
 
     fn sleep(&mut self) {
-        (self.asleep, self.started, self.catching_up) = (true, false, false);
+        (self.sleeps, self.asleep, self.started, self.catching_up) = (true, true, false, false);
         self.fence = Fence::Settled;
     }
 
