@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "contract/both_ways.rs"]
+mod both_ways;
 // Shared with the tests of frontends, which use more of it.
 #[allow(dead_code)]
 #[path = "frontend/cluster.rs"]
@@ -15,6 +17,8 @@ mod disks;
 mod hazards;
 #[path = "contract/metrics.rs"]
 mod metrics;
+#[path = "contract/no_replica.rs"]
+mod no_replica;
 #[path = "contract/orphans.rs"]
 mod orphans;
 #[path = "contract/raw.rs"]

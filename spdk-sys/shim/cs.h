@@ -320,6 +320,8 @@ void cs_lvs_create(const char *base, const char *name, uint32_t cluster_size, en
 void cs_lvs_load(const char *base, cs_done_cb cb, void *arg);
 /* Both: -EBUSY while one of its lvols is open or being changed, -ENODEV when there is none of this name. */
 void cs_lvs_unload(const char *name, cs_done_cb cb, void *arg);
+/* As cs_lvs_unload, of a store whose device has left the machine: what cannot be written any more is given up. */
+void cs_lvs_abandon(const char *name, cs_done_cb cb, void *arg);
 void cs_lvs_destroy(const char *name, cs_done_cb cb, void *arg);
 void cs_lvs_rename(const char *name, const char *new_name, cs_done_cb cb, void *arg);
 int cs_lvs_info(const char *name, cs_lvs_info_cb cb, void *arg);

@@ -234,6 +234,12 @@ cs_lvs_is_changing(const struct spdk_lvol_store *store)
 	return false;
 }
 
+void
+cs_lvol_drop_unwritten(struct spdk_lvol *lvol)
+{
+	lvol->blob->state = SPDK_BLOB_STATE_CLEAN;
+}
+
 /* NULL after having called back with an error. */
 static struct change *
 change_new(struct spdk_lvol_store *store, cs_done_cb cb, void *arg)

@@ -385,6 +385,10 @@ struct unload {
 	/* First, so that the whole is freed as the step is. */
 	struct step step;
 	struct spdk_lvol_store *lvs;
+	/* Whose turn it is. */
+	struct spdk_lvol *lvol;
+	/* The device has left: what cannot be written is given up. */
+	bool abandon;
 };
 
 static void
@@ -392,6 +396,32 @@ unload_done(void *context, int rc)
 {
 	g_unloading = NULL;
 	step_done(context, rc);
+}
+
+static void unload_next(void *context, int rc);
+
+/*
+ * The lvol's metadata is on the disk, or cannot be. A close would try to write it again, and its failure is not to be had:
+ * 20.07 frees the lvol then and lists it still, later releases leave it open for good.
+ */
+static void
+unload_synced(void *context, int rc)
+{
+	struct unload *unload = context;
+	struct spdk_lvol *lvol = unload->lvol;
+
+	if (rc != 0 && !unload->abandon) {
+		unload_done(&unload->step, rc);
+		return;
+	}
+	if (rc != 0) {
+		cs_lvol_drop_unwritten(lvol);
+	}
+	if (lvol->bdev == NULL) {
+		spdk_lvol_close(lvol, unload_next, unload);
+	} else {
+		spdk_bdev_unregister(lvol->bdev, unload_next, unload);
+	}
 }
 
 /*
@@ -412,18 +442,15 @@ unload_next(void *context, int rc)
 		if (!cs_lvol_is_live(lvol)) {
 			continue;
 		}
-		if (lvol->bdev == NULL) {
-			spdk_lvol_close(lvol, unload_next, unload);
-		} else {
-			spdk_bdev_unregister(lvol->bdev, unload_next, unload);
-		}
+		unload->lvol = lvol;
+		spdk_blob_sync_md(lvol->blob, unload_synced, unload);
 		return;
 	}
 	vbdev_lvs_unload(unload->lvs, unload_done, &unload->step);
 }
 
-void
-cs_lvs_unload(const char *name, cs_done_cb cb, void *arg)
+static void
+unload(const char *name, bool abandon, cs_done_cb cb, void *arg)
 {
 	struct spdk_lvol_store *lvs = cs_find_lvs(name);
 	struct unload *unload;
@@ -444,8 +471,21 @@ cs_lvs_unload(const char *name, cs_done_cb cb, void *arg)
 	unload->step.cb = cb;
 	unload->step.arg = arg;
 	unload->lvs = lvs;
+	unload->abandon = abandon;
 	g_unloading = lvs;
 	unload_next(unload, 0);
+}
+
+void
+cs_lvs_unload(const char *name, cs_done_cb cb, void *arg)
+{
+	unload(name, false, cb, arg);
+}
+
+void
+cs_lvs_abandon(const char *name, cs_done_cb cb, void *arg)
+{
+	unload(name, true, cb, arg);
 }
 
 void

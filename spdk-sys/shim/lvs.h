@@ -15,6 +15,8 @@
 struct spdk_lvol_store *cs_find_lvs(const char *name);
 /* lvol.c. NULL when there is none of this name, or it is being closed. */
 struct spdk_lvol *cs_find_lvol(const char *lvs, const char *name);
+/* lvol.c. Forgets what of the lvol's metadata is not on the disk, as it cannot be written any more. */
+void cs_lvol_drop_unwritten(struct spdk_lvol *lvol);
 /* lvol.c. Whether an lvol of the store is being made or changed. */
 bool cs_lvs_is_changing(const struct spdk_lvol_store *store);
 /* An lvol being closed still stands in its store's list, with pointers to what is freed already. */

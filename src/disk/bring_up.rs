@@ -237,7 +237,7 @@ impl BringUp {
 /// First step of taking a disk away: its lvstore. Refused while something on it is open; nothing is lost then.
 pub(super) async fn unload(disk: &Disk) -> Result<()> {
     let inner = disk.inner();
-    unload_store(&inner.control, &inner.bdev).await
+    unload_store(&inner.control, &inner.bdev, Ending::Orderly).await
 }
 
 /// Second step: the device. The data stays on it. One that failed can be repeated.
@@ -251,7 +251,7 @@ pub(super) async fn let_go(disk: &Disk) -> Result<()> {
 /// Takes away a disk whose device has left the machine and has been abandoned. One that failed can be repeated.
 pub(super) async fn take_away(disk: &Disk) -> Result<()> {
     let inner = disk.inner();
-    if let Err(error) = unload_store(&inner.control, &inner.bdev).await {
+    if let Err(error) = unload_store(&inner.control, &inner.bdev, Ending::Abandoned).await {
         // Its last words can't be written. It is unloaded all the same, or the next look finds it.
         tracing::warn!(disk = %disk.name(), %error, "the lvstore of an unplugged disk was left as it is");
         let bdev = inner.bdev.clone();
@@ -264,19 +264,29 @@ pub(super) async fn take_away(disk: &Disk) -> Result<()> {
 }
 
 async fn take_down(control: &Control, request: &DiskRequest, driver: DiskDriver, bdev: &BdevName) -> Result<()> {
-    unload_store(control, bdev).await?;
+    unload_store(control, bdev, Ending::Orderly).await?;
     remove_bdev(control, request, driver, bdev).await
 }
 
+/// How an lvstore is put away.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// All of it is written.
+    Orderly,
+    /// Its device has left; what cannot be written is given up.
+    Abandoned,
+}
+
 /// Puts an lvstore away. Nobody uses its lvols any more, but who did may be about to close them.
-async fn unload_store(control: &Control, bdev: &BdevName) -> Result<()> {
+async fn unload_store(control: &Control, bdev: &BdevName, ending: Ending) -> Result<()> {
     let started = tokio::time::Instant::now();
     loop {
         let bdev = bdev.clone();
         let unloaded = control.run(move |on| async move {
-            match lvstore::on_base(on, &bdev)? {
-                Some(lvs) => lvstore::unload(on, &lvs.name).await,
-                None => Ok(()),
+            match (lvstore::on_base(on, &bdev)?, ending) {
+                (Some(lvs), Ending::Orderly) => lvstore::unload(on, &lvs.name).await,
+                (Some(lvs), Ending::Abandoned) => lvstore::abandon(on, &lvs.name).await,
+                (None, _) => Ok(()),
             }
         });
         match unloaded.await {

@@ -119,6 +119,18 @@ pub async fn unload(on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
     .map_err(|errno| failed("unload", name, errno))
 }
 
+/// As [`unload`], of a store whose device has left the machine: what cannot be written any more is given up.
+pub async fn abandon(on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
+    base::settled(on).await?;
+    let c_name = text::to_c(name.as_str());
+    completion::done(|cb, arg| {
+        // SAFETY: on the control thread; the name is read during the call only.
+        unsafe { sys::cs_lvs_abandon(c_name.as_ptr(), cb, arg) }
+    })
+    .await
+    .map_err(|errno| failed("unload", name, errno))
+}
+
 /// Deletes the store with all its lvols. Refused while one of them is open.
 pub async fn destroy(on: OnControl, name: &LvsName) -> Result<(), SpdkError> {
     base::settled(on).await?;

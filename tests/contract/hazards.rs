@@ -17,10 +17,10 @@ use crate::volume::{
     Imaged, Prepared, address_of, connect_replica, create_replica, delete_replica, disk, get_replica, take_disk,
 };
 
-const FIRST: &str = "vol-r-00000000";
+pub const FIRST: &str = "vol-r-00000000";
 const SECOND: &str = "vol-r-00000001";
 
-async fn create_engine(
+pub async fn create_engine(
     node: &Node,
     replicas: &[(&str, &str)],
     change: impl FnOnce(&mut wire::EngineCreateRequest),
