@@ -175,6 +175,8 @@ async fn node_info_and_mirror_get_tell_memory_threads_and_what_a_member_owes() {
     let (engine, initiator) = volume(&cluster, "owed", 8 * MIB).await;
     let pending = |members: &[own::MirrorMember]| members.iter().map(|member| member.pending).collect::<Vec<_>>();
     assert_eq!(pending(&cluster.mirror("owed").await), [0, 0]);
+    // Its region is dirty then, and the next write goes to the members at once.
+    initiator.write(0, &[0; 4096]).await.expect("a write");
     cluster.nodes[1].freeze();
     let write = tokio::spawn(async move { initiator.write(0, &[1; 4096]).await });
     crate::support::wait::wait_until(
