@@ -422,17 +422,21 @@ impl Driver {
 
 /// Between two attempts to reach a node that did not take the call.
 const CALL_AGAIN: Duration = Duration::from_millis(100);
+/// How long they are made. Clients' writes may wait for it.
+const UNREACHED_LIMIT: Duration = Duration::from_secs(2);
 
 /// Gives an order to a replica. One that it has carried out already is the same again.
 pub(super) async fn give_order(host: &dyn MirrorHost, open: &OpenMember, order: DirtyOrder) -> Result<()> {
     call_again(|| host.persist_dirty(open, order.clone())).await
 }
 
-/// Makes a call that did not reach the node again, as a connection may have ended without a fault of the node. Limited by the caller.
+/// Makes a call that did not reach the node again for a while, as a connection may have ended without a fault of the node. Limited by
+/// the caller.
 async fn call_again<T>(call: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+    let begun = Instant::now();
     loop {
         match call().await {
-            Err(Error::Peer { .. }) => tokio::time::sleep(CALL_AGAIN).await,
+            Err(Error::Peer { .. }) if begun.elapsed() < UNREACHED_LIMIT => tokio::time::sleep(CALL_AGAIN).await,
             result => return result,
         }
     }
