@@ -258,7 +258,7 @@ impl Engine {
             }
             if published.state == EngineState::Running && status.superseded {
                 published.state = EngineState::Error;
-                published.error_message = "another engine has gone on with its replicas".into();
+                published.error_message = "another engine has gone on with its replicas: delete this one, or end the other and create this one again".into();
             }
             let any = published.replicas.values().any(|listed| listed.mode == ReplicaMode::ReadWrite);
             if published.state == EngineState::Running && !any {

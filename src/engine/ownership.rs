@@ -1,5 +1,5 @@
-//! Whose the replicas are when a volume has more than one engine, as while its frontend switches over. Each engine's mirror sleeps
-//! until its first I/O, then claims its replicas ([`crate::mirror`]). What is here sees to the two moments at which hosts lose
+//! Whose the replicas are when a volume has more than one engine, as while its frontend switches over. An engine's mirror sleeps
+//! until it is used, then claims its replicas ([`crate::mirror`]). What is here sees to the two moments at which hosts lose
 //! sight of an engine and see it again.
 
 use std::sync::Arc;

@@ -12,8 +12,8 @@ use super::activity::{self, Activity};
 use super::core::control::{Action, Actions, Event, MemberMode, MirrorCore, Notice, OutReason, PauseId};
 use super::core::dirty::Regions;
 use super::core::{
-    Assembly, Equalizer, FailureCause, Generation, GenerationOrder, GenerationRecord, HotMap, Incarnation, MAX_MEMBERS,
-    MemberIndex, MemberOp, Members, OpenMember, ReadPolicy, Replaces, ReplicaRecords, UnequalMap, Waking,
+    Assembly, Equalizer, FailureCause, Generation, HotMap, Incarnation, MAX_MEMBERS, MemberIndex, MemberOp, Members,
+    ReadPolicy, UnequalMap, Waking,
 };
 use super::deadlines::DeadlineSettings;
 use super::device::{MirrorDevice, Report};
@@ -27,11 +27,13 @@ use crate::spdk::bdev::Geometry;
 use crate::spdk::vdev::VdevHandle;
 use dirty::Dirty;
 use equalize::PieceCopy;
-use sleep::{Sleep, blame};
+use persist::Persisting;
+use sleep::Sleep;
 
 mod dirty;
 mod equalize;
 mod join;
+mod persist;
 mod sleep;
 
 pub(super) use equalize::PieceOutcome;
@@ -172,21 +174,6 @@ struct NextLock {
     reply: oneshot::Sender<Result<CopyPaths>>,
 }
 
-/// A record on its way to a member, and the newest one that came meanwhile.
-#[derive(Default)]
-struct Persisting {
-    running: bool,
-    next: Option<GenerationRecord>,
-    /// What the replica held before the mirror has started.
-    held: Option<Generation>,
-}
-
-impl Persisting {
-    fn after(held: Option<Generation>) -> Self {
-        Self { held, ..Self::default() }
-    }
-}
-
 pub(super) struct Driver {
     on: OnControl,
     name: BdevName,
@@ -303,8 +290,8 @@ impl Driver {
                 self.watch_removal(member, opened);
             }
         }
-        let mut questions = self.ask_for_deadlines();
-        let mut quiet = self.ask_for_quiet_regions(self.quiet);
+        let mut questions = self.moments(Some(self.deadlines.period()));
+        let mut quiet = self.moments(self.quiet);
         loop {
             let stop = tokio::select! {
                 Some(()) = questions.recv() => { self.check_deadlines().await; None }
@@ -326,10 +313,10 @@ impl Driver {
         }
     }
 
-    /// The moments to look for members that do not answer. At most one waits: a late look is as good as two.
-    fn ask_for_deadlines(&self) -> mpsc::Receiver<()> {
-        let (ask, questions) = mpsc::channel(1);
-        let period = self.deadlines.period();
+    /// The moments to look at something, for as long as somebody listens. At most one waits: a late look is as good as two.
+    fn moments(&self, period: Option<Duration>) -> mpsc::Receiver<()> {
+        let (ask, moments) = mpsc::channel(1);
+        let Some(period) = period else { return moments };
         self.tokio.spawn(async move {
             loop {
                 tokio::time::sleep(period).await;
@@ -338,7 +325,7 @@ impl Driver {
                 }
             }
         });
-        questions
+        moments
     }
 
     async fn check_deadlines(&self) {
@@ -587,51 +574,6 @@ impl Driver {
         if let Err(error) = result {
             tracing::error!(mirror = %self.name, %error, "channels could not be visited");
         }
-    }
-
-    fn persist_next(&mut self, member: MemberIndex) {
-        let slot = &mut self.persisting[member.get()];
-        let Some(open) = self.members.get(member) else { return };
-        if slot.running {
-            return;
-        }
-        let Some(record) = slot.next.take() else { return };
-        slot.running = true;
-        let open = open.clone();
-        match self.sleep {
-            Some(_) => self.claim(member, open, record),
-            None => self.persist(member, open, record),
-        }
-    }
-
-    /// Stores a record with a member that is this mirror's.
-    fn persist(&mut self, member: MemberIndex, open: OpenMember, record: GenerationRecord) {
-        let generation = record.generation;
-        let replaces = match self.started {
-            Some(_) => Replaces::Only(self.persisting[member.get()].held),
-            None => Replaces::Lower,
-        };
-        let persist = self.host.persist(&open, GenerationOrder { record, replaces });
-        let (limit, events, host) = (self.deadlines.limit, self.events.0.clone(), self.host.clone());
-        let (mirror, replica, incarnation) = (self.name.clone(), open.replica.clone(), self.incarnation);
-        self.tokio.spawn(async move {
-            let outcome = match tokio::time::timeout(limit, persist).await {
-                Ok(Ok(())) => Event::FencePersisted { member, generation },
-                Ok(Err(error)) => {
-                    tracing::warn!(%mirror, %replica, %error, "the generation could not be stored");
-                    let is_ours = |found: &ReplicaRecords| !found.is_claimed_by_another(incarnation);
-                    match blame(&*host, &open, limit, FailureCause::Medium, is_ours).await {
-                        StoreFailure::Superseded => Event::Superseded,
-                        StoreFailure::Member(_) => Event::FenceFailed { member, generation },
-                    }
-                }
-                Err(_) => {
-                    tracing::warn!(%mirror, %replica, ?limit, "the generation was not stored in time");
-                    Event::FenceFailed { member, generation }
-                }
-            };
-            let _ = events.unbounded_send(outcome);
-        });
     }
 
     async fn close(&mut self, member: MemberIndex) {

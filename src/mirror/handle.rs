@@ -134,8 +134,8 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Raises the generation on all members, then registers the bdev. The mirror sleeps until its first I/O. Must be called on a
-    /// tokio runtime.
+    /// Registers the bdev. The mirror is awake then, or sleeps until its first I/O if another may be using its replicas. Must be
+    /// called on a tokio runtime.
     pub async fn start(control: &Control, parts: MirrorParts) -> Result<Self> {
         let members = &parts.assembly.members;
         let geometry = Geometry {

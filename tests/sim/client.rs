@@ -177,7 +177,7 @@ impl World {
         let engines = self.others.values().chain(&self.engine);
         let lives =
             engines.map(|engine| engine.dirty.incarnation).any(|engine| records.dirty.claimed_by() == Some(engine));
-        let stolen = lives && records.is_claimed_by_another(command.writer) && !records.was_voided_by(command.writer);
+        let stolen = lives && records.is_claimed_by_another(command.writer);
         let result = match command.fate {
             _ if !replica.up => Err(FailureCause::Gone),
             Fate::Fine => Ok(value),

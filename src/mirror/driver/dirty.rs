@@ -2,10 +2,8 @@
 //! quiet is taken off.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use futures::future::{Either, join_all, select};
-use tokio::sync::mpsc;
 
 use super::super::activity::DirtyState;
 use super::super::core::dirty::{DirtyLog, DirtyRecord, RegionSet, Regions, StoreId, Todo};
@@ -51,21 +49,6 @@ impl Dirty {
 }
 
 impl Driver {
-    /// The moments to look for quiet regions. At most one waits.
-    pub(super) fn ask_for_quiet_regions(&self, period: Option<Duration>) -> mpsc::Receiver<()> {
-        let (ask, questions) = mpsc::channel(1);
-        let Some(period) = period else { return questions };
-        self.tokio.spawn(async move {
-            loop {
-                tokio::time::sleep(period).await;
-                if let Err(mpsc::error::TrySendError::Closed(())) = ask.try_send(()) {
-                    return;
-                }
-            }
-        });
-        questions
-    }
-
     /// For status and metrics.
     pub(super) fn dirty_state(&self) -> DirtyState {
         let log = self.dirty.as_ref().map(|dirty| &dirty.log).filter(|log| log.needed());

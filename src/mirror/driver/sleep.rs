@@ -1,5 +1,5 @@
-//! The driver's part in sleeping and waking. A mirror sleeps from its assembly, and after an orderly rest, until the first I/O of a
-//! client or the first command that needs it awake: it has its members open, and changes nothing on them. So another mirror may
+//! The driver's part in sleeping and waking. A mirror sleeps from its assembly, unless nobody may be using its replicas, and after an
+//! orderly rest, until the first I/O of a client or the first command that needs it awake: it has its members open, and changes nothing on them. So another mirror may
 //! serve the same replicas until clients come here.
 //!
 //! Waking asks every member's replica what it holds ([`Waking`]), then raises the generation over those that lack nothing. With the

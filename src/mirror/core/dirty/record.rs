@@ -132,12 +132,11 @@ impl ReplicaRecords {
         self.is_free() && self.dirty.claimed_by() != Some(incarnation)
     }
 
-    /// Whether a mirror other than that of `incarnation` has claimed it, and may be using it still for all that it knows.
+    /// Whether a mirror other than that of `incarnation` has claimed it. Not of one that this mirror has declared void: who
+    /// had it before has lost it.
     pub fn is_claimed_by_another(&self, incarnation: Incarnation) -> bool {
-        match &self.dirty {
-            FoundDirty::Nothing | FoundDirty::Unreadable => false,
-            FoundDirty::Known(record) => record.incarnation != incarnation,
-        }
+        let claimed_by = self.dirty.claimed_by();
+        claimed_by.is_some_and(|claimed_by| claimed_by != incarnation) && !self.was_voided_by(incarnation)
     }
 
     /// Whether the replica takes a generation that is not part of a claim: from the mirror that claimed it last. One that is to be
@@ -240,7 +239,7 @@ impl DirtyOrder {
 
 impl ReplicaRecords {
     /// Whether the mirror of `incarnation` has declared its content void: a void record tells whose generation that was at.
-    pub fn was_voided_by(&self, incarnation: Incarnation) -> bool {
+    fn was_voided_by(&self, incarnation: Incarnation) -> bool {
         self.generation
             .as_ref()
             .is_some_and(|record| record.generation == Generation::NONE && record.base.incarnation() == incarnation)
@@ -418,6 +417,11 @@ mod tests {
         let void = ReplicaRecords { generation, dirty: known(of(1, 7, &[])) };
         assert_eq!(DirtyOrder::Join(of(2, 0, &[3])).carry_out(&void, SIZE), replaced(of(2, 0, &[3])));
         assert_eq!(DirtyOrder::Join(of(1, 8, &[3])).carry_out(&void, SIZE), Err(DirtyRefused));
+        assert!(
+            !void.is_claimed_by_another(Incarnation(2)),
+            "an order that fails there does not mean that it has lost others"
+        );
+        assert!(void.is_claimed_by_another(Incarnation(3)));
         let real = raised(2, 1, FoundDirty::Nothing);
         assert_eq!(DirtyOrder::Join(of(2, 0, &[3])).carry_out(&real, SIZE), Err(DirtyRefused));
     }
