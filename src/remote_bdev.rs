@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::name::{BdevName, HostPort, LvolName, Nqn};
-use crate::spdk::client::BdevClient;
 use crate::nvme_host;
 use crate::spdk::Control;
+use crate::spdk::client::BdevClient;
 use crate::spdk::nvme::{Peer, TcpTarget};
 use crate::{Error, Result};
 

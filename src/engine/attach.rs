@@ -14,10 +14,10 @@ use crate::faults::{self, Point};
 use crate::mirror::core::{Locality, OpenMember};
 use crate::mirror::{DiskFlush, MemberFlush, OpenedMember};
 use crate::name::{BdevName, LvolName, Nqn, ReplicaAddress, ReplicaName};
-use crate::spdk::base;
-use crate::spdk::bdev::{BdevEvent, OpenBdev};
 use crate::nvme_host;
 use crate::spdk::Control;
+use crate::spdk::base;
+use crate::spdk::bdev::{BdevEvent, OpenBdev};
 use crate::spdk::nvme::{AttachFault, Peer, TcpTarget};
 
 /// A replica's head on this node, ready to be opened.
@@ -105,8 +105,12 @@ async fn open_bdev(control: &Control, name: BdevName) -> Result<(Arc<OpenBdev>, 
 /// Attaches the replica's target and returns the one bdev it gave.
 async fn attach(control: &Control, path: &ReplicaPath, limit: Duration) -> Result<BdevName> {
     let controller = controller_name(&path.replica);
-    let target =
-        TcpTarget { address: path.address, subsystem: Nqn::replica(&path.replica), host: Nqn::internal_host(), io_queues: 0 };
+    let target = TcpTarget {
+        address: path.address,
+        subsystem: Nqn::replica(&path.replica),
+        host: Nqn::internal_host(),
+        io_queues: 0,
+    };
     let attached = nvme_host::attach(control, &controller, &target, ordered_fault(), limit).await;
     attached.map_err(|error| Error::peer(peer_of(path), error.to_string()))
 }

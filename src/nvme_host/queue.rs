@@ -182,11 +182,7 @@ impl<R: Request> Queue<R> {
 
     /// Sends and receives what can be without waiting. True if there was anything. Requests that are over are added to
     /// `finished`. After an error the queue is of no more use but for [`Self::fail`].
-    pub fn poll(
-        &mut self,
-        socket: &mut (impl Read + Write),
-        finished: &mut Vec<Finished<R>>,
-    ) -> Result<bool, Broken> {
+    pub fn poll(&mut self, socket: &mut (impl Read + Write), finished: &mut Vec<Finished<R>>) -> Result<bool, Broken> {
         self.issue(finished);
         let mut worked = self.send(socket)?;
         if self.free_commands.len() < self.commands.len() {

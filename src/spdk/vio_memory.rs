@@ -35,7 +35,7 @@ impl<V: Vdev> Vio<V> {
 fn pieces(memory: &[spdk_sys::iovec], offset: usize) -> impl Iterator<Item = (*mut u8, usize)> {
     let mut skip = offset;
     memory.iter().filter_map(move |piece| {
-        let length = piece.iov_len as usize;
+        let length = piece.iov_len;
         let skipped = skip.min(length);
         skip -= skipped;
         // An empty piece may have no address at all.
