@@ -8,7 +8,7 @@
 //! - [`completion`]: C callbacks as futures.
 //! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio. [`stats`]: what
 //!   is counted of it.
-//! - [`vdev`]: bdevs written in safe Rust.
+//! - [`vdev`]: bdevs written in safe Rust. [`status`]: how an I/O of theirs fails for a reason that its client can act on.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
 //! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs. [`virtio`]: disks of a virtual machine.
 //!
@@ -34,6 +34,7 @@ pub mod nvme;
 pub mod nvmf;
 pub mod reactor;
 pub mod stats;
+pub mod status;
 mod text;
 pub mod vdev;
 pub mod virtio;

@@ -209,6 +209,12 @@ impl Turn<'_> {
     /// After an operation: what is on the disk is shown whatever came of it, and an error is the caller's to know. The
     /// replica is in state error only when its disk cannot tell any more what it has.
     async fn settle(&mut self, result: Result<()>) -> Result<()> {
+        let result = result.map_err(|error| match error {
+            Error::NoSpace { object, problem } => {
+                Error::NoSpace { object: format!("{object} of replica {}", self.replica.name), problem }
+            }
+            other => other,
+        });
         if let Err(error) = &result {
             tracing::warn!(replica = %self.replica.name, %error, "an operation on a replica failed");
         }

@@ -70,7 +70,11 @@ async fn a_snapshot_that_does_not_fit_names_the_disk_and_one_that_is_deleted_mak
         assert!(taken < 200, "a disk of 16 MiB has room for every snapshot");
     };
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-    contains(status.message(), &["disk disk has no space left", "delete snapshots or replicas, or use another disk"]);
+    let told = [
+        &*format!("disk disk of replica {REPLICA} has no space left"),
+        "delete snapshots or replicas, or use another disk",
+    ];
+    contains(status.message(), &told);
     let after = get(&node).await;
     assert_eq!((after.state.as_str(), after.snapshots.len()), ("running", taken), "{}", after.error_msg);
     assert!(
@@ -87,7 +91,13 @@ async fn a_snapshot_that_does_not_fit_names_the_disk_and_one_that_is_deleted_mak
 async fn a_write_that_does_not_fit_is_told_with_the_disk_and_the_replica() {
     let (node, _disk, engine) = lab(64, 128, 0).await;
     let volume = connect(&engine).await;
-    fill(&volume, 0, 1).await;
+    let fits = fill(&volume, 0, 1).await;
+    // The host is told that it is the space, by a write as by zeroes that need a cluster, and what it has stays.
+    let full = volume.write((fits + 1) * MIB, &vec![1; 4096]).await.expect_err("there is no space for it");
+    assert_eq!(full.status().map(|status| (status.kind, status.code)), Some((0, 0x81)), "{full}");
+    let full = volume.write_zeroes((fits + 1) * MIB, 4096).await.expect_err("there is no space for it");
+    assert_eq!(full.status().map(|status| (status.kind, status.code)), Some((0, 0x81)), "{full}");
+    volume.write(0, &vec![9; 4096]).await.expect("a write into a cluster that the volume has takes no space");
     let told = [
         &format!("disk disk of replica {REPLICA} at "),
         "has no space left",
