@@ -16,15 +16,18 @@ async fn checkpoints(scene: &Scene) -> Vec<own::RestoreCheckpoint> {
     answer.checkpoints
 }
 
-/// A replica's last complete restore, and the one that is under way.
-fn told(checkpoint: &own::RestoreCheckpoint) -> (Option<(&str, &str)>, Option<(&str, bool)>) {
+/// The backup and the snapshot of a replica's last complete restore, and the backup that is under way.
+fn told(checkpoint: &own::RestoreCheckpoint) -> [&str; 3] {
     assert_eq!(checkpoint.error, "", "{checkpoint:?}");
-    let restored = checkpoint.restored.as_ref();
-    let unfinished = checkpoint.unfinished.as_ref();
-    (
-        restored.map(|point| (point.backup_name.as_str(), point.snapshot_name.as_str())),
-        unfinished.map(|begun| (begun.backup_name.as_str(), begun.base_intact)),
-    )
+    let (backup, snapshot) = match &checkpoint.restored {
+        Some(point) => (point.backup_name.as_str(), point.snapshot_name.as_str()),
+        None => ("", ""),
+    };
+    let unfinished = checkpoint.unfinished.as_ref().map_or("", |begun| {
+        assert!(begun.base_intact, "{checkpoint:?}");
+        begun.backup_name.as_str()
+    });
+    [backup, snapshot, unfinished]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,12 +36,12 @@ async fn checkpoints_tell_the_point_a_volume_goes_back_to_and_what_is_under_way(
     let nothing = own::RestoreCheckpointsRequest { engine_name: "nobody".into() };
     refused(scene.cluster.nodes[0].corriente().restore_checkpoints(nothing).await, Code::NotFound, "nobody");
     for checkpoint in checkpoints(&scene).await {
-        assert_eq!(told(&checkpoint), (None, None));
+        assert_eq!(told(&checkpoint), ["", "", ""]);
     }
     scene.restore(0).await;
     let point = (scene.points[0].backup.clone(), scene.points[0].snapshot.clone());
     for checkpoint in checkpoints(&scene).await {
-        assert_eq!(told(&checkpoint), (Some((&*point.0, &*point.1)), None));
+        assert_eq!(told(&checkpoint), [&*point.0, &point.1, ""]);
     }
 
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_corriente"));
@@ -55,17 +58,17 @@ async fn checkpoints_tell_the_point_a_volume_goes_back_to_and_what_is_under_way(
     faults.blocked(Point::RestoreStepDone).await;
     let next = scene.points[1].backup.clone();
     for checkpoint in checkpoints(&scene).await {
-        assert_eq!(told(&checkpoint), (Some((&*point.0, &*point.1)), Some((&*next, true))));
+        assert_eq!(told(&checkpoint), [&*point.0, &point.1, &next]);
     }
     scene.cluster.nodes[0].kill9();
     scene.come_up().await;
     assert_eq!(scene.create("").await.state, "running");
     for checkpoint in checkpoints(&scene).await {
-        assert_eq!(told(&checkpoint), (Some((&*point.0, &*point.1)), None), "it has gone back");
+        assert_eq!(told(&checkpoint), [&*point.0, &point.1, ""], "it has gone back");
     }
 
     scene.cluster.nodes[1].kill9();
     let after = checkpoints(&scene).await;
-    assert_eq!(told(&after[0]), (Some((&*point.0, &*point.1)), None));
+    assert_eq!(told(&after[0]), [&*point.0, &point.1, ""]);
     assert!(!after[1].error.is_empty() && after[1].restored.is_none(), "{:?}", after[1]);
 }
