@@ -9,7 +9,7 @@
 //! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio. [`stats`]: what
 //!   is counted of it.
 //! - [`vdev`]: bdevs written in safe Rust (`vio_memory`: what their I/Os read and write). [`poller`]: what such a device does in
-//!   every turn.
+//!   every turn. [`status`]: how an I/O of theirs fails for a reason that its client can act on.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
 //! - [`nvme`], [`nvmf`]: SPDK's NVMe driver for disks of this machine, and volumes of ours as other nodes' disks. [`virtio`]: disks of a virtual machine.
 //!
@@ -36,6 +36,7 @@ pub mod nvmf;
 pub mod poller;
 pub mod reactor;
 pub mod stats;
+pub mod status;
 mod text;
 pub mod vdev;
 mod vio_memory;
