@@ -146,11 +146,31 @@ impl Line {
         let mut finished = self.finished.take();
         let polled = self.turn(&mut finished);
         let worked = !finished.is_empty() || !matches!(polled, Ok(false));
-        self.answer_all(finished);
+        let answered = self.answer_all(finished);
+        // What the answers have brought goes out now, not a turn later.
+        let polled = polled.and_then(|_| if answered { self.send() } else { Ok(()) });
         if let Err(error) = polled {
             self.end(Some(error));
         }
         worked
+    }
+
+    fn send(&self) -> Result<(), InitiatorError> {
+        match &mut *self.socket.borrow_mut() {
+            Socket::Up(QueueSocket { stream, .. }) => {
+                self.queue.borrow_mut().send_new(stream).map_err(|broken| self.explain(broken))
+            }
+            Socket::Coming(_) | Socket::Down => Ok(()),
+        }
+    }
+
+    fn explain(&self, broken: Broken) -> InitiatorError {
+        let peer = self.link.peer();
+        match broken {
+            Broken::Protocol(violation) => InitiatorError::Protocol { peer, violation },
+            Broken::Terminated(problem) => InitiatorError::Terminated { peer, problem },
+            Broken::Closed(problem) => InitiatorError::PeerClosed { peer, problem },
+        }
     }
 
     fn turn(&self, finished: &mut Vec<Finished<Io>>) -> Result<bool, InitiatorError> {
@@ -175,14 +195,7 @@ impl Line {
             // The admin connection notices when the peer goes.
             return Ok(false);
         }
-        queue.poll(stream, finished).map_err(|broken| {
-            let peer = self.link.peer();
-            match broken {
-                Broken::Protocol(violation) => InitiatorError::Protocol { peer, violation },
-                Broken::Terminated(problem) => InitiatorError::Terminated { peer, problem },
-                Broken::Closed(problem) => InitiatorError::PeerClosed { peer, problem },
-            }
-        })
+        queue.poll(stream, finished).map_err(|broken| self.explain(broken))
     }
 
     /// Closes the connection and ends all I/O with an error. With a reason the whole controller ends. False if it was over.
@@ -200,11 +213,13 @@ impl Line {
         true
     }
 
-    /// Answers, which may bring new I/O at once: nothing of the line is borrowed here.
-    fn answer_all(&self, mut finished: Vec<Finished<Io>>) {
+    /// Answers, which may bring new I/O at once: nothing of the line is borrowed here. True if there was anything to answer.
+    fn answer_all(&self, mut finished: Vec<Finished<Io>>) -> bool {
+        let any = !finished.is_empty();
         for (io, result) in finished.drain(..) {
             answer(io, result);
         }
         self.finished.set(finished);
+        any
     }
 }

@@ -194,6 +194,14 @@ impl<R: Request> Queue<R> {
         Ok(worked)
     }
 
+    /// Sends what was submitted since the last poll, as far as that can be without waiting.
+    pub fn send_new(&mut self, socket: &mut impl Write) -> Result<(), Broken> {
+        let mut finished = Vec::new();
+        self.issue(&mut finished);
+        assert!(finished.is_empty(), "a request ends by an answer, and the poll has taken those in");
+        self.send(socket).map(drop)
+    }
+
     /// Ends all requests with `status`.
     pub fn fail(&mut self, status: Status, finished: &mut Vec<Finished<R>>) {
         self.outbox.clear();

@@ -314,6 +314,7 @@ fn run(queue: &mut Queue<Memory>, target: &mut Target) -> Vec<Finished<Memory>> 
     let mut finished = Vec::new();
     for _ in 0..100_000 {
         queue.poll(target, &mut finished).expect("the target keeps to the protocol");
+        queue.send_new(target).expect("the socket is there");
         target.serve();
         target.let_go();
         if queue.is_idle() {
