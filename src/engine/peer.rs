@@ -22,7 +22,7 @@ use crate::spdk::clustermap::ClusterMap;
 use crate::wire::clone::{self, CloneProgress};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use crate::wire::corriente::v1::{
-    ReplicaHeadMapRequest, ReplicaKeptSnapshotsRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest,
+    ReplicaHeadMapRequest, ReplicaHostsDisconnectRequest, ReplicaKeptSnapshotsRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest,
 };
 use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;
@@ -155,6 +155,14 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = wire::ReplicaExpandRequest { name: self.replica.to_string(), size };
             self.call("expansion", client.replica_expand(request)).await.map(drop)
+        })
+    }
+
+    fn disconnect_hosts(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.corriente();
+            let request = ReplicaHostsDisconnectRequest { replica_name: self.replica.to_string() };
+            self.call("end of its connections", client.replica_hosts_disconnect(request)).await.map(drop)
         })
     }
 

@@ -57,6 +57,7 @@ impl Dirty {
             wo: MemberMask::EMPTY,
             unfenced: MemberMask::EMPTY,
             local: MemberMask::EMPTY,
+            absent: MemberMask::EMPTY,
             writable: true,
         };
         Self {
