@@ -22,7 +22,8 @@ use crate::spdk::clustermap::ClusterMap;
 use crate::wire::clone::{self, CloneProgress};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use crate::wire::corriente::v1::{
-    ReplicaHeadMapRequest, ReplicaHostsDisconnectRequest, ReplicaKeptSnapshotsRequest, ReplicaXattrGetRequest, ReplicaXattrSetRequest,
+    ReplicaHeadMapRequest, ReplicaHostsDisconnectRequest, ReplicaKeptSnapshotsRequest, ReplicaXattrGetRequest,
+    ReplicaXattrSetRequest,
 };
 use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;

@@ -12,8 +12,8 @@ use super::activity::Activity;
 use super::core::control::{Health, MemberMode, OutReason, PauseId, Status};
 use super::core::dirty::Regions;
 use super::core::{
-    Assembly, DirtyOrder, Generation, GenerationOrder, Incarnation, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember,
-    ReadPolicy, ReplicaRecords,
+    Assembly, DirtyOrder, Generation, GenerationOrder, Incarnation, Locality, MAX_MEMBERS, MemberIndex, Members,
+    OpenMember, ReadPolicy, ReplicaRecords,
 };
 use super::deadlines::DeadlineSettings;
 use super::driver::{Command, Driver, Parts};

@@ -176,10 +176,7 @@ impl Attempt<'_> {
         self.ask_in_sync(|backend| backend.describe()).await
     }
 
-    async fn ask_in_sync<T>(
-        &self,
-        ask: impl for<'b> Fn(&'b dyn Backend) -> BoxFuture<'b, Result<T>>,
-    ) -> Result<T> {
+    async fn ask_in_sync<T>(&self, ask: impl for<'b> Fn(&'b dyn Backend) -> BoxFuture<'b, Result<T>>) -> Result<T> {
         let mut last = None;
         for path in self.engine.in_sync() {
             match ask(&*path.backend).await {
@@ -269,8 +266,7 @@ impl Attempt<'_> {
     ) -> std::result::Result<MutexGuard<'_, ()>, Stop> {
         let operation = stop.unless_canceled(async { Ok(self.engine.operations.lock().await) }).await?;
         let asked = self.in_time("its snapshots", async {
-            let marker =
-                self.ask_in_sync(|backend| backend.attribute(Attribute::Restore)).await?;
+            let marker = self.ask_in_sync(|backend| backend.attribute(Attribute::Restore)).await?;
             Ok((path.backend.describe().await?, self.describe_in_sync().await?, marker))
         });
         let (found, in_sync, marker) = asked.await?;

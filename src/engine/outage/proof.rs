@@ -6,20 +6,13 @@ use crate::engine::backend::{Layer, ReplicaDescription};
 use crate::mirror::core::{Generation, Incarnation, ReplicaRecords};
 use crate::name::SnapshotName;
 
-/// By its records: the mirror of `incarnation` claimed it last, and raised what it holds, or declared it void when it was back
-/// before. Then nobody else has changed it since. Gives the generation that it holds.
+/// By its records: the mirror of `incarnation` had it last. Gives the generation that it holds.
 pub(super) fn is_own(records: &ReplicaRecords, incarnation: Incarnation) -> Result<Generation, String> {
-    let Some(record) = &records.generation else {
-        return Err("it was in no mirror yet, so it is another copy".into());
-    };
-    let raised_by = match record.generation {
-        Generation::NONE => record.base.incarnation(),
-        generation => generation.incarnation(),
-    };
-    if raised_by != incarnation || records.dirty.claimed_by() != Some(incarnation) {
-        return Err("another engine has gone on with it, or has rebuilt it".into());
+    match records.held_of(incarnation) {
+        Some(held) => Ok(held),
+        None if records.generation.is_none() => Err("it was in no mirror yet, so it is another copy".into()),
+        None => Err("another engine has gone on with it, or has rebuilt it".into()),
     }
-    Ok(record.generation)
 }
 
 /// By its layers: it has those of a replica in sync, and that one has the snapshots of `before`, when the other left. Snapshots do not
@@ -49,32 +42,7 @@ fn facts(snapshots: &BTreeMap<SnapshotName, Layer>) -> Vec<(&SnapshotName, &Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::core::dirty::{DirtyRecord, FoundDirty, RegionSet, Regions};
-    use crate::mirror::core::{GenerationRecord, ReplicaRecords};
     use crate::name::ReplicaName;
-
-    const OWN: Incarnation = Incarnation(7);
-    const OTHER: Incarnation = Incarnation(8);
-
-    fn records(generation: Generation, base: Generation, claimed_by: Incarnation) -> ReplicaRecords {
-        let (regions, dirty) = (Regions::of_volume(1 << 30), RegionSet::EMPTY);
-        let dirty = DirtyRecord { regions, incarnation: claimed_by, sequence: 3, dirty, released: false };
-        let generation = Some(GenerationRecord { generation, base, in_sync: vec![] });
-        ReplicaRecords { generation, dirty: FoundDirty::Known(Box::new(dirty)) }
-    }
-
-    #[test]
-    fn a_replica_is_the_mirrors_own_while_nobody_else_has_raised_claimed_or_voided_it() {
-        let base = Generation::NONE.next(OWN);
-        let (own, other) = (base.next(OWN), base.next(OTHER));
-        assert_eq!(is_own(&records(own, base, OWN), OWN), Ok(own));
-        assert_eq!(is_own(&records(Generation::NONE, own, OWN), OWN), Ok(Generation::NONE), "it was back before");
-        assert!(is_own(&records(other, base, OTHER), OWN).is_err(), "claimed by another");
-        assert!(is_own(&records(own, base, OTHER), OWN).is_err());
-        assert!(is_own(&records(Generation::NONE, other, OWN), OWN).is_err(), "another fills it");
-        let new = ReplicaRecords { generation: None, dirty: FoundDirty::Nothing };
-        assert!(is_own(&new, OWN).is_err(), "deleted and made anew");
-    }
 
     fn replica(size: u64, head: &str, snapshots: &[(&str, &str)]) -> ReplicaDescription {
         let name = |text: &str| SnapshotName::parse(text).expect("a name");

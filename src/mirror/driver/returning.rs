@@ -63,7 +63,8 @@ impl Driver {
     /// Where a member lacks something. Asked when it has joined, so that what was written before is in it.
     pub(super) fn missed(&self, member: MemberIndex) -> Result<Vec<Range<u64>>> {
         let dirty = self.dirty.as_ref();
-        let missed = dirty.and_then(|dirty| Some(dirty.regions.ranges(dirty.log.missed(member)?, self.geometry.size())));
+        let missed =
+            dirty.and_then(|dirty| Some(dirty.regions.ranges(dirty.log.missed(member)?, self.geometry.size())));
         missed.map(Iterator::collect).ok_or_else(|| self.refused("what a member has missed is not known".into()))
     }
 
