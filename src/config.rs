@@ -274,7 +274,8 @@ impl Default for LimitsConfig {
 impl Default for TimeoutsConfig {
     fn default() -> Self {
         Self {
-            member_deadline: Duration::from_secs(5),
+            // With the survivors' generation stored, client I/O goes on within five seconds.
+            member_deadline: Duration::from_secs(4),
             attach: Duration::from_secs(10),
             pause: Duration::from_secs(5),
             suspend: Duration::from_secs(20),

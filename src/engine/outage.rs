@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::instance::Engine;
 use super::state::{Chain, ReplicaMode};
+use crate::mirror::core::control::MemberMode;
 use crate::mirror::{MemberStatus, Mirror, MirrorStatus, ResyncProgress};
 use crate::name::ReplicaName;
 use crate::telemetry::events::ObjectKind;
@@ -55,6 +56,8 @@ struct Waiter {
     replica: ReplicaName,
     /// The volume's snapshots when it was missed.
     chain: Arc<Chain>,
+    /// Its head's lvol, if that was known.
+    head: Option<String>,
     window: Duration,
     failures: u32,
 }
@@ -67,6 +70,7 @@ pub(super) fn watch(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
     tokio::spawn(async move {
         let mut waiters: BTreeMap<ReplicaName, tokio::task::JoinHandle<Record>> = BTreeMap::new();
         let mut records: BTreeMap<ReplicaName, Record> = BTreeMap::new();
+        let mut heads: BTreeMap<ReplicaName, String> = BTreeMap::new();
         loop {
             let (Some(here), Some(mirror)) = (engine.upgrade(), watched.upgrade()) else { return };
             if !here.serves(&mirror) {
@@ -90,11 +94,13 @@ pub(super) fn watch(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
                     mirror: watched.clone(),
                     replica: replica.clone(),
                     chain: here.published().chain,
+                    head: heads.get(&replica).cloned(),
                     window,
                     failures,
                 };
                 waiters.insert(replica, tokio::spawn(waiter.run()));
             }
+            here.learn_heads(&mirror, &mut heads).await;
             drop((here, mirror));
             // Also when a waiter has ended whose member failed again before.
             let next = tokio::time::timeout(LONGEST_PAUSE, status.changed());
@@ -117,6 +123,25 @@ impl Engine {
     /// Whether that mirror is its own still.
     fn serves(&self, mirror: &Arc<Mirror>) -> bool {
         self.mirror().is_ok_and(|current| Arc::ptr_eq(&current, mirror))
+    }
+
+    /// Learns of the members in sync which lvol their heads are: that stays so as long as they are members. Reverting a replica by itself
+    /// makes another.
+    async fn learn_heads(&self, mirror: &Mirror, heads: &mut BTreeMap<ReplicaName, String>) {
+        let status = mirror.status();
+        heads.retain(|replica, _| {
+            status.member(replica).is_some_and(|member| member.mode == MemberMode::Rw || member.awaited)
+        });
+        let unknown: Vec<_> = self.in_sync().into_iter().filter(|path| !heads.contains_key(&path.replica)).collect();
+        let asked = unknown.iter().map(async |path| tokio::time::timeout(LONGEST_PAUSE, path.backend.describe()).await);
+        let answers = futures::future::join_all(asked).await;
+        let status = mirror.status();
+        for answer in answers.into_iter().flatten().flatten() {
+            let is_in_sync = status.member(&answer.name).is_some_and(|member| member.mode == MemberMode::Rw);
+            if let Some(head) = answer.head.filter(|_| is_in_sync) {
+                heads.insert(answer.name, head.uuid);
+            }
+        }
     }
 
     /// The replica that is back and gets what it missed, and the bytes that were copied so far.
@@ -164,7 +189,8 @@ impl Waiter {
             if !may_return {
                 continue;
             }
-            let attempt = Attempt { engine: &engine, mirror: &mirror, replica: &self.replica, chain: &self.chain };
+            let (replica, chain, head) = (&self.replica, &self.chain, self.head.as_deref());
+            let attempt = Attempt { engine: &engine, mirror: &mirror, replica, chain, head };
             match attempt.carry_out().await {
                 Tried::InSync => return self.ends(Some(Instant::now())),
                 Tried::NotYet(error) => {

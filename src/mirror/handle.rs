@@ -301,7 +301,7 @@ impl Mirror {
 
     /// Takes in again a member that failed, the same copy as it was when it left: its replica was read to hold that generation, of
     /// this mirror, and every I/O that it was sent before has ended there. As [`Mirror::add_member`]; it lacks no more than
-    /// [`Mirror::missed`].
+    /// [`Mirror::missed`]. One that is refused is let go of again.
     pub async fn return_member(&self, opened: OpenedMember, holds: Generation) -> Result<MemberIndex> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::ReturnMember { opened, holds, reply }, answer).await

@@ -20,6 +20,7 @@ pub const WRITTEN: u64 = 4 << 20;
 pub const LIMIT: Duration = Duration::from_secs(90);
 pub const FIRST: &str = "vol-r-00000000";
 pub const SECOND: &str = "vol-r-00000001";
+pub const THIRD: &str = "vol-r-00000002";
 
 pub struct Lab {
     pub cluster: Cluster,
@@ -34,12 +35,24 @@ impl Lab {
 
     /// Both replicas hold a whole image, and nothing is dirty.
     pub async fn start_with(set: impl Fn(NodeOptions) -> NodeOptions) -> Self {
+        Self::start_of(false, set).await
+    }
+
+    /// The same with a third replica, beside the first.
+    pub async fn start_with_third() -> Self {
+        Self::start_of(true, |options| options).await
+    }
+
+    async fn start_of(third: bool, set: impl Fn(NodeOptions) -> NodeOptions) -> Self {
         let cluster = Cluster::start_with(|options| {
             let options = options.faulty().set("timeouts.return_window", "10m");
             set(options.set("timeouts.member_deadline", "1s").set("timeouts.dirty_quiet", "200ms"))
         })
         .await;
-        let addresses = cluster.replicas("vol", SIZE).await;
+        let mut addresses = cluster.replicas("vol", SIZE).await;
+        if third {
+            addresses.insert(THIRD.into(), create_replica(&cluster.nodes[0], THIRD, SIZE).await);
+        }
         let engine = cluster.engine("vol", SIZE, "spdk-tcp-nvmf", addresses.clone()).await;
         let image = Random::from_clock().bytes(SIZE as usize);
         let writer = connect(&engine).await;

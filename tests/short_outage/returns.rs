@@ -3,7 +3,8 @@
 use corriente::faults::{Action, Point};
 use corriente::wire::spdkrpc as wire;
 
-use crate::lab::{Lab, WRITTEN};
+use crate::lab::{FIRST, LIMIT, Lab, WRITTEN};
+use crate::support::wait::wait_until;
 
 /// While it gets what it missed it is write-only, and that is no more than what the client writes to.
 async fn comes_back_with_what_it_missed(lab: &mut Lab) {
@@ -68,5 +69,30 @@ async fn one_that_is_killed_again_on_its_way_back_comes_back_later() {
     lab.works_until(wire::ReplicaMode::Err).await;
     lab.start_second().await;
     lab.works_until(wire::ReplicaMode::Rw).await;
+    lab.check().await;
+}
+
+/// The replica that it gets what it missed from fails a write on the way; it comes back by itself afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_source_fails_gets_the_rest_from_another() {
+    let mut lab = Lab::start_with_third().await;
+    lab.cluster.nodes[0].faults().once(Point::ReturnJoined, Action::Block);
+    lab.kill_second().await;
+    lab.start_second().await;
+    lab.works_until_blocked(Point::ReturnJoined).await;
+    lab.cluster.nodes[0].faults().once(Point::ReplicaWrite, Action::Fail);
+    lab.client.work().await;
+    let modes = lab.cluster.get("vol").await.replica_mode_map;
+    assert_eq!(modes[FIRST], wire::ReplicaMode::Err as i32, "the source is out: {modes:?}");
+    lab.cluster.nodes[0].faults().lift(Point::ReturnJoined);
+    lab.works_until(wire::ReplicaMode::Rw).await;
+    let (cluster, client) = (&lab.cluster, &mut lab.client);
+    wait_until(LIMIT, "all replicas are in sync", async || {
+        client.work().await;
+        let modes = cluster.get("vol").await.replica_mode_map;
+        let in_sync = modes.values().filter(|mode| **mode == wire::ReplicaMode::Rw as i32).count();
+        if in_sync == 3 { Ok(()) } else { Err(format!("{modes:?}")) }
+    })
+    .await;
     lab.check().await;
 }

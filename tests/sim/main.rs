@@ -239,7 +239,7 @@ fn one_writer_checker_finds_an_engine_that_is_left_with_writes_under_way() {
 
 #[test]
 fn data_checker_finds_a_mirror_that_wakes_without_the_newest_member() {
-    finds_from(900, Bug::WakeWithoutNewest, Checker::Data);
+    finds_from(1_180, Bug::WakeWithoutNewest, Checker::Data);
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn equal_checker_finds_a_copy_that_crosses_a_write() {
 
 #[test]
 fn equal_checker_finds_a_write_from_before_an_outage_that_lands_after_it() {
-    finds(Bug::NoCutOff, Checker::Equal);
+    finds_from(225, Bug::NoCutOff, Checker::Equal);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::engine::state::{Chain, EngineState, Published, ReplicaMode};
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::mirror::core::control::MemberMode;
-use crate::mirror::core::{Generation, Locality, MemberIndex};
+use crate::mirror::core::{Generation, MemberIndex};
 use crate::mirror::{Mirror, MirrorStatus, OpenedMember, ResyncProgress};
 use crate::name::ReplicaName;
 use crate::telemetry::metrics::ReturnResult;
@@ -63,6 +63,8 @@ pub(super) struct Attempt<'a> {
     pub(super) replica: &'a ReplicaName,
     /// The volume's snapshots when the replica was missed.
     pub(super) chain: &'a Chain,
+    /// The lvol that its head was then.
+    pub(super) head: Option<&'a str>,
 }
 
 impl Attempt<'_> {
@@ -117,7 +119,7 @@ impl Attempt<'_> {
     fn claim(&self) -> Result<()> {
         self.engine.refuse_when_suspended("a replica comes back")?;
         let refusal = self.engine.publish(|published| {
-            let refusal = refuse(published);
+            let refusal = refuse(published, self.replica);
             if refusal.is_none() {
                 published.rebuilding = Some(self.replica.clone());
             }
@@ -166,6 +168,7 @@ impl Attempt<'_> {
         if found.rebuilding {
             return Err(Stop::Never("a rebuild of it was begun".into()));
         }
+        proof::has_same_head(&found, self.head).map_err(Stop::Never)?;
         let holds = proof::is_own(&records, self.mirror.incarnation()).map_err(Stop::Never)?;
         proof::has_same_layers(&found, &in_sync, &self.chain.snapshots).map_err(Stop::Never)?;
         Ok(holds)
@@ -207,17 +210,13 @@ impl Attempt<'_> {
         }
         let opened: OpenedMember =
             attach::open(&context.control, &path, context.limits.attach).await.map_err(Stop::Busy)?;
-        let open = opened.open.clone();
         self.engine.remember_path(path);
         tracing::info!(engine = %self.engine.name, volume = %self.engine.volume, %replica, %holds,
             "a replica that failed is back, and joins for what it missed");
         match self.mirror.return_member(opened, holds).await {
             Ok(place) => Ok(place),
+            // Refused, and nothing has changed.
             Err(error) if self.mirror.status().member(replica).is_some_and(|member| member.may_return) => {
-                // Refused, so that it is ours still.
-                if open.locality == Locality::Remote {
-                    attach::detach(&context.control, replica, open.address, false).await;
-                }
                 Err(Stop::Busy(error))
             }
             Err(error) => Err(Stop::Failed(error)),
@@ -316,7 +315,10 @@ impl Attempt<'_> {
     }
 }
 
-fn refuse(published: &Published) -> Option<String> {
+fn refuse(published: &Published, replica: &ReplicaName) -> Option<String> {
+    if !published.replicas.contains_key(replica) {
+        return Some(format!("replica {replica} is removed"));
+    }
     if let Some(other) = &published.rebuilding {
         return Some(format!("replica {other} is being rebuilt"));
     }

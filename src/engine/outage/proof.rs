@@ -15,6 +15,15 @@ pub(super) fn is_own(records: &ReplicaRecords, incarnation: Incarnation) -> Resu
     }
 }
 
+/// By its head: it is the lvol that it was.
+pub(super) fn has_same_head(replica: &ReplicaDescription, before: Option<&str>) -> Result<(), String> {
+    match (replica.head.as_ref().map(|head| head.uuid.as_str()), before) {
+        (_, None) => Err("it failed before it was known which lvol its head is".into()),
+        (now, before) if now == before => Ok(()),
+        _ => Err("its head is another lvol: it was reverted, or made anew".into()),
+    }
+}
+
 /// By its layers: it has those of a replica in sync, and that one has the snapshots of `before`, when the other left. Snapshots do not
 /// change, so below the head nothing differs.
 pub(super) fn has_same_layers(
@@ -68,6 +77,17 @@ mod tests {
             linked: None,
             backing_image: None,
         }
+    }
+
+    #[test]
+    fn another_lvol_is_another_copy() {
+        let mut same = replica(8, "s1", &[]);
+        same.head.as_mut().expect("a head").uuid = "one".into();
+        assert_eq!(has_same_head(&same, Some("one")), Ok(()));
+        assert!(has_same_head(&same, Some("two")).is_err());
+        assert!(has_same_head(&same, None).is_err());
+        same.head = None;
+        assert!(has_same_head(&same, Some("one")).is_err());
     }
 
     #[test]

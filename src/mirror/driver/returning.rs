@@ -21,10 +21,16 @@ impl Driver {
         holds: Generation,
         reply: oneshot::Sender<Result<MemberIndex>>,
     ) {
+        let open = opened.open.clone();
         match self.place_returned(opened, holds).await {
             Ok(member) => self.joining = Some((member, reply)),
             Err(error) => {
-                let _ = reply.send(Err(error));
+                // Whoever asks again finds nothing attached.
+                let closing = self.host.close(open, false);
+                self.tokio.spawn(async move {
+                    closing.await;
+                    let _ = reply.send(Err(error));
+                });
             }
         }
     }
