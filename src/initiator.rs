@@ -7,12 +7,14 @@
 //! - `handshake`, `connection`: a queue's socket and the task that owns it.
 //! - `controller`, `background`, `namespace`: bringing a controller up and keeping it.
 //! - `transfer`, [`discovery`]: what the callers want.
+//! - `association`, `queue_socket`: a controller whose I/O queues are served elsewhere, by the reactors.
 //!
 //! A controller lives and dies as a whole: when one of its connections fails, breaks the protocol or lets a command
 //! wait for too long, all its commands fail with that reason. There is no reconnecting here; the caller connects anew.
 
 #![forbid(unsafe_code)]
 
+mod association;
 mod background;
 pub mod command;
 mod connection;
@@ -26,6 +28,7 @@ pub mod identify;
 pub mod inflight;
 mod namespace;
 pub mod pdu;
+mod queue_socket;
 pub mod status;
 mod transfer;
 
@@ -39,9 +42,11 @@ use std::{
 use tokio::sync::broadcast;
 
 pub use self::{
+    association::{Association, QueueLimits, QueueSocket},
     background::AsyncEvent,
     discovery::DiscoveryEntry,
     error::{InitiatorError, Result},
+    handshake::Agreed,
     identify::NamespaceInfo,
     pdu::Digests,
     status::Status,

@@ -15,6 +15,7 @@ pub mod initiator;
 pub mod mirror;
 pub mod name;
 pub mod node;
+pub mod nvme_host;
 pub mod peer;
 pub mod ports;
 pub mod record;

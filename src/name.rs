@@ -9,13 +9,16 @@
 //! - [`spdk`]: what SPDK names (bdevs, lvstores, lvols, NQNs, NGUIDs), and how they derive from the former.
 //! - [`address`]: where a replica or a node answers.
 //! - [`nonempty`]: a list that has at least one element.
+//! - [`labels`]: what a user notes with a snapshot.
 
 pub mod address;
+pub mod labels;
 pub mod nonempty;
 pub mod object;
 pub mod spdk;
 
 pub use address::{HostPort, ReplicaAddress};
+pub use labels::SnapshotLabels;
 pub use nonempty::NonEmpty;
 pub use object::{
     BackingImageId, BackingImageName, BackupName, DiskName, EngineName, FrontendName, ReplicaName, SnapshotName,

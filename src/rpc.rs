@@ -5,12 +5,14 @@
 //!   `not_offered`: calls that say why they do nothing. `health`: the standard service of that name.
 //! - [`spdk_service`], [`corriente_service`]: which call goes where. [`disk`], [`backing_image`], [`replica`], [`rebuild`],
 //!   [`clone`], [`restore`], [`hash`], [`engine`], [`frontend`], [`log`], [`orphan`]: the calls, from parsed fields to answers.
-//!   [`convert`]: answers as messages. `checksum`, `verify`, `events`, `until_stop`: those that stream.
+//!   [`convert`]: answers as messages. `checkpoints`: what replicas know of restores.
+//!   `checksum`, `verify`, `events`, `until_stop`: those that stream.
 //!
 //! The messages, and what is known of them on both sides of the wire, are in [`crate::wire`].
 
 pub mod backing_image;
 pub mod call_log;
+mod checkpoints;
 mod checksum;
 pub mod clone;
 pub mod convert;

@@ -8,9 +8,10 @@
 //! - [`completion`]: C callbacks as futures.
 //! - [`dma`], [`bdev`], [`client`]: memory and I/O for consumers of bdevs, on a reactor and from tokio. [`stats`]: what
 //!   is counted of it.
-//! - [`vdev`]: bdevs written in safe Rust.
+//! - [`vdev`]: bdevs written in safe Rust (`vio_memory`: what their I/Os read and write). [`poller`]: what such a device does in
+//!   every turn. [`status`]: how an I/O of theirs fails for a reason that its client can act on.
 //! - [`base`], [`lvstore`], [`lvol`] (with [`clustermap`], [`xattr`]): disks, stores on them, volumes in those.
-//! - [`nvme`], [`nvmf`]: other nodes' volumes as bdevs of ours, and ours as theirs. [`virtio`]: disks of a virtual machine.
+//! - [`nvme`], [`nvmf`]: SPDK's NVMe driver for disks of this machine, and volumes of ours as other nodes' disks. [`virtio`]: disks of a virtual machine.
 //!
 //! What is bound to an SPDK thread is `!Send`; a function that must run on a certain thread takes a token
 //! ([`OnThread`], [`OnControl`]) which exists only there.
@@ -32,10 +33,13 @@ pub mod lvol;
 pub mod lvstore;
 pub mod nvme;
 pub mod nvmf;
+pub mod poller;
 pub mod reactor;
 pub mod stats;
+pub mod status;
 mod text;
 pub mod vdev;
+mod vio_memory;
 pub mod virtio;
 pub mod xattr;
 

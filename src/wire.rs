@@ -1,7 +1,7 @@
 //! The wire contracts as Rust: messages, clients and server traits that `build.rs` generates from `proto/`.
 //!
 //! [`spdkrpc`] is fixed by peers in the field (`spdkrpc-wire`); [`corriente::v1`] is our own. In the generated
-//! messages names are still plain text. [`field`], [`backup`], [`clone`], [`rebuild`] and [`hash`] parse what several
+//! messages names are still plain text. [`field`], [`backup`], [`clone`], [`rebuild`], [`labels`] and [`hash`] parse what several
 //! callers send alike, [`status`] maps errors to codes and back, [`json`] is how the command line prints.
 
 pub mod backup;
@@ -9,6 +9,7 @@ pub mod clone;
 pub mod field;
 pub mod hash;
 pub mod json;
+pub mod labels;
 pub mod rebuild;
 pub mod status;
 

@@ -15,6 +15,8 @@ mod discovery;
 mod disks;
 #[path = "contract/hazards.rs"]
 mod hazards;
+#[path = "contract/labels.rs"]
+mod labels;
 #[path = "contract/metrics.rs"]
 mod metrics;
 #[path = "contract/no_replica.rs"]

@@ -7,6 +7,8 @@ mod support;
 mod attach;
 #[path = "disaster_recovery/cancel.rs"]
 mod cancel;
+#[path = "disaster_recovery/checkpoints.rs"]
+mod checkpoints;
 #[path = "disaster_recovery/cluster.rs"]
 mod cluster;
 #[path = "disaster_recovery/crash.rs"]

@@ -151,7 +151,7 @@ fn snapshot_name(text: &str) -> SnapshotName {
 }
 
 fn options(user_created: bool, second: u32) -> SnapshotOptions {
-    SnapshotOptions { user_created, timestamp: format!("2026-01-01T00:00:{second:02}Z") }
+    SnapshotOptions { user_created, timestamp: format!("2026-01-01T00:00:{second:02}Z"), labels: Default::default() }
 }
 
 /// A sparse file in a folder of its own.

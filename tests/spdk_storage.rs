@@ -2,6 +2,8 @@
 //!
 //! A process can start SPDK once, so all tests of a process share one environment and keep to names of their own.
 
+#[path = "spdk_storage/host.rs"]
+mod host;
 #[path = "spdk_storage/lvols.rs"]
 mod lvols;
 #[path = "spdk_storage/peers.rs"]

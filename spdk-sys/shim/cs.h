@@ -244,6 +244,8 @@ int cs_vdev_create(const struct cs_vdev_config *config, const struct cs_vdev_ops
 		   void *device, struct cs_vdev **out);
 /* Calls back when destruct has run. */
 void cs_vdev_destroy(struct cs_vdev *vdev, cs_done_cb cb, void *arg);
+/* As SPDK has it. */
+const char *cs_vdev_name(const struct cs_vdev *vdev);
 int cs_vdev_resize(struct cs_vdev *vdev, uint64_t block_count);
 /* Calls `visit(channel state)` on the thread of each channel in turn, then `cb` on the caller's. */
 void cs_vdev_for_each_channel(struct cs_vdev *vdev, void (*visit)(void *arg, void *channel),

@@ -180,6 +180,12 @@ cs_vdev_destroy(struct cs_vdev *vdev, cs_done_cb cb, void *arg)
 	spdk_bdev_unregister(&vdev->bdev, cb, arg);
 }
 
+const char *
+cs_vdev_name(const struct cs_vdev *vdev)
+{
+	return spdk_bdev_get_name(&vdev->bdev);
+}
+
 int
 cs_vdev_resize(struct cs_vdev *vdev, uint64_t block_count)
 {

@@ -14,6 +14,7 @@ use super::output::table;
 use super::wait::{Step, WaitOptions, follow};
 use crate::backup::BackupUrl;
 use crate::name::EngineName;
+use crate::wire::corriente::v1::{RestoreCheckpointsRequest, RestoreCheckpointsResponse};
 use crate::wire::spdkrpc::{
     EngineBackupRestoreRequest, ReplicaRestoreStatusResponse, RestoreStatusRequest, RestoreStatusResponse,
 };
@@ -37,6 +38,11 @@ pub enum RestoreCommand {
         credentials: CredentialOptions,
         #[command(flatten)]
         wait: WaitOptions,
+    },
+    /// Show what each replica durably knows of restores: the point it is back at if the node ends now
+    Checkpoints {
+        /// The engine
+        engine: EngineName,
     },
     /// Show how a restore stands, or how the last one ended
     Status {
@@ -67,6 +73,11 @@ pub async fn run(command: RestoreCommand, context: &Context) -> Result<(), Failu
             }
             let status = until_restored(&node, &engine, &name, &wait).await?;
             context.printer.show(&status, status_table)
+        }
+        RestoreCommand::Checkpoints { engine } => {
+            let request = RestoreCheckpointsRequest { engine_name: engine.to_string() };
+            let answer = node.corriente().restore_checkpoints(request).await?.into_inner();
+            context.printer.show(&answer, checkpoints_table)
         }
         RestoreCommand::Status { engine } => {
             context.printer.show(&restore_status(&node, engine.as_str()).await?, status_table)
@@ -144,6 +155,22 @@ fn judge(status: &RestoreStatusResponse, backup: &str) -> Standing {
         return Standing::Done;
     }
     Standing::Silent
+}
+
+fn checkpoints_table(answer: &RestoreCheckpointsResponse) -> Table {
+    let mut table = table(["REPLICA", "ADDRESS", "RESTORED", "SNAPSHOT", "UNFINISHED", "ERROR"]);
+    for checkpoint in &answer.checkpoints {
+        let restored = checkpoint.restored.clone().unwrap_or_default();
+        table.add_row([
+            checkpoint.replica_name.clone(),
+            checkpoint.address.clone(),
+            restored.backup_name,
+            restored.snapshot_name,
+            checkpoint.unfinished.clone().unwrap_or_default().backup_name,
+            checkpoint.error.clone(),
+        ]);
+    }
+    table
 }
 
 fn status_table(status: &RestoreStatusResponse) -> Table {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Subcommand;
 use comfy_table::Table;
 use serde::Serialize;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::Context;
 use super::arguments::Label;
@@ -14,6 +14,7 @@ use super::engine;
 use super::exit::Failure;
 use super::output::{size, table};
 use crate::name::{EngineName, ReplicaName, SnapshotName};
+use crate::wire::corriente::v1::{EngineSnapshotLabelsRequest, ReplicaSnapshotLabelsRequest};
 use crate::wire::spdkrpc::{Lvol, ReplicaGetRequest, SnapshotRequest, SnapshotResponse};
 
 /// What a snapshot is of.
@@ -159,21 +160,35 @@ struct Entry {
     snapshot: String,
     #[serde(flatten)]
     lvol: Lvol,
+    labels: BTreeMap<String, String>,
 }
 
 async fn list(node: &Node, owner: &Owner) -> Result<Vec<Entry>, Failure> {
     let name = owner.checked()?.to_owned();
-    let (snapshots, head) = if owner.replica {
-        let replica = node.spdk().replica_get(ReplicaGetRequest { name }).await?.into_inner();
-        (replica.snapshots, replica.head)
+    let (snapshots, head, mut labels) = if owner.replica {
+        let replica = node.spdk().replica_get(ReplicaGetRequest { name: name.clone() }).await?.into_inner();
+        let request = ReplicaSnapshotLabelsRequest { replica_name: name };
+        let labels = node.corriente().replica_snapshot_labels(request).await?.into_inner();
+        (replica.snapshots, replica.head, labels.snapshots)
     } else {
         let name = EngineName::parse(&name).map_err(|error| Failure::usage(error.to_string()))?;
         let engine = engine::get(node, &name).await?;
-        (engine.snapshots, engine.head)
+        let request = EngineSnapshotLabelsRequest { engine_name: name.to_string() };
+        let labels = match node.corriente().engine_snapshot_labels(request).await {
+            Ok(labels) => labels.into_inner().snapshots,
+            // Without a replica in sync the list is what the engine knew last.
+            Err(status) if status.code() == Code::FailedPrecondition => BTreeMap::new(),
+            Err(status) => return Err(status.into()),
+        };
+        (engine.snapshots, engine.head, labels)
     };
-    let mut entries: Vec<_> = snapshots.into_iter().map(|(snapshot, lvol)| Entry { snapshot, lvol }).collect();
+    let mut entry = |(snapshot, lvol): (String, Lvol)| {
+        let labels = labels.remove(&snapshot).map(|labels| labels.labels).unwrap_or_default();
+        Entry { snapshot, lvol, labels }
+    };
+    let mut entries: Vec<_> = snapshots.into_iter().map(&mut entry).collect();
     entries.sort_by(|a, b| time_of(&a.lvol).cmp(time_of(&b.lvol)).then_with(|| a.snapshot.cmp(&b.snapshot)));
-    entries.extend(head.map(|lvol| Entry { snapshot: lvol.name.clone(), lvol }));
+    entries.extend(head.map(|lvol| entry((lvol.name.clone(), lvol))));
     Ok(entries)
 }
 
@@ -183,8 +198,9 @@ fn time_of(lvol: &Lvol) -> &str {
 }
 
 fn list_table(entries: &[Entry]) -> Table {
-    let mut table = table(["SNAPSHOT", "PARENT", "CHILDREN", "SIZE", "USER", "TAKEN"]);
-    for Entry { snapshot, lvol } in entries {
+    let mut table = table(["SNAPSHOT", "PARENT", "CHILDREN", "SIZE", "USER", "TAKEN", "LABELS"]);
+    for Entry { snapshot, lvol, labels } in entries {
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let children: Vec<_> = lvol.children.keys().cloned().collect();
         table.add_row([
             snapshot.clone(),
@@ -193,6 +209,7 @@ fn list_table(entries: &[Entry]) -> Table {
             size(lvol.actual_size),
             lvol.user_created.to_string(),
             time_of(lvol).to_owned(),
+            labels.join(", "),
         ]);
     }
     table

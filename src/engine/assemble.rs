@@ -248,7 +248,7 @@ async fn close_all(engine: &Engine, members: impl IntoIterator<Item = OpenedMemb
         let open = member.open.clone();
         drop(member);
         if open.locality == Locality::Remote {
-            attach::detach(&engine.context.control, &open.replica, open.address, false).await;
+            attach::detach(&engine.context.control, &open.replica, false).await;
         }
     }
 }
@@ -313,7 +313,7 @@ impl MirrorHost for Host {
         let control = self.control.clone();
         Box::pin(async move {
             if member.locality == Locality::Remote {
-                attach::detach(&control, &member.replica, member.address, failed).await;
+                attach::detach(&control, &member.replica, failed).await;
             }
         })
     }

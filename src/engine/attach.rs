@@ -14,13 +14,11 @@ use crate::faults::{self, Point};
 use crate::mirror::core::{Locality, OpenMember};
 use crate::mirror::{DiskFlush, MemberFlush, OpenedMember};
 use crate::name::{BdevName, LvolName, Nqn, ReplicaAddress, ReplicaName};
+use crate::nvme_host;
+use crate::spdk::Control;
 use crate::spdk::base;
 use crate::spdk::bdev::{BdevEvent, OpenBdev};
-use crate::spdk::nvme::{self, AttachFault, Peer, TcpTarget};
-use crate::spdk::{Control, SpdkError};
-
-/// How long a peer that is asked whether it lives may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(1);
+use crate::spdk::nvme::{AttachFault, Peer, TcpTarget};
 
 /// A replica's head on this node, ready to be opened.
 pub struct LocalHead {
@@ -54,7 +52,7 @@ pub async fn open(control: &Control, path: &ReplicaPath, limit: Duration) -> Res
             match open_bdev(control, name).await {
                 Ok(opened) => Ok(member(path, Locality::Remote, opened, MemberFlush::Bdev)),
                 Err(error) => {
-                    detach(control, &path.replica, path.address, false).await;
+                    detach(control, &path.replica, false).await;
                     Err(error)
                 }
             }
@@ -69,13 +67,8 @@ pub async fn size_now(control: &Control, path: &ReplicaPath, bdev: &BdevName, li
         let info = control.run(move |on| async move { base::info(on, &bdev) }).await?;
         return Ok(info.geometry.size());
     }
-    let controller = controller_name(&path.replica);
-    let asked = control.run(move |on| async move { nvme::read_size(on, &controller, &bdev).await });
-    let peer = format!("replica {} at {}", path.replica, path.address);
-    match tokio::time::timeout(limit, asked).await {
-        Ok(answer) => Ok(answer.map_err(|error: SpdkError| Error::peer(peer, error.to_string()))?.size()),
-        Err(_) => Err(Error::Timeout { what: format!("reading the size of {peer}"), limit }),
-    }
+    let size = nvme_host::read_size(control, &controller_name(&path.replica), limit).await;
+    size.map(|geometry| geometry.size()).map_err(|error| Error::peer(peer_of(path), error.to_string()))
 }
 
 fn member(
@@ -111,24 +104,19 @@ async fn open_bdev(control: &Control, name: BdevName) -> Result<(Arc<OpenBdev>, 
 
 /// Attaches the replica's target and returns the one bdev it gave.
 async fn attach(control: &Control, path: &ReplicaPath, limit: Duration) -> Result<BdevName> {
-    reachable(path, limit).await?;
     let controller = controller_name(&path.replica);
     let target = TcpTarget {
         address: path.address,
         subsystem: Nqn::replica(&path.replica),
         host: Nqn::internal_host(),
-        io_queues: IO_QUEUES,
+        io_queues: 0,
     };
-    let peer = format!("replica {} at {}", path.replica, path.address);
-    let fault = ordered_fault();
-    let attached = control.run(move |on| async move {
-        if let Some(fault) = fault {
-            nvme::inject_fault(on, fault);
-        }
-        let names = nvme::attach_tcp(on, &controller, &target, limit).await?;
-        nvme::only(on, &controller, names, limit).await
-    });
-    attached.await.map_err(|error: SpdkError| Error::peer(peer, error.to_string()))
+    let attached = nvme_host::attach(control, &controller, &target, ordered_fault(), limit).await;
+    attached.map_err(|error| Error::peer(peer_of(path), error.to_string()))
+}
+
+fn peer_of(path: &ReplicaPath) -> String {
+    format!("replica {} at {}", path.replica, path.address)
 }
 
 /// What a test has ordered the next attach to answer.
@@ -141,33 +129,14 @@ fn ordered_fault() -> Option<AttachFault> {
     points.into_iter().find(|(point, _)| faults::fails(*point)).map(|(_, fault)| fault)
 }
 
-/// SPDK 20.07 connects on the reactor and waits for the kernel's own limit, so the address is tried from here first.
-async fn reachable(path: &ReplicaPath, limit: Duration) -> Result<()> {
-    let peer = format!("replica {} at {}", path.replica, path.address);
-    match tokio::time::timeout(limit, tokio::net::TcpStream::connect(path.address.socket())).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(Error::peer(peer, format!("its target cannot be reached: {error}"))),
-        Err(_) => Err(Error::Timeout { what: format!("connecting to {peer}"), limit }),
-    }
-}
-
-/// Lets go of an attached replica. One that failed, or does not answer now, is told nothing and its I/O is aborted. What
-/// cannot be detached is logged, as nobody could act on it here.
-pub async fn detach(control: &Control, replica: &ReplicaName, address: ReplicaAddress, failed: bool) {
-    let answers = tokio::time::timeout(PROBE_LIMIT, tokio::net::TcpStream::connect(address.socket())).await;
-    let peer = if !failed && matches!(answers, Ok(Ok(_))) { Peer::Alive } else { Peer::Lost };
-    let name = controller_name(replica);
-    let detached = control.run(move |on| async move {
-        if nvme::is_attached(on, &name) { nvme::detach(on, &name, peer, DETACH_LIMIT).await } else { Ok(()) }
-    });
-    if let Err(error) = detached.await {
-        let error: SpdkError = error;
+/// Lets go of an attached replica. One that failed is told nothing. What cannot be detached is logged, as nobody could act on it
+/// here.
+pub async fn detach(control: &Control, replica: &ReplicaName, failed: bool) {
+    let peer = if failed { Peer::Lost } else { Peer::Alive };
+    if let Err(error) = nvme_host::detach(control, &controller_name(replica), peer, DETACH_LIMIT).await {
         tracing::warn!(%replica, %error, "a replica's controller could not be detached");
     }
 }
-
-/// Queues of a connection: one for the reactor of the mirror's channel, one to spare.
-const IO_QUEUES: u32 = 2;
 
 /// How long a controller may take to go.
 const DETACH_LIMIT: Duration = Duration::from_secs(10);

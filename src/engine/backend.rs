@@ -6,7 +6,9 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::name::{BackingImageName, BackupName, HostPort, LvsName, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{
+    BackingImageName, BackupName, HostPort, LvsName, ReplicaAddress, ReplicaName, SnapshotLabels, SnapshotName,
+};
 use crate::replica::clone::{CloneOrder, EntryMark};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{BackupPhase, HashStatus};
@@ -100,6 +102,8 @@ pub struct SnapshotOptions {
     pub user_created: bool,
     /// RFC 3339, UTC, the same for all replicas.
     pub timestamp: String,
+    /// What its user noted with it.
+    pub labels: SnapshotLabels,
 }
 
 /// A backup request as it goes to a replica, already checked.
@@ -171,6 +175,8 @@ pub trait Backend: Send + Sync + 'static {
     fn snapshot_revert<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
     /// Its snapshots that cannot be deleted now, and why.
     fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>>;
+    /// The labels of those of its snapshots that have any.
+    fn snapshot_labels(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, SnapshotLabels>>>;
     /// Deletes what the system made and nobody needs.
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>>;
     /// Grows the head.

@@ -139,7 +139,10 @@ fn require_same(known: &Engine, request: &EngineRequest) -> Result<()> {
 async fn start(engine: &Arc<Engine>, as_asked: Start) -> Result<()> {
     match engine.copy_found().await {
         None => start_whole(engine, as_asked).await,
-        Some(CopyFound::Running(path)) => engine.follow_running(path, as_asked).await,
+        Some(CopyFound::Running(path)) => {
+            engine.vouch_for_copy(&path).await;
+            engine.follow_running(path, as_asked).await
+        }
         Some(CopyFound::CutShort(error)) => {
             Err(Error::precondition(engine.object(), format!("the volume is no whole copy: {error}")))
         }

@@ -14,7 +14,7 @@ use super::context::{LocalReplica, LocalReplicas};
 use crate::disk::FlushHandle;
 use crate::error::Result;
 use crate::mirror::DiskFlush;
-use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotName};
+use crate::name::{BackupName, HostPort, ReplicaAddress, ReplicaName, SnapshotLabels, SnapshotName};
 use crate::replica::clone::{CloneOrder, CloneStatus};
 use crate::replica::rebuild::{RebuildOrder, RebuildProgress};
 use crate::replica::{self, HashStatus, LvolView, ReplicaView, Replicas};
@@ -70,6 +70,11 @@ struct LocalBackend {
     name: ReplicaName,
 }
 
+fn of_replica(options: SnapshotOptions) -> replica::SnapshotOptions {
+    let SnapshotOptions { user_created, timestamp, labels } = options;
+    replica::SnapshotOptions { user_created, timestamp, labels }
+}
+
 impl Backend for LocalBackend {
     fn describe(&self) -> BoxFuture<'_, Result<ReplicaDescription>> {
         Box::pin(async move { Ok(describe(&*self.replicas.get(&self.name).await?)) })
@@ -81,7 +86,7 @@ impl Backend for LocalBackend {
         options: SnapshotOptions,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let options = replica::SnapshotOptions { user_created: options.user_created, timestamp: options.timestamp };
+            let options = of_replica(options);
             self.replicas.snapshot_create(&self.name, snapshot, options).await.map(drop)
         })
     }
@@ -96,6 +101,10 @@ impl Backend for LocalBackend {
 
     fn kept_snapshots(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, String>>> {
         Box::pin(async move { self.replicas.kept_snapshots(&self.name).await })
+    }
+
+    fn snapshot_labels(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, SnapshotLabels>>> {
+        Box::pin(async move { Ok(self.replicas.get(&self.name).await?.snapshot_labels()) })
     }
 
     fn snapshot_purge(&self) -> BoxFuture<'_, Result<()>> {
@@ -172,7 +181,7 @@ impl Backend for LocalBackend {
         options: SnapshotOptions,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let options = replica::SnapshotOptions { user_created: options.user_created, timestamp: options.timestamp };
+            let options = of_replica(options);
             self.replicas.rebuild_snapshot_create(&self.name, snapshot, options).await
         })
     }

@@ -12,7 +12,8 @@ use super::backend::{
 use crate::error::{Error, Result};
 use crate::name::object::HEAD_NAME;
 use crate::name::{
-    BackingImageName, BackupName, HostPort, LvsName, NameError, ReplicaAddress, ReplicaName, SnapshotName,
+    BackingImageName, BackupName, HostPort, LvsName, NameError, ReplicaAddress, ReplicaName, SnapshotLabels,
+    SnapshotName,
 };
 use crate::peer::Peer;
 use crate::replica::clone::{CloneOrder, EntryMark};
@@ -22,9 +23,10 @@ use crate::spdk::clustermap::ClusterMap;
 use crate::wire::clone::{self, CloneProgress};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use crate::wire::corriente::v1::{
-    ReplicaHeadMapRequest, ReplicaHostsDisconnectRequest, ReplicaKeptSnapshotsRequest, ReplicaXattrGetRequest,
-    ReplicaXattrSetRequest,
+    ReplicaHeadMapRequest, ReplicaHostsDisconnectRequest, ReplicaKeptSnapshotsRequest, ReplicaSnapshotLabelsRequest,
+    ReplicaXattrGetRequest, ReplicaXattrSetRequest,
 };
+use crate::wire::labels::parse_answer as parse_labels;
 use crate::wire::rebuild as convert;
 use crate::wire::spdkrpc as wire;
 use crate::wire::spdkrpc::spdk_service_client::SpdkServiceClient;
@@ -97,6 +99,7 @@ impl Backend for PeerBackend {
             let mut request = self.snapshot_request(Some(snapshot));
             request.user_created = options.user_created;
             request.snapshot_timestamp = options.timestamp;
+            request.labels = options.labels.into();
             let mut client = self.spdk();
             self.call("snapshot", client.replica_snapshot_create(request)).await.map(drop)
         })
@@ -128,6 +131,24 @@ impl Backend for PeerBackend {
                 Err(error) => Err(self.wrong(format!("the name {name:?} in its kept snapshots {error}"))),
             });
             kept.collect()
+        })
+    }
+
+    fn snapshot_labels(&self) -> BoxFuture<'_, Result<BTreeMap<SnapshotName, SnapshotLabels>>> {
+        Box::pin(async move {
+            let mut client = self.corriente();
+            let request = ReplicaSnapshotLabelsRequest { replica_name: self.replica.to_string() };
+            let call = async {
+                match client.replica_snapshot_labels(request).await {
+                    // A node of before there were labels.
+                    Err(status) if status.code() == tonic::Code::Unimplemented => {
+                        Ok(tonic::Response::new(Default::default()))
+                    }
+                    answer => answer,
+                }
+            };
+            let answer = self.call("labels", call).await?;
+            parse_labels(answer).map_err(|problem| self.wrong(problem))
         })
     }
 
@@ -274,6 +295,7 @@ impl Backend for PeerBackend {
             let mut request = self.snapshot_request(Some(snapshot));
             request.user_created = options.user_created;
             request.snapshot_timestamp = options.timestamp;
+            request.labels = options.labels.into();
             let mut client = self.spdk();
             self.call("rebuilt snapshot", client.replica_rebuilding_dst_snapshot_create(request)).await.map(drop)
         })

@@ -176,6 +176,10 @@ async fn probe(path: &Arc<ReplicaPath>) -> Result<Probed> {
         let problem = format!("it is in state {} {}", description.state, description.error_message);
         return Err(Error::precondition(format!("replica {}", path.replica), problem));
     }
+    if description.rebuilding {
+        let problem = "a copy into it is in progress or was interrupted, and it has no head";
+        return Err(Error::precondition(format!("replica {}", path.replica), problem));
+    }
     let record = parse_record(&path.replica, path.backend.attribute(Attribute::Generation).await?)?;
     let marker = parse_marker(&path.replica, path.backend.attribute(Attribute::Restore).await?.as_deref())?;
     Ok(Probed { standing: Standing { path: path.clone(), description, marker }, record })

@@ -235,7 +235,7 @@ impl Rebuild {
     /// Takes the snapshot, and readies the replica for the copies of it and of the older ones.
     async fn prepare_from(&self, snapshot: &SnapshotName, target: &Arc<ReplicaPath>) -> Result<Round> {
         let engine = &self.engine;
-        let answers = engine.take_snapshot(snapshot, false).await?;
+        let answers = engine.take_snapshot(snapshot, false, Default::default()).await?;
         engine.settle("snapshot of a rebuild", answers).await?;
         engine.refresh_chain().await?;
         let round = self.begin_round(target.clone(), self.describe_source(None).await?).await?;

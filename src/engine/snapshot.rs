@@ -13,14 +13,14 @@ use super::restore::replicas::forget_restores;
 use super::state::EngineState;
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
-use crate::name::{ReplicaName, SnapshotName};
+use crate::name::{ReplicaName, SnapshotLabels, SnapshotName};
 
 /// What a replica answered.
 pub(super) type Answers = Vec<(Arc<ReplicaPath>, Result<()>)>;
 
 impl Engine {
     /// Takes a user's snapshot; a missing name is made up. Returns the name. A replica that is being rebuilt gets it as a copy.
-    pub async fn snapshot_create(&self, name: Option<SnapshotName>) -> Result<SnapshotName> {
+    pub async fn snapshot_create(&self, name: Option<SnapshotName>, labels: SnapshotLabels) -> Result<SnapshotName> {
         let _operation = self.begin_beside_rebuild("a snapshot").await?;
         self.check_count()?;
         let name = match name {
@@ -31,7 +31,7 @@ impl Engine {
         if self.published().chain.snapshots.contains_key(&name) {
             return Err(Error::exists("snapshot", name));
         }
-        let answers = self.take_snapshot(&name, true).await?;
+        let answers = self.take_snapshot(&name, true, labels).await?;
         self.settle("snapshot creation", answers).await?;
         self.refresh_chain().await?;
         Ok(name)
@@ -39,9 +39,14 @@ impl Engine {
 
     /// Takes a snapshot on every replica in sync while client I/O is paused, and returns what each answered. The caller
     /// holds the operation, and has seen that there is none of the name.
-    pub(super) async fn take_snapshot(&self, name: &SnapshotName, user_created: bool) -> Result<Answers> {
+    pub(super) async fn take_snapshot(
+        &self,
+        name: &SnapshotName,
+        user_created: bool,
+        labels: SnapshotLabels,
+    ) -> Result<Answers> {
         let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let options = SnapshotOptions { user_created, timestamp };
+        let options = SnapshotOptions { user_created, timestamp, labels };
         // Where replicas differ, their snapshots would, for good.
         self.mirror()?.equal(self.context.limits.pause).await?;
         let held = self.hold().await?;
@@ -60,6 +65,14 @@ impl Engine {
             return Err(broken);
         }
         Ok(answers)
+    }
+
+    /// The labels of those of its snapshots that have any, as a replica in sync has them.
+    pub async fn snapshot_labels(&self) -> Result<BTreeMap<SnapshotName, SnapshotLabels>> {
+        match self.in_sync().first() {
+            Some(path) => path.backend.snapshot_labels().await,
+            None => Err(Error::precondition(self.object(), "no replica is in sync to ask for labels")),
+        }
     }
 
     /// Deletes a snapshot on every replica in sync; one that is missing is fine.

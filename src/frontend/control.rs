@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use crate::engine::target::AnaState;
 use crate::error::Result;
-use crate::name::{FrontendName, HostPort, ReplicaAddress, ReplicaName, SnapshotName, VolumeName};
+use crate::name::{FrontendName, HostPort, ReplicaAddress, ReplicaName, SnapshotLabels, SnapshotName, VolumeName};
 
 /// An engine as its node describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,11 @@ pub trait EngineControl: Send + Sync + 'static {
     /// Grows the volume.
     fn expand(&self, size: u64) -> BoxFuture<'_, Result<()>>;
     /// Takes a snapshot; a missing name is made up. Returns the name.
-    fn snapshot_create(&self, snapshot: Option<SnapshotName>) -> BoxFuture<'_, Result<SnapshotName>>;
+    fn snapshot_create(
+        &self,
+        snapshot: Option<SnapshotName>,
+        labels: SnapshotLabels,
+    ) -> BoxFuture<'_, Result<SnapshotName>>;
     /// Deletes a snapshot; a missing one is fine.
     fn snapshot_delete<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>>;
     /// Makes the volume what the snapshot is.

@@ -11,7 +11,7 @@ use crate::engine::clone::AdditionRequest;
 use crate::engine::instance::Engine;
 use crate::engine::target::AnaState;
 use crate::error::Result;
-use crate::name::{EngineName, SnapshotName};
+use crate::name::{EngineName, SnapshotLabels, SnapshotName};
 use crate::wire::clone::parse_linked_source;
 
 /// Control of one engine of this node, looked up anew by each call: it may have been deleted meanwhile.
@@ -58,8 +58,12 @@ impl EngineControl for LocalEngine {
         Box::pin(async move { self.engine()?.expand(size).await })
     }
 
-    fn snapshot_create(&self, snapshot: Option<SnapshotName>) -> BoxFuture<'_, Result<SnapshotName>> {
-        Box::pin(async move { self.engine()?.snapshot_create(snapshot).await })
+    fn snapshot_create(
+        &self,
+        snapshot: Option<SnapshotName>,
+        labels: SnapshotLabels,
+    ) -> BoxFuture<'_, Result<SnapshotName>> {
+        Box::pin(async move { self.engine()?.snapshot_create(snapshot, labels).await })
     }
 
     fn snapshot_delete<'a>(&'a self, snapshot: &'a SnapshotName) -> BoxFuture<'a, Result<()>> {

@@ -9,7 +9,7 @@ use super::kernel::Expected;
 use super::{EngineFrontends, detached};
 use crate::engine::instance::Frontend;
 use crate::error::{Error, Result};
-use crate::name::{FrontendName, HostPort, SnapshotName};
+use crate::name::{FrontendName, HostPort, SnapshotLabels, SnapshotName};
 
 /// A change of a volume's snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,12 @@ impl EngineFrontends {
 
     /// Takes a snapshot of the volume; a missing name is made up. Returns the name. What this host's kernel has buffered for
     /// the device is in it; what file systems above it have not written yet is not.
-    pub async fn snapshot_create(&self, name: &FrontendName, snapshot: Option<SnapshotName>) -> Result<SnapshotName> {
+    pub async fn snapshot_create(
+        &self,
+        name: &FrontendName,
+        snapshot: Option<SnapshotName>,
+        labels: SnapshotLabels,
+    ) -> Result<SnapshotName> {
         let frontend = self.get(name)?;
         let frontends = self.clone();
         detached(async move {
@@ -40,7 +45,7 @@ impl EngineFrontends {
             if frontend.kind == Frontend::NvmeTcpBlockdev && frontend.require_running("flush").is_ok() {
                 frontends.0.context.kernel.flush(&frontend.volume).await?;
             }
-            frontends.active(&frontend)?.snapshot_create(snapshot).await
+            frontends.active(&frontend)?.snapshot_create(snapshot, labels).await
         })
         .await
     }

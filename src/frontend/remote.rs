@@ -9,7 +9,7 @@ use tonic::{Code, Response, Status};
 use super::control::{EngineControl, EngineView, ReplicaAddOrder};
 use crate::engine::target::AnaState;
 use crate::error::{Error, Result};
-use crate::name::{EngineName, HostPort, SnapshotName, VolumeName};
+use crate::name::{EngineName, HostPort, SnapshotLabels, SnapshotName, VolumeName};
 use crate::peer::{Peer, Peers};
 use crate::wire::corriente::v1 as own;
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
@@ -130,9 +130,17 @@ impl EngineControl for RemoteEngine {
         })
     }
 
-    fn snapshot_create(&self, snapshot: Option<SnapshotName>) -> BoxFuture<'_, Result<SnapshotName>> {
+    fn snapshot_create(
+        &self,
+        snapshot: Option<SnapshotName>,
+        labels: SnapshotLabels,
+    ) -> BoxFuture<'_, Result<SnapshotName>> {
         Box::pin(async move {
-            let request = wire::SnapshotRequest { user_created: true, ..self.snapshot_request(snapshot.as_ref()) };
+            let request = wire::SnapshotRequest {
+                user_created: true,
+                labels: labels.into(),
+                ..self.snapshot_request(snapshot.as_ref())
+            };
             let mut client = self.spdk();
             let answer = self.call("snapshot", "snapshot_name", client.engine_snapshot_create(request)).await?;
             SnapshotName::parse(&answer.snapshot_name)

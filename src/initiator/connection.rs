@@ -225,7 +225,8 @@ impl Shared {
     }
 }
 
-async fn connect(address: SocketAddr, peer: &PeerName) -> Result<TcpStream> {
+/// Connects a socket. The caller limits the wait.
+pub(super) async fn connect(address: SocketAddr, peer: &PeerName) -> Result<TcpStream> {
     let refused = |error: std::io::Error| InitiatorError::Refused { peer: peer.clone(), problem: error.to_string() };
     let stream = TcpStream::connect(address).await.map_err(refused)?;
     stream.set_nodelay(true).map_err(refused)?;

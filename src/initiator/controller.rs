@@ -65,6 +65,21 @@ struct Capabilities {
     smallest_page: u64,
 }
 
+/// How the controller let us in.
+#[derive(Debug, Clone, Copy)]
+pub struct Admitted {
+    /// CNTLID: which controller we have.
+    pub id: u16,
+    max_entries: u32,
+}
+
+impl Admitted {
+    /// Entries of an I/O queue for which `wanted` are wanted.
+    pub fn entries(self, wanted: u16) -> u16 {
+        u32::from(wanted).clamp(2, self.max_entries.max(2)) as u16
+    }
+}
+
 /// An enabled controller and its queues.
 #[derive(Debug)]
 pub struct Controller {
@@ -85,9 +100,9 @@ pub struct Controller {
 impl Controller {
     /// Brings up a controller with I/O queues. The caller limits the wait.
     pub async fn for_io(identity: &Identity, options: &Options) -> Result<Self> {
-        let (mut controller, capabilities, id) = Self::admin_only(identity, options).await?;
+        let (mut controller, admitted) = Self::admin_only(identity, options).await?;
         let queues = controller.request_queues(options.io_queues.max(1)).await?;
-        let entries = u32::from(options.queue_size).clamp(2, capabilities.max_entries.max(2)) as u16;
+        let entries = admitted.entries(options.queue_size);
         for queue in 1..=queues {
             let parameters = Parameters {
                 address: identity.address,
@@ -97,7 +112,7 @@ impl Controller {
                 command_timeout: options.command_timeout,
             };
             let connection = Connection::open(&parameters, &controller.peer, &controller.fate).await?;
-            fabrics_connect(&connection, identity, id, Command::connect(queue, entries, 0)).await?;
+            fabrics_connect(&connection, identity, admitted.id, Command::connect(queue, entries, 0)).await?;
             controller.io.push(connection);
         }
         Ok(controller)
@@ -108,7 +123,8 @@ impl Controller {
         Ok(Self::admin_only(identity, options).await?.0)
     }
 
-    async fn admin_only(identity: &Identity, options: &Options) -> Result<(Self, Capabilities, u16)> {
+    /// Brings up a controller without I/O queues, and tells how it let us in. The caller limits the wait.
+    pub async fn admin_only(identity: &Identity, options: &Options) -> Result<(Self, Admitted)> {
         let peer: PeerName = format!("{} at {}", identity.nqn, identity.address).into();
         let fate = Arc::new(Fate::new());
         let parameters = Parameters {
@@ -135,11 +151,11 @@ impl Controller {
         let max_transfer = transfer_limit(about.transfer_exponent, capabilities, options.max_transfer_bytes);
         let controller =
             Self { peer, admin, identity: about, max_transfer, fate, io: Vec::new(), next: AtomicUsize::new(0) };
-        Ok((controller, capabilities, id))
+        Ok((controller, Admitted { id, max_entries: capabilities.max_entries }))
     }
 
     /// Asks for I/O queues; grants may be fewer, never none.
-    async fn request_queues(&self, wanted: u16) -> Result<u16> {
+    pub async fn request_queues(&self, wanted: u16) -> Result<u16> {
         const NUMBER_OF_QUEUES: u8 = 0x07;
         let zero_based = u32::from(wanted - 1);
         let command = Command::set_features(NUMBER_OF_QUEUES, zero_based << 16 | zero_based);
@@ -186,10 +202,8 @@ impl Controller {
 async fn fabrics_connect(queue: &Connection, identity: &Identity, id: u16, command: Command) -> Result<u16> {
     /// AUTHREQ: bits that ask for authentication.
     const AUTHENTICATION_REQUIRED: u64 = 3 << 16;
-    // The host identifier must be the same whenever this host connects, so it derives from the host's name.
-    let host_id = Uuid::new_v5(&Uuid::NAMESPACE_OID, identity.host_nqn.as_bytes());
-    let data = connect_data(host_id.into_bytes(), id, &identity.nqn, &identity.host_nqn);
-    let answer = queue.submit(command, Payload::Out(Bytes::from(data))).await.map_err(|error| match error {
+    let data = Payload::Out(Bytes::from(admission(identity, id)));
+    let answer = queue.submit(command, data).await.map_err(|error| match error {
         InitiatorError::Status { peer, status, .. } => {
             InitiatorError::Refused { peer, problem: format!("host {}: {status}", identity.host_nqn) }
         }
@@ -201,6 +215,13 @@ async fn fabrics_connect(queue: &Connection, identity: &Identity, id: u16, comma
         return Err(InitiatorError::Unsupported { peer, problem });
     }
     Ok(le16(&answer.result.to_le_bytes(), 0))
+}
+
+/// The data of a Connect to the controller `id`.
+pub fn admission(identity: &Identity, id: u16) -> Vec<u8> {
+    // The host identifier must be the same whenever this host connects, so it derives from the host's name.
+    let host_id = Uuid::new_v5(&Uuid::NAMESPACE_OID, identity.host_nqn.as_bytes());
+    connect_data(host_id.into_bytes(), id, &identity.nqn, &identity.host_nqn)
 }
 
 async fn enable(admin: &Connection, peer: &PeerName) -> Result<()> {

@@ -22,6 +22,12 @@ pub(super) async fn find(controller: &Controller, wanted: Option<u32>) -> Result
     }
 }
 
+/// The active namespaces, ascending; at most as many as one answer has room for, 1024.
+pub(super) async fn active(controller: &Controller) -> Result<Vec<u32>> {
+    let page = controller.identify(Identify::ActiveNamespaces, 0).await?;
+    Ok(active_namespaces(&page))
+}
+
 /// Asks for the namespace's state.
 pub(super) async fn describe(controller: &Controller, nsid: u32) -> Result<NamespaceInfo> {
     let page = controller.identify(Identify::Namespace, nsid).await?;

@@ -21,7 +21,7 @@ use super::member::{MemberFlush, OpenedMember};
 use super::range_gate::{BlockRange, RangeGate, Turn};
 use crate::spdk::bdev::{IoChannel, IoKind};
 use crate::spdk::vdev::{LegError, Vdev, Vio};
-use crate::spdk::{Errno, OnThread};
+use crate::spdk::{Errno, OnThread, status};
 
 /// What a channel tells the driver. Bounded: a member is reported once a view, a pause drains once, an I/O waits for one piece
 /// at a time.
@@ -129,8 +129,19 @@ pub(super) struct MirrorChannel {
 #[derive(Clone, Copy)]
 pub(super) enum MirrorIo {
     Fresh,
-    Read { tracker: ReadTracker, outcome: ReadOutcome, tickets: LegTickets },
-    Write { tracker: WriteTracker, outcome: WriteOutcome, tickets: LegTickets, turn: Option<Turn> },
+    Read {
+        tracker: ReadTracker,
+        outcome: ReadOutcome,
+        tickets: LegTickets,
+    },
+    Write {
+        tracker: WriteTracker,
+        outcome: WriteOutcome,
+        tickets: LegTickets,
+        turn: Option<Turn>,
+        /// The last leg that failed had no space left.
+        full: bool,
+    },
 }
 
 impl MirrorDevice {
@@ -411,7 +422,7 @@ impl MirrorDevice {
             return;
         }
         let tickets = channel.deadlines.borrow_mut().submit(tracker.targets(), io.kind());
-        *io.state() = MirrorIo::Write { tracker, outcome: WriteOutcome::Wait, tickets, turn };
+        *io.state() = MirrorIo::Write { tracker, outcome: WriteOutcome::Wait, tickets, turn, full: false };
         let mut fork = io.fork();
         channel.state.borrow_mut().legs_submitted(tracker.targets());
         let paths = channel.paths.borrow();
@@ -435,13 +446,14 @@ impl MirrorDevice {
     }
 
     /// Answers the client and counts its I/O out.
-    fn answer(&self, channel: &MirrorChannel, io: Vio<Self>, success: bool) {
+    fn answer(&self, channel: &MirrorChannel, mut io: Vio<Self>, success: bool) {
         let drained = channel.state.borrow_mut().retire();
         if success {
             io.succeed()
         } else {
             self.client_errors.fetch_add(1, Ordering::Relaxed);
-            io.fail()
+            let full = matches!(io.state(), MirrorIo::Write { full: true, .. });
+            status::fail_with(io, if full { status::CAPACITY_EXCEEDED } else { status::INTERNAL_ERROR });
         }
         if drained {
             self.channel_drained();
@@ -546,8 +558,11 @@ impl Vdev for MirrorDevice {
                 *outcome = tracker.leg_done(member, outcome_of, &mut shared);
                 MemberOp::Read
             }
-            MirrorIo::Write { tracker, outcome, tickets, .. } => {
+            MirrorIo::Write { tracker, outcome, tickets, full, .. } => {
                 channel.deadlines.borrow_mut().complete(member, tickets);
+                if let Err(error) = result {
+                    *full = error == status::CAPACITY_EXCEEDED;
+                }
                 *outcome = tracker.leg_done(member, outcome_of, shared.view());
                 MemberOp::Write
             }

@@ -9,11 +9,14 @@ use crate::spdk::xattr::{XattrChange, XattrValue};
 use crate::{Error, Result};
 
 impl Replicas {
-    /// A value kept with the replica's head; `None` when there is none.
+    /// A value kept with the replica's head; `None` when there is none. While the replica is cloned into, its generation can be
+    /// read, as the head to come will have it.
     pub async fn xattr_get(&self, name: &ReplicaName, key: &str) -> Result<Option<Vec<u8>>> {
         let key = AttributeKey::parse(key)?;
         let replica = self.known(name)?;
-        require_head(&replica).await?;
+        if !key.is_generation() || replica.view().interrupted.is_none() {
+            require_head(&replica).await?;
+        }
         let value = replica.store.attribute(&replica.head(), key.name()).await?;
         Ok(value.map(|value| value.as_bytes().to_vec()))
     }

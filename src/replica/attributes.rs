@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::clone::{CloneMark, EntryMark};
 use crate::backing_image::ImageRecord;
-use crate::name::{LvolAlias, ReplicaName, SnapshotName};
+use crate::name::{LvolAlias, ReplicaName, SnapshotLabels, SnapshotName};
 use crate::spdk::xattr::{XATTR_NAME_LIMIT, XattrChange, XattrName, XattrValue};
 use crate::spdk::{OnControl, SpdkError, lvol};
 use crate::{Error, Result};
@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub(super) const USER_CREATED: &str = "user_created";
 /// Longhorn's time of a snapshot, the same on all replicas.
 pub(super) const SNAPSHOT_TIMESTAMP: &str = "snapshot_timestamp";
+/// The labels of a snapshot: [`SnapshotLabels`].
+pub(super) const LABELS: &str = "corriente.labels";
 /// The full name of the replica that an lvol of ours belongs to.
 pub(super) const REPLICA: &str = crate::backing_image::REPLICA;
 /// The full name of a snapshot of ours; its lvol's name may be a shortened one.
@@ -43,8 +45,8 @@ pub(super) const CLONED: &str = "corriente.cloned";
 /// What all our own keys start with.
 const PREFIX: &str = "corriente.";
 /// What a replica writes itself and nobody else may.
-const INTERNAL: [&str; 10] =
-    [REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND, ENTRY_POINT, CLONED];
+const INTERNAL: [&str; 11] =
+    [LABELS, REPLICA, SNAPSHOT, CREATED, REBUILD, EXPIRED, REBUILT, CHECKSUM, CHECKSUM_FOUND, ENTRY_POINT, CLONED];
 
 /// Attributes of one lvol, parsed. What does not parse is taken as absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +55,7 @@ pub(super) struct Attributes {
     pub(super) snapshot: Option<SnapshotName>,
     pub(super) user_created: Option<bool>,
     pub(super) timestamp: Option<String>,
+    pub(super) labels: Option<SnapshotLabels>,
     pub(super) created: Option<String>,
     pub(super) rebuild: Option<String>,
     pub(super) expired: bool,
@@ -77,6 +80,7 @@ impl Attributes {
             snapshot: text(SNAPSHOT)?.and_then(|name| SnapshotName::parse(&name).ok()),
             user_created: text(USER_CREATED)?.and_then(|word| word.parse().ok()),
             timestamp: text(SNAPSHOT_TIMESTAMP)?,
+            labels: text(LABELS)?.and_then(|text| serde_json::from_str(&text).ok()),
             created: text(CREATED)?,
             rebuild: text(REBUILD)?,
             expired: text(EXPIRED)?.is_some(),

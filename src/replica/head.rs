@@ -3,6 +3,7 @@
 //! - A flush really flushes the disk (an lvol has none; DESIGN §5).
 //! - What was trimmed reads as zeroes, whatever the disk below does, and trimming what was never written takes no space.
 //! - When the replica stops, I/O fails at once, so that who has it open notices.
+//! - A write that finds no space is answered so (NVMe's Capacity Exceeded), not as any other failure.
 //!
 //! There are two for each running replica: one that is exported, and one that an engine of this node opens (an export
 //! claims its bdev). What a rebuild is written to is served alike, as fast as the rebuild's limit lets it.
@@ -10,6 +11,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -26,7 +28,7 @@ use crate::name::{BdevName, LvolAlias};
 use crate::spdk::bdev::{Geometry, IoChannel, IoKind, OpenBdev};
 use crate::spdk::clustermap::ClusterMap;
 use crate::spdk::vdev::{LegError, Vdev, VdevHandle, Vio};
-use crate::spdk::{Control, Errno, OnControl, OnThread, SpdkError, lvol};
+use crate::spdk::{Control, Errno, OnControl, OnThread, SpdkError, lvol, lvstore, status};
 
 /// Writes of zeroes up to this size go to the lvol as they are: looking for what is allocated would cost more.
 const SMALL_ZEROES: u64 = 64 << 10;
@@ -193,6 +195,23 @@ impl HeadDevice {
         });
     }
 
+    /// Answers a change that failed when it is known whether that was for want of space.
+    #[cold]
+    fn explain(&self, channel: &HeadChannel, io: Vio<Self>, error: LegError) {
+        let bytes = u64::from(self.lvol.geometry().block_size);
+        let end = io.offset_blocks() + io.block_count().max(1);
+        let clusters = io.offset_blocks() * bytes / self.cluster_size..=(end * bytes - 1) / self.cluster_size;
+        let reply = channel.on.expect(move |full: Option<bool>| {
+            status::fail_with(io, if full == Some(true) { status::CAPACITY_EXCEEDED } else { error });
+        });
+        let (control, alias) = (self.control.clone(), self.alias.clone());
+        self.runtime.spawn(async move {
+            // What cannot be looked at stays as it was told.
+            let full = control.run(move |on| async move { is_out_of_space(on, &alias, clusters) }).await;
+            reply.send(full.unwrap_or(false));
+        });
+    }
+
     fn zero(&self, channel: &HeadChannel, io: Vio<Self>) {
         let block_size = u64::from(self.lvol.geometry().block_size);
         let (offset, length) = (io.offset_blocks() * block_size, io.block_count() * block_size);
@@ -213,8 +232,26 @@ impl HeadDevice {
 /// Whether a test has ordered this I/O to fail.
 #[cold]
 fn is_to_fail(kind: IoKind) -> bool {
-    let writes = matches!(kind, IoKind::Write | IoKind::WriteZeroes | IoKind::Unmap);
-    writes && faults::fails(faults::Point::ReplicaWrite)
+    takes_space(kind) && faults::fails(faults::Point::ReplicaWrite)
+}
+
+/// Whether such an I/O may need a cluster.
+fn takes_space(kind: IoKind) -> bool {
+    matches!(kind, IoKind::Write | IoKind::WriteZeroes | IoKind::Unmap)
+}
+
+/// Whether the blobstore may have had no cluster: it says no more than that an I/O has failed.
+fn is_unexplained(error: LegError) -> bool {
+    error == status::INTERNAL_ERROR || error == LegError::Refused(Errno::EIO)
+}
+
+/// Whether the store has no cluster left and the lvol lacks one of these.
+fn is_out_of_space(on: OnControl, alias: &LvolAlias, clusters: RangeInclusive<u64>) -> Result<bool, SpdkError> {
+    if lvstore::info(on, &alias.lvs)?.free_clusters > 0 {
+        return Ok(false);
+    }
+    let own = lvol::cluster_map(on, alias)?;
+    Ok(clusters.into_iter().any(|cluster| !own.contains(cluster)))
 }
 
 /// Writes zeroes over those parts of the range that the lvol or one of its ancestors holds; the rest reads as zeroes.
@@ -316,8 +353,9 @@ impl Vdev for HeadDevice {
         }
         match leg {
             Leg::Done => io.succeed(),
-            Leg::Failed(LegError::Status { sct, sc }) => io.fail_with(sct, sc),
-            Leg::Failed(LegError::Refused(_)) | Leg::Open => io.fail(),
+            Leg::Failed(error) if is_unexplained(error) && takes_space(io.kind()) => self.explain(channel, io, error),
+            Leg::Failed(error) => status::fail_with(io, error),
+            Leg::Open => io.fail(),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::attributes::{self, key_of, now_text, text_value};
 use super::instance::Turn;
 use super::serving::Serving;
 use crate::faults::{self, Point};
-use crate::name::{LvolName, SnapshotName};
+use crate::name::{LvolName, SnapshotLabels, SnapshotName};
 use crate::spdk::xattr::XattrChange;
 use crate::{Error, Result};
 
@@ -17,6 +17,8 @@ pub struct SnapshotOptions {
     pub user_created: bool,
     /// Its time, the same on all replicas; RFC 3339.
     pub timestamp: String,
+    /// What its user noted with it.
+    pub labels: SnapshotLabels,
 }
 
 /// What the lvol is called that will be in the head's place after a revert or a step of a rebuild, until the old one is
@@ -33,13 +35,16 @@ impl Turn<'_> {
             return Err(Error::exists("snapshot", format!("{snapshot} of replica {}", replica.name)));
         }
         let user_created = if options.user_created { "true" } else { "false" };
-        let carried = vec![
+        let mut carried = vec![
             (key_of(attributes::USER_CREATED), text_value(user_created)?),
             (key_of(attributes::SNAPSHOT_TIMESTAMP), text_value(&options.timestamp)?),
             (key_of(attributes::REPLICA), text_value(replica.name.as_str())?),
             (key_of(attributes::SNAPSHOT), text_value(snapshot.as_str())?),
             (key_of(attributes::CREATED), text_value(&now_text())?),
         ];
+        if !options.labels.is_empty() {
+            carried.push((key_of(attributes::LABELS), text_value(&options.labels.encode())?));
+        }
         let lvol = LvolName::snapshot(&replica.name, snapshot);
         let taken = {
             // A snapshot and a change of attributes are both changes of the head's metadata.
@@ -209,6 +214,12 @@ impl Turn<'_> {
     /// After an operation: what is on the disk is shown whatever came of it, and an error is the caller's to know. The
     /// replica is in state error only when its disk cannot tell any more what it has.
     async fn settle(&mut self, result: Result<()>) -> Result<()> {
+        let result = result.map_err(|error| match error {
+            Error::NoSpace { object, problem } => {
+                Error::NoSpace { object: format!("{object} of replica {}", self.replica.name), problem }
+            }
+            other => other,
+        });
         if let Err(error) = &result {
             tracing::warn!(replica = %self.replica.name, %error, "an operation on a replica failed");
         }

@@ -230,7 +230,7 @@ impl Store {
                 Err(SpdkError::Refused { .. }) if started.elapsed() < SETTLE_LIMIT => {
                     tokio::time::sleep(SETTLE_STEP).await;
                 }
-                other => return Ok(other?),
+                other => return other.map_err(|error| no_room(error, &self.0.lvs)),
             }
         }
     }

@@ -229,6 +229,7 @@ impl<'a> Finder<'a> {
             creation_time: attributes.created.clone().unwrap_or_else(|| timestamp.clone()),
             user_created: facts.is_snapshot && attributes.user_created.unwrap_or(unmarked_is_users),
             snapshot_timestamp: timestamp,
+            labels: attributes.labels.clone().unwrap_or_default(),
             silently_corrupted: attributes.checksum_found.is_some(),
             checksum: attributes.checksum_found.or(attributes.checksum).map_or_else(String::new, |sum| sum.to_string()),
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use uuid::Uuid;
 
 use super::clone::{CloneMark, EntryMark};
-use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotName};
+use crate::name::{BackingImageName, LvsName, ReplicaName, SnapshotLabels, SnapshotName};
 
 /// Where a replica is in its life (`engine-behaviour` §1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct LvolView {
     pub user_created: bool,
     /// The time its snapshot was given, RFC 3339; empty when unknown.
     pub snapshot_timestamp: String,
+    /// What its user noted with it.
+    pub labels: SnapshotLabels,
     /// Checksum of its own clusters as last read, decimal; empty when it was never hashed.
     pub checksum: String,
     /// It is a snapshot, which cannot change, and read differently when it was hashed again.
@@ -117,6 +119,12 @@ pub struct ReplicaView {
 }
 
 impl ReplicaView {
+    /// The labels of those of its snapshots that have any.
+    pub fn snapshot_labels(&self) -> BTreeMap<SnapshotName, SnapshotLabels> {
+        let labelled = self.snapshots.iter().filter(|(_, lvol)| !lvol.labels.is_empty());
+        labelled.map(|(name, lvol)| (name.clone(), lvol.labels.clone())).collect()
+    }
+
     /// Bytes of clusters of the head and all snapshots.
     pub fn actual_size(&self) -> u64 {
         self.head.iter().chain(self.snapshots.values()).map(|lvol| lvol.actual_size).sum()

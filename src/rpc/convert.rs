@@ -157,6 +157,7 @@ mod tests {
             snapshot_timestamp: "2026-01-01T00:00:00Z".into(),
             checksum: "18446744073709551615".into(),
             silently_corrupted: false,
+            labels: Default::default(),
         };
         let view = Arc::new(ReplicaView {
             name: ReplicaName::parse("r").unwrap(),

@@ -6,7 +6,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::engine::mode;
-use super::{checksum, events, verify};
+use super::{checkpoints, checksum, events, verify};
 use crate::engine::instance::Engine;
 use crate::error::Error;
 use crate::mirror::core::Locality;
@@ -16,6 +16,7 @@ use crate::node::Node;
 use crate::task::to_its_end;
 use crate::wire::corriente::v1 as own;
 use crate::wire::corriente::v1::corriente_service_server::CorrienteService;
+use crate::wire::labels;
 use crate::wire::spdkrpc as wire;
 
 /// The service over a node.
@@ -165,6 +166,30 @@ impl CorrienteService for CorrienteServer {
         let kept = self.node.replicas.kept_snapshots(&replica).await?;
         let kept = kept.into_iter().map(|(name, why)| (name.to_string(), why)).collect();
         Ok(Response::new(own::ReplicaKeptSnapshotsResponse { kept }))
+    }
+
+    async fn replica_snapshot_labels(
+        &self,
+        request: Request<own::ReplicaSnapshotLabelsRequest>,
+    ) -> Result<Response<own::SnapshotLabelsResponse>, Status> {
+        let replica = replica_name(&request.into_inner().replica_name)?;
+        Ok(Response::new(labels::message(self.node.replicas.get(&replica).await?.snapshot_labels())))
+    }
+
+    async fn engine_snapshot_labels(
+        &self,
+        request: Request<own::EngineSnapshotLabelsRequest>,
+    ) -> Result<Response<own::SnapshotLabelsResponse>, Status> {
+        let engine = self.engine(&request.into_inner().engine_name)?;
+        Ok(Response::new(labels::message(engine.snapshot_labels().await?)))
+    }
+
+    async fn restore_checkpoints(
+        &self,
+        request: Request<own::RestoreCheckpointsRequest>,
+    ) -> Result<Response<own::RestoreCheckpointsResponse>, Status> {
+        let engine = self.engine(&request.into_inner().engine_name)?;
+        Ok(Response::new(checkpoints::list(&engine).await))
     }
 }
 

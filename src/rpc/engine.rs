@@ -17,7 +17,7 @@ use crate::name::{BackupName, ReplicaName, SnapshotName, VolumeName};
 use crate::node::Rates;
 use crate::wire::clone::parse_linked_source;
 use crate::wire::field::{engine_name, replica_address, replica_name, size, snapshot_name};
-use crate::wire::spdkrpc as wire;
+use crate::wire::{labels, spdkrpc as wire};
 
 fn find(engines: &Engines, field: &'static str, name: &str) -> Result<Arc<Engine>> {
     engines.get(&engine_name(field, name)?)
@@ -164,7 +164,7 @@ pub async fn snapshot_create(engines: &Engines, request: wire::SnapshotRequest) 
         "" => None,
         name => Some(snapshot_name("snapshot_name", name)?),
     };
-    let name = engine.snapshot_create(name).await?;
+    let name = engine.snapshot_create(name, labels::parse(request.labels)?).await?;
     Ok(wire::SnapshotResponse { snapshot_name: name.to_string() })
 }
 

@@ -12,7 +12,7 @@ use crate::frontend::state::EnginePath;
 use crate::frontend::{EngineFrontends, FrontendRequest, SnapshotOrder, SwitchOver, SwitchPhase};
 use crate::name::{HostPort, Nguid, Nqn};
 use crate::wire::field::{engine_name, frontend_name, replica_address, replica_name, size, snapshot_name, volume_name};
-use crate::wire::spdkrpc as wire;
+use crate::wire::{labels, spdkrpc as wire};
 
 /// EngineFrontendCreate.
 pub async fn create(
@@ -87,7 +87,7 @@ pub async fn expand(frontends: &EngineFrontends, request: wire::EngineFrontendEx
     frontends.expand(&frontend_name("name", &request.name)?, size("size", request.size)?).await
 }
 
-/// EngineFrontendSnapshotCreate. User, time and labels are the engine's to set, as for EngineSnapshotCreate.
+/// EngineFrontendSnapshotCreate. User and time are the engine's to set, as for EngineSnapshotCreate.
 pub async fn snapshot_create(
     frontends: &EngineFrontends,
     request: wire::SnapshotRequest,
@@ -97,7 +97,7 @@ pub async fn snapshot_create(
         "" => None,
         snapshot => Some(snapshot_name("snapshot_name", snapshot)?),
     };
-    let snapshot = frontends.snapshot_create(&name, snapshot).await?;
+    let snapshot = frontends.snapshot_create(&name, snapshot, labels::parse(request.labels)?).await?;
     Ok(wire::SnapshotResponse { snapshot_name: snapshot.to_string() })
 }
 

@@ -5,7 +5,7 @@ use crate::name::HostPort;
 use crate::replica::{Replicas, SnapshotOptions};
 use crate::wire::field::{replica_address, replica_name, snapshot_name, timestamp};
 use crate::wire::rebuild::{copy_message, parse_order, progress_message};
-use crate::wire::spdkrpc as wire;
+use crate::wire::{labels, spdkrpc as wire};
 use crate::{Error, Result};
 
 /// The highest limit of a rebuild's writes, in MiB a second; one above it limits nothing.
@@ -102,7 +102,8 @@ pub async fn snapshot_create(replicas: &Replicas, request: wire::SnapshotRequest
         "" => String::new(),
         text => timestamp(text)?,
     };
-    let options = SnapshotOptions { user_created: request.user_created, timestamp };
+    let options =
+        SnapshotOptions { user_created: request.user_created, timestamp, labels: labels::parse(request.labels)? };
     replicas.rebuild_snapshot_create(&name, &snapshot, options).await
 }
 

@@ -7,7 +7,7 @@ use crate::name::{BackupName, DiskName};
 use crate::replica::{DiskChoice, ReplicaRequest, ReplicaView, Replicas, SnapshotOptions};
 use crate::wire::backup::parse_order;
 use crate::wire::field::{backing_image_name, ports, replica_name, size, snapshot_name, timestamp, uuid};
-use crate::wire::spdkrpc as wire;
+use crate::wire::{labels, spdkrpc as wire};
 use crate::{Error, Result};
 
 /// ReplicaCreate.
@@ -58,8 +58,11 @@ pub async fn expand(replicas: &Replicas, request: wire::ReplicaExpandRequest) ->
 pub async fn snapshot_create(replicas: &Replicas, request: wire::SnapshotRequest) -> Result<wire::Replica> {
     let (name, snapshot) =
         (replica_name("name", &request.name)?, snapshot_name("snapshot_name", &request.snapshot_name)?);
-    let options =
-        SnapshotOptions { user_created: request.user_created, timestamp: timestamp(&request.snapshot_timestamp)? };
+    let options = SnapshotOptions {
+        user_created: request.user_created,
+        timestamp: timestamp(&request.snapshot_timestamp)?,
+        labels: labels::parse(request.labels)?,
+    };
     Ok(convert::replica(&replicas.snapshot_create(&name, &snapshot, options).await?))
 }
 

@@ -1,4 +1,5 @@
-//! The NVMe initiator: controllers over TCP or PCIe, attached and detached; their namespaces are bdevs.
+//! SPDK's NVMe driver: controllers over PCIe or TCP, attached and detached; their namespaces are bdevs. Replicas of other nodes are
+//! not reached through it but through [`crate::nvme_host`], which says why.
 //!
 //! An attach answers at least one bdev name, each of a bdev that is there; anything else is an error that names the
 //! controller, and the controller is detached again, so that the attach can be repeated.
@@ -162,7 +163,7 @@ pub async fn only(
         Ok(name) => Ok(name),
         Err(names) => {
             give_up(on, controller, limit).await;
-            Err(wrong(controller, format!("answered {} bdevs where there can be only one", names.count())))
+            Err(not_one(controller, names.count()))
         }
     }
 }
@@ -221,6 +222,23 @@ pub enum AttachFault {
     TwoNames,
     /// A bdev without a name.
     EmptyName,
+}
+
+/// Makes names of what an attach has answered, as [`attach_tcp`] does with SPDK's answer: exactly one, that of a bdev which is there.
+/// `fault` spoils the answer before it is looked at.
+pub fn confirm(
+    on: OnControl,
+    controller: &BdevName,
+    mut answered: Vec<String>,
+    fault: Option<AttachFault>,
+) -> Result<BdevName, SpdkError> {
+    match fault {
+        None => {}
+        Some(AttachFault::NoName) => answered.clear(),
+        Some(AttachFault::TwoNames) => answered.extend_from_within(..),
+        Some(AttachFault::EmptyName) => answered = vec![String::new()],
+    }
+    check(on, controller, &answered)?.into_only().map_err(|names| not_one(controller, names.count()))
 }
 
 /// Spoils the answer of the next attach that succeeds, below this layer.
@@ -311,6 +329,10 @@ async fn give_up(on: OnControl, controller: &BdevName, limit: Duration) {
     if let Err(error) = detach(on, controller, Peer::Alive, limit).await {
         tracing::error!(%controller, %error, "a controller that cannot be used could not be detached");
     }
+}
+
+fn not_one(controller: &BdevName, count: usize) -> SpdkError {
+    wrong(controller, format!("answered {count} bdevs where there can be only one"))
 }
 
 fn wrong(controller: &BdevName, problem: impl Into<String>) -> SpdkError {

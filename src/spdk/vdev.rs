@@ -20,6 +20,7 @@ use super::completion;
 use super::control::{OnControl, OnThread};
 use super::errno::{Errno, SpdkError};
 use super::in_flight;
+use super::text;
 use crate::name::BdevName;
 
 /// Legs an I/O can have at once: the leg's number travels in the three low bits of a pointer.
@@ -145,6 +146,17 @@ impl<V: Vdev> Vio<V> {
         });
     }
 
+    /// Where the I/O's memory lies; nothing for kinds without.
+    pub(super) fn memory(&self) -> &[sys::iovec] {
+        let Transfer { kind, iovs, iov_count, .. } = self.context().transfer;
+        if !matches!(kind, IoKind::Read | IoKind::Write) || iovs.is_null() {
+            return &[];
+        }
+        // SAFETY: SPDK keeps a read's or write's iovecs, that many, in place and unchanged until the I/O is completed, which
+        // takes the Vio.
+        unsafe { std::slice::from_raw_parts(iovs, usize::try_from(iov_count).unwrap_or(0)) }
+    }
+
     fn complete_raw(self, complete: impl FnOnce(*mut sys::spdk_bdev_io)) {
         let io = self.context().io;
         std::mem::forget(self);
@@ -183,6 +195,9 @@ impl<V: Vdev> Fork<V> {
     pub fn submit(&mut self, leg: u8, channel: &IoChannel) {
         assert!((leg as usize) < MAX_LEGS);
         let context = self.io.context.as_ptr();
+        // SAFETY: as below.
+        let (kind, legs) = unsafe { ((*context).transfer.kind, (*context).outstanding) };
+        assert!(kind != IoKind::Read || legs == 1, "two devices must not fill the same memory");
         let inner = Rc::into_raw(channel.0.clone());
         // SAFETY: the context is alive while the fork exists. Legs run on this thread only, so the fields are not
         // shared; the reference count in `legs` is given back by `leg_over`.
@@ -392,6 +407,13 @@ impl<V: Vdev> VdevHandle<V> {
     /// Its bdev's name.
     pub fn name(&self) -> &BdevName {
         &self.name
+    }
+
+    /// The name that SPDK has for it now.
+    pub fn registered_name(&self) -> String {
+        // SAFETY: on the control thread (the handle is !Send), the vdev is registered, so its name is a string that stays for the
+        // call.
+        unsafe { text::from_c(sys::cs_vdev_name(self.raw.as_ptr())) }
     }
 
     /// Tells SPDK and all openers of the device's new size.

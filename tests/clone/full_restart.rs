@@ -1,11 +1,14 @@
 //! Full copies into a volume whose engine's node is killed meanwhile: the engine goes on to wait for the copy, or says that
 //! there is none.
 
+use std::collections::BTreeMap;
+
 use corriente::wire::spdkrpc as wire;
 
 use crate::cluster::{create_replica, ready};
-use crate::full::{copied, half_way, limit, scene, start, status};
+use crate::full::{copied, half_way, limit, request, scene, start, status};
 use crate::scene::{LIMIT, SIZE, SNAPSHOT, Scene, engine, replica};
+use crate::support::client::connect;
 use crate::support::wait::wait_until;
 
 async fn restarted(scene: &mut Scene) {
@@ -56,30 +59,94 @@ async fn an_engine_whose_node_is_killed_during_a_full_copy_waits_for_it_again_an
     assert!(scene.read("one").await == scene.image, "the copy is not the snapshot");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_created_over_a_replica_that_is_cloned_into_waits_for_the_copy() {
-    let mut scene = scene().await;
-    source_on_the_other_node(&scene).await;
-    half_way(&scene, "one", (1, 1), "spdk-tcp-nvmf").await;
+/// An engine that was created while the copy into its replica ran already: on the first node, the copy on the second.
+async fn created_over_a_copy(scene: &Scene) -> BTreeMap<String, String> {
+    source_on_the_other_node(scene).await;
+    half_way(scene, "one", (1, 1), "spdk-tcp-nvmf").await;
     scene.cluster.delete_engine("one").await;
     let address = create_replica(&scene.cluster.nodes[1], &replica("one", 1), SIZE).await;
-    let replicas: std::collections::BTreeMap<_, _> = [(replica("one", 1), address)].into();
+    let replicas: BTreeMap<_, _> = [(replica("one", 1), address)].into();
     scene.cluster.engine("one", SIZE, "spdk-tcp-nvmf", replicas.clone()).await;
-    assert!(status(&scene, "one", 1).await.is_cloning);
+    assert!(status(scene, "one", 1).await.is_cloning);
+    replicas
+}
 
-    // It has served nothing yet, so after a restart it leaves the replica to whoever may have: its owner knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_created_over_a_replica_that_is_cloned_into_waits_for_the_copy_and_does_so_again_after_a_kill() {
+    let mut scene = scene().await;
+    created_over_a_copy(&scene).await;
+    // It has served nothing yet, and knows all the same that nobody else can have.
     restarted(&mut scene).await;
     assert_eq!(settled(&scene).await.state, "running");
+    assert!(status(&scene, "one", 1).await.is_cloning);
     limit(&scene, "one", 1, 0).await;
-    let refused = wait_until(LIMIT, "the copy is complete", async || {
-        let engine = scene.cluster.get("one").await;
-        if engine.state == "error" { Ok(engine.error_msg) } else { Err(engine.state) }
-    })
-    .await;
-    assert!(refused.contains("the copy is complete") && refused.contains("create it again"), "{refused}");
-    scene.cluster.engine("one", SIZE, "spdk-tcp-nvmf", replicas).await;
     copied(&scene, "one", 1).await;
     assert!(scene.read("one").await == scene.image, "the copy is not the snapshot");
+    // Once more, now that it serves.
+    restarted(&mut scene).await;
+    let found = settled(&scene).await;
+    assert_eq!((found.state.as_str(), found.error_msg.as_str()), ("running", ""));
+    assert!(scene.read("one").await == scene.image, "the copy is not the snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_waited_for_a_copy_comes_back_after_its_end_unless_another_has_served_it_since() {
+    let mut scene = scene().await;
+    let replicas = created_over_a_copy(&scene).await;
+    // The copy ends while the engine's node is down.
+    scene.cluster.nodes[0].kill9();
+    limit(&scene, "one", 1, 0).await;
+    wait_until(LIMIT, "the copy is complete", async || match status(&scene, "one", 1).await {
+        done if done.state == "complete" => Ok(()),
+        now => Err(format!("{now:?}")),
+    })
+    .await;
+    scene.cluster.nodes[0].start_again().await;
+    ready(&scene.cluster.nodes[0]).await;
+    let found = settled(&scene).await;
+    assert_eq!((found.state.as_str(), found.error_msg.as_str()), ("running", ""));
+    assert!(scene.read("one").await == scene.image, "the copy is not the snapshot");
+    scene.delete_volume("one", &[1]).await;
+    drop(replicas);
+
+    // The same, and an engine of the other node serves the volume before the first one is back.
+    let address = create_replica(&scene.cluster.nodes[1], &replica("one", 1), SIZE).await;
+    let replicas: BTreeMap<_, _> = [(replica("one", 1), address)].into();
+    scene.cluster.engine("one", SIZE, "spdk-tcp-nvmf", replicas.clone()).await;
+    limit(&scene, "one", 1, 1).await;
+    scene.clone(request(&scene, "one")).await.expect("the copy begins");
+    scene.cluster.delete_engine("one").await;
+    scene.cluster.engine("one", SIZE, "spdk-tcp-nvmf", replicas.clone()).await;
+    scene.cluster.nodes[0].kill9();
+    limit(&scene, "one", 1, 0).await;
+    let other = wire::EngineCreateRequest {
+        name: "one-e-1".into(),
+        volume_name: "one".into(),
+        spec_size: SIZE,
+        replica_address_map: replicas,
+        frontend: "spdk-tcp-nvmf".into(),
+        ..Default::default()
+    };
+    scene.cluster.nodes[1].spdk().engine_create(other).await.expect("the other engine");
+    let other = wait_until(LIMIT, "the other engine serves", async || {
+        let request = wire::EngineGetRequest { name: "one-e-1".into() };
+        let engine = scene.cluster.nodes[1].spdk().engine_get(request).await.expect("it is there").into_inner();
+        if engine.port == 0 { Err(engine.error_msg) } else { Ok(engine) }
+    })
+    .await;
+    let client = connect(&other).await;
+    client.write(0, &vec![3; 1 << 20]).await.expect("a write");
+    client.disconnect().await.expect("an orderly end");
+    scene.cluster.nodes[0].start_again().await;
+    ready(&scene.cluster.nodes[0]).await;
+    wait_until(LIMIT, "the first engine knows", async || {
+        let engine = scene.cluster.get("one").await;
+        match engine.error_msg.contains("another engine has served its volume since") {
+            true => Ok(()),
+            false => Err(format!("{} {}", engine.state, engine.error_msg)),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,6 @@ async fn running_engine(cluster: &Cluster, node: usize, volume: &str, replicas: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "SPDK 20.07 connects synchronously, so two nodes that connect to each other at once stand still; see docs/ARCHITECTURE.md, what is not there yet"]
 async fn two_nodes_that_connect_to_each_other_at_once_do_not_wait_for_each_other_for_ever() {
     let cluster = Cluster::start(2).await;
     let mut maps: Vec<BTreeMap<String, String>> = Vec::new();

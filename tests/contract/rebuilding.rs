@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use corriente::wire::spdkrpc as wire;
 use corriente::wire::spdkrpc::ReplicaMode;
+use sha2::{Digest, Sha512};
 
-use crate::cluster::{Cluster, LIMIT, NVMF};
+use crate::cluster::{Cluster, LIMIT, MIB, NVMF, SIZE};
 use crate::support::node::Node;
+use crate::support::random::Random;
 use crate::support::wait::wait_until;
-use crate::volume::{Imaged, address_of, create_replica, delete_replica, get_replica};
+use crate::volume::{Imaged, address_of, delete_replica, disk, get_replica};
 
-const VOLUMES: usize = 2;
+/// The backing image of the volumes that have one, smaller than they are.
+const IMAGE: &str = "parrot";
+const IMAGE_BYTES: u64 = 8 * MIB;
 
 /// One volume on all nodes, its engine on the first.
 struct Volume {
@@ -19,16 +23,49 @@ struct Volume {
     name: String,
     replicas: BTreeMap<String, String>,
     client: Imaged,
+    /// The backing image that its replicas stand on, or empty.
+    image: &'static str,
     /// What the volume held at each snapshot.
     points: BTreeMap<String, Vec<u8>>,
 }
 
 impl Volume {
     async fn start(cluster: Arc<Cluster>, name: String) -> Self {
-        let replicas = cluster.replicas(&name).await;
-        let volume = Self { cluster, name, replicas, client: Imaged::new(), points: BTreeMap::new() };
-        volume.create(NVMF).await;
+        Self::start_on(cluster, name, "", &[]).await
+    }
+
+    /// A volume that shows `content` from its beginning, which is a backing image's.
+    async fn start_on(cluster: Arc<Cluster>, name: String, image: &'static str, content: &[u8]) -> Self {
+        let mut client = Imaged::new();
+        client.image[..content.len()].copy_from_slice(content);
+        let mut volume = Self { cluster, name, replicas: BTreeMap::new(), client, image, points: BTreeMap::new() };
+        for node in 0..volume.cluster.nodes.len() {
+            let there = volume.create_replica(node).await;
+            volume.replicas.insert(there.name.clone(), address_of(&there));
+        }
+        let engine = volume.create(NVMF).await;
+        volume.client.check(&engine, "a new volume").await;
         volume
+    }
+
+    async fn create_replica(&self, node: usize) -> wire::Replica {
+        let request = wire::ReplicaCreateRequest {
+            name: format!("{}-r-0000000{node}", self.name),
+            lvs_name: "disk".into(),
+            spec_size: SIZE,
+            port_count: 5,
+            backing_image_name: self.image.into(),
+            ..Default::default()
+        };
+        let made = self.cluster.nodes[node].spdk().replica_create(request).await.expect("the replica is created");
+        let made = made.into_inner();
+        assert_eq!(
+            (made.state.as_str(), made.backing_image_name.as_str()),
+            ("running", self.image),
+            "{}",
+            made.error_msg
+        );
+        made
     }
 
     fn engine_name(&self) -> String {
@@ -104,7 +141,7 @@ impl Volume {
         let replica = format!("{}-r-0000000{node}", self.name);
         let there = match get_replica(&self.cluster.nodes[node], &replica).await {
             Ok(there) if there.state == "running" => there,
-            _ => create_replica(&self.cluster.nodes[node], &replica).await,
+            _ => self.create_replica(node).await,
         };
         self.replicas.insert(replica.clone(), address_of(&there));
         let request = wire::EngineReplicaAddRequest {
@@ -165,8 +202,35 @@ impl Volume {
     }
 }
 
-async fn snapshot_ops_and_rebuilding(cluster: Arc<Cluster>, name: String) {
-    let mut volume = Volume::start(cluster, name).await;
+/// Makes the image on every node; what it holds.
+async fn make_images(cluster: &Cluster) -> Vec<u8> {
+    let content = Random::from_clock().bytes(IMAGE_BYTES as usize);
+    let digest = Sha512::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for node in &cluster.nodes {
+        let path = node.directory().join("image.raw");
+        std::fs::write(&path, &content).expect("a file");
+        let lvs_uuid = disk(node).await.uuid;
+        let order = wire::BackingImageCreateRequest {
+            name: IMAGE.into(),
+            backing_image_uuid: "a1b2c3d4".into(),
+            lvs_uuid: lvs_uuid.clone(),
+            size: IMAGE_BYTES,
+            checksum: digest.clone(),
+            from_address: format!("file://{}", path.display()),
+            src_lvs_uuid: String::new(),
+        };
+        node.spdk().backing_image_create(order).await.expect("the image is begun");
+        wait_until(LIMIT, "the image is ready", async || {
+            let request = wire::BackingImageGetRequest { name: IMAGE.into(), lvs_uuid: lvs_uuid.clone() };
+            let image = node.spdk().backing_image_get(request).await.expect("the image").into_inner();
+            if image.state == "ready" { Ok(()) } else { Err(format!("{} {}", image.state, image.error_msg)) }
+        })
+        .await;
+    }
+    content
+}
+
+async fn snapshot_ops_and_rebuilding(mut volume: Volume) {
     // A tree: a1 - a2 - a3, and from a1 another way, b1 - b2.
     for (clusters, snapshot) in [(&[0, 1][..], "a1"), (&[1, 2], "a2"), (&[0, 3], "a3")] {
         volume.write(clusters).await;
@@ -207,11 +271,10 @@ async fn snapshot_ops_and_rebuilding(cluster: Arc<Cluster>, name: String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn multiple_thread_snapshot_ops_and_rebuilding() {
     let cluster = Arc::new(Cluster::start(3).await);
-    let volumes = (0..VOLUMES).map(|index| {
-        let cluster = cluster.clone();
-        snapshot_ops_and_rebuilding(cluster, format!("vol{index}"))
-    });
-    futures::future::join_all(volumes).await;
+    let content = make_images(&cluster).await;
+    let plain = Volume::start(cluster.clone(), "plain".into()).await;
+    let on_image = Volume::start_on(cluster.clone(), "imaged".into(), IMAGE, &content).await;
+    futures::future::join(snapshot_ops_and_rebuilding(plain), snapshot_ops_and_rebuilding(on_image)).await;
 }
 
 /// A replica that comes back keeps the snapshots that are known to be intact, and gets the others anew.

@@ -154,8 +154,13 @@ impl Scene {
 
     /// After the engine's node has killed itself: it starts without faults; replica and engine come back by themselves.
     pub async fn come_back(&mut self) {
+        self.cluster.nodes[0].killed().await;
+        self.come_up().await;
+    }
+
+    /// The same of one that has ended.
+    pub async fn come_up(&mut self) {
         let node = &mut self.cluster.nodes[0];
-        node.killed().await;
         node.faults().clear();
         node.start_again().await;
         ready(node).await;

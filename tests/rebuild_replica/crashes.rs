@@ -128,7 +128,6 @@ async fn a_killed_source_fails_the_rebuild_and_the_next_one_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "SPDK 20.07 resets the source's connection synchronously when the destination withdraws its export under a copy, and the source's control thread stands still; see docs/ARCHITECTURE.md, what is not there yet"]
 async fn both_sides_let_go_when_a_rebuild_is_broken_off() {
     let cluster = Cluster::start().await;
     let source = Source::create(&cluster, 0).await;

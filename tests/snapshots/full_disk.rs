@@ -14,7 +14,7 @@ use crate::limits::{MIB, REPLICA, create, fill, get, lab, request};
 use crate::support::client::connect;
 use crate::support::disk::Disk;
 use crate::support::fixtures::Fixtures;
-use crate::support::node::Node;
+use crate::support::node::{Node, NodeOptions};
 use crate::support::wait::wait_until;
 
 /// A second disk of the node, and a replica on it.
@@ -70,7 +70,11 @@ async fn a_snapshot_that_does_not_fit_names_the_disk_and_one_that_is_deleted_mak
         assert!(taken < 200, "a disk of 16 MiB has room for every snapshot");
     };
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-    contains(status.message(), &["disk disk has no space left", "delete snapshots or replicas, or use another disk"]);
+    let told = [
+        &*format!("disk disk of replica {REPLICA} has no space left"),
+        "delete snapshots or replicas, or use another disk",
+    ];
+    contains(status.message(), &told);
     let after = get(&node).await;
     assert_eq!((after.state.as_str(), after.snapshots.len()), ("running", taken), "{}", after.error_msg);
     assert!(
@@ -87,7 +91,11 @@ async fn a_snapshot_that_does_not_fit_names_the_disk_and_one_that_is_deleted_mak
 async fn a_write_that_does_not_fit_is_told_with_the_disk_and_the_replica() {
     let (node, _disk, engine) = lab(64, 128, 0).await;
     let volume = connect(&engine).await;
-    fill(&volume, 0, 1).await;
+    let fits = fill(&volume, 0, 1).await;
+    // The host is told that it is the space, by a write as by zeroes that need a cluster, and what it has stays.
+    is_capacity_exceeded(volume.write((fits + 1) * MIB, &vec![1; 4096]).await);
+    is_capacity_exceeded(volume.write_zeroes((fits + 1) * MIB, 4096).await);
+    volume.write(0, &vec![9; 4096]).await.expect("a write into a cluster that the volume has takes no space");
     let told = [
         &format!("disk disk of replica {REPLICA} at "),
         "has no space left",
@@ -251,4 +259,104 @@ async fn a_restore_that_does_not_fit_names_the_disk_and_the_replica_in_its_statu
     let restored = ended().await;
     assert_eq!((restored.state.as_str(), restored.error.as_str()), ("complete", ""));
     refused(node.spdk().engine_backup_restore(restore).await, Code::FailedPrecondition, "already restored");
+}
+
+/// What a host is told of an I/O that found no space.
+fn is_capacity_exceeded(result: Result<(), corriente::initiator::InitiatorError>) {
+    let error = result.expect_err("there is no space for it");
+    assert_eq!(error.status().map(|status| (status.kind, status.code)), Some((0, 0x81)), "{error}");
+}
+
+async fn read(volume: &Initiator, offset: u64, length: u64) -> Vec<u8> {
+    let mut data = vec![0; length as usize];
+    volume.read(offset, &mut data).await.expect("a full disk can be read");
+    data
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linked_clone_on_a_full_disk_keeps_what_it_has_says_so_and_goes_on_when_there_is_space() {
+    const SIZE: u64 = 32 * MIB;
+    let (node, _disk, source) = lab(64, SIZE / MIB, 0).await;
+    let of_source = connect(&source).await;
+    of_source.write(0, &vec![1; (16 * MIB) as usize]).await.expect("a write");
+    create(&node, "one").await.expect("a snapshot");
+    // Something to be given up later.
+    let ballast = create_replica(&node, "ballast-r-00000000", 2 * SIZE).await;
+
+    let name = "clone-r-00000000";
+    let address = create_replica(&node, name, SIZE).await;
+    let engine = wire::EngineCreateRequest {
+        name: "clone-e-0".into(),
+        volume_name: "clone".into(),
+        spec_size: SIZE,
+        replica_address_map: [(name.to_owned(), address)].into(),
+        frontend: "spdk-tcp-nvmf".into(),
+        ..Default::default()
+    };
+    node.spdk().engine_create(engine).await.expect("the engine is created");
+    let clone = wire::EngineSnapshotCloneRequest {
+        name: "clone-e-0".into(),
+        snapshot_name: "one".into(),
+        src_engine_name: "vol-e-0".into(),
+        src_engine_address: node.grpc_address().to_string(),
+        clone_mode: wire::CloneMode::LinkedClone.into(),
+        dst_replica_src_replica_pair_map: [(name.to_owned(), REPLICA.to_owned())].into(),
+    };
+    node.spdk().engine_snapshot_clone(clone).await.expect("the clone is made");
+    fill_disk_of("ballast-r-00000000", &ballast).await;
+
+    let get = wire::EngineGetRequest { name: "clone-e-0".into() };
+    let engine = node.spdk().engine_get(get.clone()).await.expect("the clone").into_inner();
+    let of_clone = connect(&engine).await;
+    // A part of a cluster that the source holds, zeroes over one, a trim of one, and a cluster that nobody has.
+    is_capacity_exceeded(of_clone.write(2 * MIB + 8192, &vec![2; 4096]).await);
+    is_capacity_exceeded(of_clone.write_zeroes(3 * MIB, MIB).await);
+    is_capacity_exceeded(of_clone.deallocate(4 * MIB, MIB).await);
+    is_capacity_exceeded(of_clone.write(20 * MIB, &vec![2; 4096]).await);
+    is_capacity_exceeded(of_source.write(0, &vec![2; 4096]).await);
+    for volume in [&of_clone, &of_source] {
+        assert!(read(volume, 0, 16 * MIB).await.iter().all(|byte| *byte == 1), "a refused write has changed something");
+        assert!(read(volume, 16 * MIB, 16 * MIB).await.iter().all(|byte| *byte == 0));
+    }
+    let snapshot = wire::SnapshotRequest { name: "clone-e-0".into(), snapshot_name: "c1".into(), ..Default::default() };
+    if let Err(status) = node.spdk().engine_snapshot_create(snapshot).await {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        contains(status.message(), &[&format!("disk disk of replica {name} has no space left")]);
+    }
+    let engine = node.spdk().engine_get(get).await.expect("the clone").into_inner();
+    assert_eq!((engine.state.as_str(), engine.error_msg.as_str()), ("running", ""));
+    assert!(engine.replica_mode_map.values().all(|mode| *mode == wire::ReplicaMode::Rw as i32), "its replica is out");
+
+    let give_up = wire::ReplicaDeleteRequest { name: "ballast-r-00000000".into(), cleanup_required: true };
+    node.spdk().replica_delete(give_up).await.expect("the ballast is deleted");
+    of_clone.write(2 * MIB + 8192, &vec![2; 4096]).await.expect("there is space again");
+    of_clone.deallocate(4 * MIB, MIB).await.expect("there is space again");
+    let mut expected = vec![1; (16 * MIB) as usize];
+    expected[(2 * MIB + 8192) as usize..][..4096].fill(2);
+    expected[(4 * MIB) as usize..][..MIB as usize].fill(0);
+    assert!(read(&of_clone, 0, 16 * MIB).await == expected);
+    assert!(read(&of_source, 0, 16 * MIB).await.iter().all(|byte| *byte == 1), "the source changed with its clone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_another_node_whose_disk_is_full_is_told_to_the_host_as_such() {
+    let (node, _disk, engine) = lab(32, 64, 0).await;
+    let delete = wire::EngineDeleteRequest { name: "vol-e-0".into() };
+    node.spdk().engine_delete(delete).await.expect("the engine is deleted");
+    let other = Node::start(NodeOptions::named("b")).await;
+    let request = wire::EngineCreateRequest {
+        name: "vol-e-1".into(),
+        volume_name: "vol".into(),
+        spec_size: 64 * MIB,
+        replica_address_map: engine.replica_address_map,
+        frontend: "spdk-tcp-nvmf".into(),
+        ..Default::default()
+    };
+    let engine = other.spdk().engine_create(request).await.expect("the engine is created").into_inner();
+    assert_eq!((engine.state.as_str(), engine.error_msg.as_str()), ("running", ""));
+    let volume = connect(&engine).await;
+    let fits = fill(&volume, 0, 1).await;
+    is_capacity_exceeded(volume.write((fits + 1) * MIB, &vec![1; MIB as usize]).await);
+    volume.write(0, &vec![2; MIB as usize]).await.expect("what has its space can be written");
+    volume.disconnect().await.expect("an orderly end");
 }

@@ -16,20 +16,20 @@ use uuid::Uuid;
 use crate::scene::*;
 
 /// The other node: this test binary once more, running [`other_node`].
-struct OtherNode {
+pub struct OtherNode {
     child: std::process::Child,
     lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
 }
 
 const PORT_VARIABLE: &str = "CORRIENTE_TEST_TARGET_PORT";
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
 }
 
 impl OtherNode {
-    fn start(port: u16) -> Self {
+    pub fn start(port: u16) -> Self {
         use std::io::BufRead;
         // A test that crashes cannot clean up, so the kernel kills the child with it.
         let mut child = std::process::Command::new("setpriv")
@@ -52,13 +52,13 @@ impl OtherNode {
         assert!(found, "the other node says {word}");
     }
 
-    fn ask(&mut self, word: &str) {
+    pub fn ask(&mut self, word: &str) {
         use std::io::Write;
         writeln!(self.child.stdin.as_mut().expect("piped"), "{word}").expect("the other node listens");
         self.wait_for(&format!("done {word}"));
     }
 
-    fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let id = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(id, signal).expect("our child");
     }
@@ -165,7 +165,7 @@ fn an_export_claims_its_volume_but_leaves_it_to_who_has_it() {
     });
 }
 
-fn target(port: u16, host: Nqn) -> TcpTarget {
+pub fn target(port: u16, host: Nqn) -> TcpTarget {
     TcpTarget {
         address: HostPort::parse(&format!("127.0.0.1:{port}")).expect("an address"),
         subsystem: Nqn::replica(&replica()),

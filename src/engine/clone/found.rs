@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use crate::engine::attach::ReplicaPath;
+use crate::engine::backend::Attribute;
 use crate::engine::instance::Engine;
+use crate::engine::probe::parse_record;
 use crate::error::Error;
 use crate::replica::rebuild::CopyState;
 
@@ -36,6 +38,22 @@ impl Engine {
                 Some(CopyFound::CutShort(Error::precondition(format!("replica {replica}"), copy.error)))
             }
             CopyState::Error | CopyState::Complete | CopyState::Idle => None,
+        }
+    }
+
+    /// Takes over the generation that the volume has while a copy runs into it. Nobody can serve the volume meanwhile, so what the
+    /// replica says then is as good as the engine's own: after a restart of the node the engine comes back by itself unless
+    /// the generation has gone on, which only another engine can do. To be followed by [`Engine::remember`].
+    pub(in crate::engine) async fn vouch_for_copy(&self, path: &ReplicaPath) {
+        let stored = path.backend.attribute(Attribute::Generation).await;
+        match stored.and_then(|stored| parse_record(&path.replica, stored)) {
+            Ok(Some(record)) => self.set_incarnations(vec![record.generation.max(record.base).incarnation()]),
+            // A replica that was in no mirror yet is anybody's.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(engine = %self.name, volume = %self.volume, replica = %path.replica, %error,
+                    "the generation below a copy is not known; a restart of the node will not bring the engine back");
+            }
         }
     }
 }

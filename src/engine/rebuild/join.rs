@@ -26,7 +26,7 @@ impl Rebuild {
         match &joined {
             Ok(_) => self.engine.apply(&mirror.status()),
             Err(_) if target.local.is_none() => {
-                attach::detach(&context.control, &target.replica, target.address, false).await;
+                attach::detach(&context.control, &target.replica, false).await;
             }
             Err(_) => {}
         }

@@ -10,7 +10,7 @@ use crate::engine::attach::ReplicaPath;
 use crate::engine::backend::{Backend, Layer, ReplicaDescription, SnapshotOptions};
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
-use crate::name::SnapshotName;
+use crate::name::{SnapshotLabels, SnapshotName};
 use crate::replica::rebuild::{CopyState, RebuildOrder, RebuildSnapshot};
 
 /// How often the copy of a snapshot is asked about.
@@ -24,6 +24,8 @@ pub(super) struct Round {
     snapshots: Vec<(SnapshotName, Layer)>,
     /// The one that the head is based on.
     newest: SnapshotName,
+    /// Of those that have any.
+    labels: BTreeMap<SnapshotName, SnapshotLabels>,
 }
 
 impl Round {
@@ -50,6 +52,7 @@ impl Rebuild {
         let wrong = |problem: &str| Error::internal(format!("replica {}", source.replica), problem);
         let newest = newest(&now.answer).cloned().ok_or_else(|| wrong("its head is based on no snapshot"))?;
         let snapshots = oldest_first(now.answer.snapshots).map_err(wrong)?;
+        let labels = source.backend.snapshot_labels().await?;
         let exposed = source.backend.rebuild_source_start(&target.replica, target.address, &newest).await?;
         let order = RebuildOrder {
             source: source.replica.clone(),
@@ -65,7 +68,7 @@ impl Rebuild {
         }
         tracing::info!(engine = %engine.name, volume = %engine.volume, replica = %target.replica, source = %source.replica,
             snapshots = snapshots.len(), "a rebuild copies snapshots");
-        Ok(Round { source, target, snapshots, newest })
+        Ok(Round { source, target, snapshots, newest, labels })
     }
 
     /// Goes on with what a replica in sync has now.
@@ -85,7 +88,11 @@ impl Rebuild {
             faults::pass(Point::RebuildCopies).await?;
             target.rebuild_copy_start(snapshot, self.addition.fast_sync).await?;
             self.copied(&**target, snapshot).await?;
-            let options = SnapshotOptions { user_created: layer.user_created, timestamp: layer.timestamp.clone() };
+            let options = SnapshotOptions {
+                user_created: layer.user_created,
+                timestamp: layer.timestamp.clone(),
+                labels: round.labels.get(snapshot).cloned().unwrap_or_default(),
+            };
             target.rebuild_snapshot_create(snapshot, options).await?;
         }
         faults::pass(Point::RebuildCopied).await

@@ -65,7 +65,7 @@ impl Engine {
         let described = self.describe_in_sync().await?;
         let taken = described.into_iter().flat_map(|(_, description)| description.snapshots.into_keys()).collect();
         let name = choose_name(backed_up, &taken)?;
-        let answers = self.take_snapshot(&name, true).await?;
+        let answers = self.take_snapshot(&name, true, Default::default()).await?;
         // That it is there does not mean that it is durable: what a replica answered counts.
         self.settle_restore("restore snapshot", answers).await?;
         Ok(name)

@@ -49,6 +49,16 @@ impl Engine {
         Ok(Before { onto, restored: first.restored.clone() })
     }
 
+    /// What each replica durably knows of restores, or why that is not known; by name.
+    pub async fn restore_checkpoints(&self) -> Vec<(Arc<ReplicaPath>, Result<RestoreMarker>)> {
+        let asked = self.paths().into_iter().map(|path| async move {
+            let stored = path.backend.attribute(Attribute::Restore).await;
+            let marker = stored.and_then(|stored| parse_marker(&path.replica, stored.as_deref()));
+            (path, marker)
+        });
+        join_all(asked).await
+    }
+
     async fn is_fresh(&self) -> Result<bool> {
         Ok(self.describe_in_sync().await?.iter().all(|(_, description)| description.is_fresh()))
     }

@@ -107,17 +107,19 @@ impl Preamble {
             let problem = format!("{} bytes of header follow, must be {}", rest.len(), self.rest());
             return Err(Violation::new(self.kind.name(), "HLEN", problem));
         }
-        let mut header = Vec::with_capacity(self.data_offset);
-        header.extend_from_slice(&self.raw);
-        header.extend_from_slice(rest);
+        // No PDU has more before its data: an offset is one byte.
+        let mut header = [0; u8::MAX as usize + PREAMBLE_BYTES];
+        header[..PREAMBLE_BYTES].copy_from_slice(&self.raw);
+        header[PREAMBLE_BYTES..PREAMBLE_BYTES + rest.len()].copy_from_slice(rest);
+        let header = &header[..PREAMBLE_BYTES + rest.len()];
         if self.header_digest {
-            let (found, computed) = (le32(&header, header_length), crc32c(&header[..header_length]));
+            let (found, computed) = (le32(header, header_length), crc32c(&header[..header_length]));
             if found != computed {
                 let problem = format!("{found:#010x}, computed {computed:#010x}");
                 return Err(Violation::new(self.kind.name(), "HDGST", problem));
             }
         }
-        self.fields(&header)
+        self.fields(header)
     }
 
     /// `header` has at least the kind's header length.

@@ -449,6 +449,9 @@ fn snapshot_marks(replica: &str, wanted: &RebuildSnapshot, options: &SnapshotOpt
     if !timestamp.is_empty() {
         marks.push(setting(attributes::SNAPSHOT_TIMESTAMP, timestamp)?);
     }
+    if !options.labels.is_empty() {
+        marks.push(setting(attributes::LABELS, &options.labels.encode())?);
+    }
     if !wanted.checksum.is_empty() {
         marks.push(setting(attributes::CHECKSUM, &wanted.checksum)?);
     }
