@@ -84,28 +84,24 @@ impl Outbox {
     ) -> usize {
         let mut skip = self.sent;
         let mut count = 0;
-        let mut add = |bytes: &'s [u8]| {
-            if !bytes.is_empty() {
-                slices[count] = IoSlice::new(bytes);
-                count += 1;
-            }
-            count < GATHER
-        };
         for (command, piece) in &self.pieces {
             let skipped = skip.min(piece.length());
             skip -= skipped;
-            let more = match piece {
-                Piece::Header(bytes) => add(&bytes[skipped..]),
-                Piece::Data { offset, length } => {
-                    let mut left = length - skipped;
-                    request_of(*command).data(offset + skipped).all(|bytes| {
-                        let now = &bytes[..bytes.len().min(left)];
-                        left -= now.len();
-                        add(now) && left > 0
-                    }) || left == 0
+            let mut left = piece.length() - skipped;
+            let mut add = |bytes: &'s [u8]| {
+                if left > 0 && count < GATHER {
+                    let now = &bytes[..bytes.len().min(left)];
+                    slices[count] = IoSlice::new(now);
+                    count += 1;
+                    left -= now.len();
                 }
+                left > 0 && count < GATHER
             };
-            if !more {
+            match piece {
+                Piece::Header(bytes) => _ = add(&bytes[skipped..]),
+                Piece::Data { offset, .. } => _ = request_of(*command).data(offset + skipped).all(add),
+            }
+            if count == GATHER {
                 break;
             }
         }

@@ -300,7 +300,11 @@ impl Read for Target {
 }
 
 fn queue() -> Queue<Memory> {
-    let mut queue = Queue::new(SETTINGS);
+    queue_of(SETTINGS)
+}
+
+fn queue_of(settings: Settings) -> Queue<Memory> {
+    let mut queue = Queue::new(settings);
     queue.connected(Layout::INITIAL, MAX_H2C_DATA);
     queue
 }
@@ -358,6 +362,32 @@ fn requests_of_all_kinds_reach_the_disk_whole_whatever_the_socket_takes_at_a_tim
         }
         assert!(target.most_in_flight <= usize::from(SETTINGS.limits.depth), "seed {seed}: deeper than allowed");
         assert!(target.most_in_flight > 1, "seed {seed}: commands go side by side");
+    }
+}
+
+/// More pieces of memory than one system call takes, of headers and data alike.
+#[test]
+fn many_writes_at_once_reach_the_disk_whole() {
+    for seed in 0..20 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut target = Target::new(seed);
+        let mut queue = queue_of(Settings { limits: QueueLimits { depth: 127, ..SETTINGS.limits }, ..SETTINGS });
+        let mut model = vec![0u8; DISK_BLOCKS as usize * BLOCK];
+        for name in 0..DISK_BLOCKS as usize {
+            let bytes: Vec<u8> = (0..BLOCK).map(|_| random.random()).collect();
+            model[name * BLOCK..(name + 1) * BLOCK].copy_from_slice(&bytes);
+            let mut memory = Memory::of(name, &bytes, &mut random);
+            // A piece that is one slice, in some rounds, so that the limit falls on every kind of piece.
+            if seed % 2 == 0 {
+                memory.pieces = vec![bytes];
+            }
+            queue.submit(memory, Work::Write, name as u64, 1);
+        }
+        let finished = run(&mut queue, &mut target);
+        assert_eq!(finished.len(), DISK_BLOCKS as usize);
+        assert!(finished.iter().all(|(_, result)| result.is_ok()));
+        assert!(target.disk == model, "seed {seed}: the disk differs");
+        assert!(target.most_in_flight > 64, "seed {seed}: {} at once", target.most_in_flight);
     }
 }
 
