@@ -100,11 +100,19 @@ pub(super) fn watch(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
                 };
                 waiters.insert(replica, tokio::spawn(waiter.run()));
             }
-            here.learn_heads(&mirror, &mut heads).await;
+            heads.retain(|replica, _| match now.member(replica) {
+                Some(member) => member.mode == MemberMode::Rw || member.awaited,
+                // While it joins.
+                None => waiters.contains_key(replica),
+            });
+            let knows_all = here.learn_heads(&mirror, &mut heads).await;
             drop((here, mirror));
-            // Also when a waiter has ended whose member failed again before.
-            let next = tokio::time::timeout(LONGEST_PAUSE, status.changed());
-            if let Ok(Err(_)) = next.await {
+            let changed = match knows_all && waiters.is_empty() {
+                true => status.changed().await,
+                // Also when a waiter has ended whose member failed again before.
+                false => tokio::time::timeout(LONGEST_PAUSE, status.changed()).await.unwrap_or(Ok(())),
+            };
+            if changed.is_err() {
                 return;
             }
         }
@@ -126,12 +134,8 @@ impl Engine {
     }
 
     /// Learns of the members in sync which lvol their heads are: that stays so as long as they are members. Reverting a replica by itself
-    /// makes another.
-    async fn learn_heads(&self, mirror: &Mirror, heads: &mut BTreeMap<ReplicaName, String>) {
-        let status = mirror.status();
-        heads.retain(|replica, _| {
-            status.member(replica).is_some_and(|member| member.mode == MemberMode::Rw || member.awaited)
-        });
+    /// makes another. False when one did not tell.
+    async fn learn_heads(&self, mirror: &Mirror, heads: &mut BTreeMap<ReplicaName, String>) -> bool {
         let unknown: Vec<_> = self.in_sync().into_iter().filter(|path| !heads.contains_key(&path.replica)).collect();
         let asked = unknown.iter().map(async |path| tokio::time::timeout(LONGEST_PAUSE, path.backend.describe()).await);
         let answers = futures::future::join_all(asked).await;
@@ -142,6 +146,7 @@ impl Engine {
                 heads.insert(answer.name, head.uuid);
             }
         }
+        self.in_sync().iter().all(|path| heads.contains_key(&path.replica))
     }
 
     /// The replica that is back and gets what it missed, and the bytes that were copied so far.
