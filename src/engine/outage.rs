@@ -136,7 +136,13 @@ impl Engine {
     /// Learns of the members in sync which lvol their heads are: that stays so as long as they are members. Reverting a replica by itself
     /// makes another. False when one did not tell.
     async fn learn_heads(&self, mirror: &Mirror, heads: &mut BTreeMap<ReplicaName, String>) -> bool {
-        let unknown: Vec<_> = self.in_sync().into_iter().filter(|path| !heads.contains_key(&path.replica)).collect();
+        // By the mirror, whose news the engine may not have taken over yet.
+        let in_sync = |status: &MirrorStatus| -> Vec<ReplicaName> {
+            let members = status.members.iter().filter(|member| member.mode == MemberMode::Rw);
+            members.map(|member| member.replica.clone()).collect()
+        };
+        let unknown = in_sync(&mirror.status()).into_iter().filter(|replica| !heads.contains_key(replica));
+        let unknown: Vec<_> = unknown.filter_map(|replica| self.path(&replica).ok()).collect();
         let asked = unknown.iter().map(async |path| tokio::time::timeout(LONGEST_PAUSE, path.backend.describe()).await);
         let answers = futures::future::join_all(asked).await;
         let status = mirror.status();
@@ -146,7 +152,7 @@ impl Engine {
                 heads.insert(answer.name, head.uuid);
             }
         }
-        self.in_sync().iter().all(|path| heads.contains_key(&path.replica))
+        in_sync(&status).iter().all(|replica| heads.contains_key(replica))
     }
 
     /// The replica that is back and gets what it missed, and the bytes that were copied so far.
