@@ -9,9 +9,25 @@ use std::process::Command;
 
 use crate::tree::Tree;
 
-/// The archive of SPDK's bdev layer, and the name of our copy of it.
-const BDEV_LAYER: &str = "spdk_bdev";
-const BDEV_LAYER_COPY: &str = "corriente_spdk_bdev";
+/// Archives of SPDK's that are linked as copies, in which one function is replaced by one of the shim's.
+const REPLACED: [Replaced; 2] = [
+    // The clock of the bdev layer: shim/ticks.c.
+    Replaced { library: "spdk_bdev", function: "spdk_get_ticks", by: "cs_bdev_ticks" },
+    // What a virtio disk is asked to do: shim/virtio.c.
+    Replaced { library: "spdk_bdev_virtio", function: "virtio_dev_reset", by: "cs_virtio_dev_reset" },
+];
+
+struct Replaced {
+    library: &'static str,
+    function: &'static str,
+    by: &'static str,
+}
+
+impl Replaced {
+    fn copy(&self) -> String {
+        format!("corriente_{}", self.library)
+    }
+}
 
 /// What 20.07 needs of SPDK (it has no pkg-config files to ask).
 const SPDK_20_07: &[&str] = &[
@@ -69,7 +85,7 @@ pub fn has_virtio(tree: &Tree) -> bool {
 }
 
 pub fn emit(tree: &Tree, out: &Path) {
-    copy_bdev_layer(tree, out);
+    REPLACED.iter().for_each(|replaced| copy(tree, out, replaced));
     println!("cargo::rustc-link-search=native={}", out.display());
     for folder in ["build/lib", "dpdk/build/lib", "isa-l/.libs", "isa-l-crypto/.libs"] {
         println!("cargo::rustc-link-search=native={}", tree.root.join(folder).display());
@@ -77,15 +93,18 @@ pub fn emit(tree: &Tree, out: &Path) {
     if tree.is_modern() { modern(tree) } else { fixed(tree) }
 }
 
-/// Copies the archive of the bdev layer, with the clock of `shim/ticks.c` in place of SPDK's.
-fn copy_bdev_layer(tree: &Tree, out: &Path) {
-    let archive = tree.root.join(format!("build/lib/lib{BDEV_LAYER}.a"));
+/// Copies an archive, if the tree has it, with a function of the shim in place of one of SPDK's.
+fn copy(tree: &Tree, out: &Path, replaced: &Replaced) {
+    let archive = tree.root.join(format!("build/lib/lib{}.a", replaced.library));
+    if !archive.exists() {
+        return;
+    }
     println!("cargo::rerun-if-changed={}", archive.display());
     let status = Command::new("objcopy")
         .arg("--redefine-sym")
-        .arg("spdk_get_ticks=cs_bdev_ticks")
+        .arg(format!("{}={}", replaced.function, replaced.by))
         .arg(&archive)
-        .arg(out.join(format!("lib{BDEV_LAYER_COPY}.a")))
+        .arg(out.join(format!("lib{}.a", replaced.copy())))
         .status();
     match status {
         Ok(status) if status.success() => {}
@@ -95,7 +114,8 @@ fn copy_bdev_layer(tree: &Tree, out: &Path) {
 }
 
 fn whole(library: &str) {
-    let library = if library == BDEV_LAYER { BDEV_LAYER_COPY } else { library };
+    let replaced = REPLACED.iter().find(|replaced| replaced.library == library);
+    let library = replaced.map_or_else(|| library.to_owned(), Replaced::copy);
     println!("cargo::rustc-link-lib=static:+whole-archive,-bundle={library}");
 }
 

@@ -217,6 +217,12 @@ leave_running_cores(int status, void *context)
 }
 #endif
 
+/*
+ * Where SPDK's memory begins, 8 TiB; its own choice is 32 TiB. Where an IOMMU translates, devices are told these addresses,
+ * and SPDK's virtio driver has no queue beyond 16 TiB. Nothing else of a process is so low.
+ */
+#define BASE_ADDRESS 0x080000000000ULL
+
 int
 cs_env_start(const struct cs_env_config *config)
 {
@@ -239,6 +245,7 @@ cs_env_start(const struct cs_env_config *config)
 	opts.shm_id = -1;
 	opts.mem_size = config->memory_mib;
 	opts.no_pci = config->no_pci;
+	opts.base_virtaddr = BASE_ADDRESS;
 	opts.hugedir = config->no_huge ? NULL : config->huge_dir;
 	opts.unlink_hugepage = !config->no_huge;
 #if CS_SPDK_SINCE(21, 1)

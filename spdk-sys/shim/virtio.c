@@ -11,7 +11,71 @@
 #include <rte_eal.h>
 
 #include "spdk/string.h"
+#include "spdk_internal/virtio.h"
 #include "bdev/virtio/bdev_virtio.h"
+
+/* Virtio 1.2, §6: the device addresses memory as the platform's IOMMU translates it. 33 since virtio 1.0. */
+#define ACCESS_PLATFORM 33
+
+/* ------------------------------------------------------------------ a device while it is attached */
+
+/* Of the control thread alone, as attaches are: from the reset of the device to the end of its probe. */
+static bool g_probing;
+static struct virtio_dev *g_attaching;
+static const struct virtio_dev_ops *g_original;
+static struct virtio_dev_ops g_guarded;
+static int g_reset_rc;
+
+static void
+leave_it(struct virtio_dev *dev)
+{
+	(void)dev;
+}
+
+/*
+ * SPDK's module of virtio disks calls this for virtio_dev_reset (build/link.rs).
+ * 1. SPDK does not ask for ACCESS_PLATFORM. A device that needs it then refuses, and one that does without goes past the
+ *    IOMMU, where our addresses mean other memory. It is asked for, and must be had.
+ * 2. A device that is refused while it is probed is taken apart twice, by the module and by the probe, and the process
+ *    dies of it. So the module's part does nothing until the probe is over.
+ */
+int
+cs_virtio_dev_reset(struct virtio_dev *dev, uint64_t features)
+{
+	int rc = virtio_dev_reset(dev, features | 1ULL << ACCESS_PLATFORM);
+
+	if (rc == 0 && !virtio_dev_has_feature(dev, ACCESS_PLATFORM)) {
+		rc = -EPERM;
+	}
+	g_reset_rc = rc;
+	if (g_probing && g_attaching == NULL) {
+		g_attaching = dev;
+		g_original = dev->backend_ops;
+		g_guarded = *dev->backend_ops;
+		g_guarded.destruct_dev = leave_it;
+		dev->backend_ops = &g_guarded;
+	}
+	return rc;
+}
+
+static void
+probe_begins(void)
+{
+	g_probing = true;
+	g_attaching = NULL;
+	g_reset_rc = 0;
+}
+
+/* A device that was refused is gone. */
+static void
+probe_ends(bool taken)
+{
+	if (taken && g_attaching != NULL) {
+		g_attaching->backend_ops = g_original;
+	}
+	g_probing = false;
+	g_attaching = NULL;
+}
 
 struct virtio_attach {
 	char name[256];
@@ -68,10 +132,13 @@ attach_late(void *context)
 static void
 attach_blk(struct virtio_attach *attach, struct spdk_pci_addr *address)
 {
-	struct spdk_bdev *bdev = bdev_virtio_pci_blk_dev_create(attach->name, address);
+	struct spdk_bdev *bdev;
 
+	probe_begins();
+	bdev = bdev_virtio_pci_blk_dev_create(attach->name, address);
+	probe_ends(bdev != NULL);
 	/* SPDK gives no reason; its log has it. */
-	attach_answer(attach, &bdev, 1, bdev == NULL ? -ENODEV : 0);
+	attach_answer(attach, &bdev, 1, bdev != NULL ? 0 : g_reset_rc == -EPERM ? -EPERM : -ENODEV);
 	free(attach);
 }
 
@@ -82,11 +149,13 @@ attach_scsi(struct virtio_attach *attach, struct spdk_pci_addr *address, uint32_
 
 	attach->deadline = cs_deadline_after(timeout_ms);
 	attach->poller = spdk_poller_register_named(attach_late, attach, CS_POLL_US, "corriente_virtio_attach");
+	probe_begins();
 	rc = attach->poller == NULL ? -ENOMEM :
 	     bdev_virtio_pci_scsi_dev_create(attach->name, address, scanned, attach);
+	probe_ends(rc == 0);
 	if (rc != 0) {
 		/* SPDK answers 1 when no driver took the function. */
-		attach_answer(attach, NULL, 0, rc < 0 ? rc : -ENODEV);
+		attach_answer(attach, NULL, 0, g_reset_rc == -EPERM ? -EPERM : rc < 0 ? rc : -ENODEV);
 		free(attach);
 	}
 }

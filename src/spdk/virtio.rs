@@ -65,8 +65,8 @@ pub async fn attach(
         Errno::ENOTSUP => SpdkError::refused(object(device), "the SPDK of this node was built without virtio drivers"),
         Errno::EPERM => SpdkError::refused(
             object(device),
-            "it needs an IOMMU: SPDK's virtio driver does I/O in wrong memory where it works with physical addresses; bind \
-             the device to vfio-pci, or give its block device as an aio disk",
+            "it needs an IOMMU that translates what it addresses (QEMU: iommu_platform=on), or SPDK's virtio driver does I/O in \
+             wrong memory; bind the device to vfio-pci, or give its block device as an aio disk",
         ),
         Errno::ENODEV => SpdkError::refused(
             object(device),

@@ -17,6 +17,7 @@ mod qmp;
 mod vm;
 mod volume;
 
+mod iommu;
 mod kernel_device;
 mod pci_disk;
 mod smoke;

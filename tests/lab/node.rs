@@ -42,14 +42,14 @@ impl GuestNode {
     /// Ends it as a crash would; returns when it is gone.
     pub async fn kill9(self, vm: &Vm) {
         let pid = format!("$(cat /run/corriente{}.pid)", self.0);
-        vm.run(&format!("kill -9 {pid}; while [ -e /proc/{pid}/exe ]; do usleep 10000; done; rm -f /dev/hugepages/*"))
+        vm.run(&format!("kill -9 {pid}; while [ -e /proc/{pid} ]; do usleep 10000; done; rm -f /dev/hugepages/*"))
             .await;
     }
 
     /// Stops it as systemd would.
     pub async fn stop(self, vm: &Vm) {
         let pid = format!("$(cat /run/corriente{}.pid)", self.0);
-        vm.run(&format!("kill {pid}; while [ -e /proc/{pid}/exe ]; do usleep 10000; done")).await;
+        vm.run(&format!("kill {pid}; while [ -e /proc/{pid} ]; do usleep 10000; done")).await;
     }
 
     /// Longhorn's service.

@@ -109,7 +109,7 @@ async fn a_volume_on_a_controller_outlives_node_and_machine() {
     assert_eq!(driver_of(&vm, &address).await, "uio_pci_generic");
     NODE.start(&vm, "").await;
     assert_eq!(ready_disk(&vm, NODE, "disk").await.uuid, before.uuid);
-    running(&vm).await;
+    running(&vm, "v1", SIZE).await;
     vm.run("echo after >/mnt/after && sync && echo 3 >/proc/sys/vm/drop_caches").await;
     assert_eq!(vm.run("sha256sum /mnt/data").await, hash);
 
@@ -122,7 +122,7 @@ async fn a_volume_on_a_controller_outlives_node_and_machine() {
     NODE.start(&vm, "").await;
     let after = ready_disk(&vm, NODE, "disk").await;
     assert_eq!((after.uuid, after.driver), (before.uuid, before.driver));
-    running(&vm).await;
+    running(&vm, "v1", SIZE).await;
     vm.run("mount /dev/longhorn/v1 /mnt && grep after /mnt/after").await;
     assert_eq!(vm.run("sha256sum /mnt/data").await, hash);
     vm.run("umount /mnt && e2fsck -fn /dev/longhorn/v1").await;
@@ -145,12 +145,12 @@ async fn prepare(vm: &Vm) {
     vm.run(&format!("modprobe virtio_blk && modprobe uio_pci_generic && {state}")).await;
 }
 
-async fn running(vm: &Vm) {
-    wait_until(LIMIT, "the volume is back", async || match frontend_get(vm, NODE, "v1").await {
+pub async fn running(vm: &Vm, volume: &str, size: u64) {
+    wait_until(LIMIT, "the volume is back", async || match frontend_get(vm, NODE, volume).await {
         Ok(found) if found.state == "running" => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
     // Asking again for what is there changes nothing.
-    NODE.spdk(vm).engine_frontend_create(frontend_request("v1", SIZE)).await.expect("it is there");
+    NODE.spdk(vm).engine_frontend_create(frontend_request(volume, size)).await.expect("it is there");
 }

@@ -12,8 +12,8 @@ async fn a_virtio_disk_is_refused_without_an_iommu_and_stays_the_kernels() {
     let options = VmOptions::named("virtio").memory_mib(1152).hugepages(264);
     let vm = Vm::start(options.modern_virtio("MODERN", 128 * MIB).virtio(old.path())).await;
     vm.run("modprobe virtio_blk && modprobe uio_pci_generic").await;
-    let address = address(&vm, "MODERN").await;
-    let transitional = self::address(&vm, "").await;
+    let address = address_of(&vm, "MODERN").await;
+    let transitional = address_of(&vm, "").await;
     NODE.start(&vm, "").await;
 
     let old_kind = refused(&vm, &transitional, "").await;
@@ -36,7 +36,7 @@ async fn a_virtio_disk_is_refused_without_an_iommu_and_stays_the_kernels() {
 }
 
 /// The PCI address of the virtio disk with this serial number.
-async fn address(vm: &Vm, serial: &str) -> String {
+pub async fn address_of(vm: &Vm, serial: &str) -> String {
     let find = "for one in /sys/block/vd*; do if [ \"$(cat $one/serial)\" = \"SERIAL\" ]; then \
                 basename $(readlink -f $one/device/..); fi; done";
     let found = vm.run(&find.replace("SERIAL", serial)).await;

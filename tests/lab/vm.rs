@@ -42,17 +42,27 @@ pub struct VmOptions {
     virtio: Vec<PathBuf>,
     /// Those that speak the modern protocol only, by their serial number.
     modern_virtio: Vec<(String, u64)>,
+    /// Of these, those that go past the IOMMU.
+    bypassing: Vec<String>,
+    iommu: bool,
 }
 
 impl VmOptions {
     /// `name` is for messages.
     pub fn named(name: &str) -> Self {
         let (memory_mib, hugepages) = (256, 0);
-        Self { name: name.into(), memory_mib, hugepages, nvme: vec![], virtio: vec![], modern_virtio: vec![] }
+        let (nvme, virtio, modern_virtio) = (vec![], vec![], vec![]);
+        Self { name: name.into(), memory_mib, hugepages, nvme, virtio, modern_virtio, bypassing: vec![], iommu: false }
     }
 
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// With an IOMMU of Intel's kind, which translates what NVMe controllers and modern virtio disks address.
+    pub fn iommu(mut self) -> Self {
+        self.iommu = true;
         self
     }
 
@@ -72,6 +82,12 @@ impl VmOptions {
     pub fn modern_virtio(mut self, serial: &str, bytes: u64) -> Self {
         self.modern_virtio.push((serial.into(), bytes));
         self
+    }
+
+    /// One that an IOMMU does not translate for.
+    pub fn bypassing_virtio(mut self, serial: &str, bytes: u64) -> Self {
+        self.bypassing.push(serial.into());
+        self.modern_virtio(serial, bytes)
     }
 
     /// A virtio disk on a file, of the kind that speaks the old protocol too.
@@ -220,7 +236,12 @@ impl Vm {
         add("m", options.memory_mib.to_string());
         add("kernel", cache.kernel().display().to_string());
         add("initrd", image.display().to_string());
-        add("append", format!("{KERNEL_ARGUMENTS} hugepages={}", options.hugepages));
+        let iommu = if options.iommu { " intel_iommu=on" } else { "" };
+        add("append", format!("{KERNEL_ARGUMENTS} hugepages={}{iommu}", options.hugepages));
+        if options.iommu {
+            // As wide as virtual addresses, so that user space may use its own for devices. Before all that it translates.
+            add("device", "intel-iommu,intremap=on,aw-bits=48".into());
+        }
         add("serial", format!("file:{}", own("console")));
         add("chardev", format!("socket,id=qmp,path={}", own("qmp")));
         add("mon", "chardev=qmp,mode=control".into());
@@ -252,7 +273,10 @@ impl Vm {
             add("drive", backend(serial));
             add("device", format!("pcie-root-port,id=port-{serial},chassis={slot},slot={slot}"));
             // SPDK gives each of its threads that does I/O a queue of its own.
-            let device = format!("virtio-blk-pci,disable-legacy=on,num-queues=8,id={serial},drive=drive-{serial}");
+            let is_translated = options.iommu && !options.bypassing.contains(serial);
+            let translated = if is_translated { ",iommu_platform=on" } else { "" };
+            let device = format!("virtio-blk-pci,disable-legacy=on{translated},num-queues=8,id={serial}");
+            let device = format!("{device},drive=drive-{serial}");
             add("device", format!("{device},serial={serial},bus=port-{serial}"));
         }
         for (index, file) in options.virtio.iter().enumerate() {

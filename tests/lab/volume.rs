@@ -158,6 +158,14 @@ pub async fn delete_frontend(vm: &Vm, node: GuestNode, volume: &str) {
     .await;
 }
 
+/// Deletes the engine of a volume with its one replica and all its data.
+pub async fn delete_volume(vm: &Vm, node: GuestNode, volume: &str) {
+    let request = wire::EngineDeleteRequest { name: format!("{volume}-e-0") };
+    node.spdk(vm).engine_delete(request).await.expect("the engine is deleted");
+    let request = wire::ReplicaDeleteRequest { name: format!("{volume}-r-0000000{}", node.0), cleanup_required: true };
+    node.spdk(vm).replica_delete(request).await.expect("the replica is deleted");
+}
+
 /// A load on a file or device of the guest, in a background of its own, until [`Load::end`].
 pub struct Load {
     running: crate::agent::Running,
