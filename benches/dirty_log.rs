@@ -210,6 +210,7 @@ async fn start_mirror(control: &Control, disks: &[Disk], name: &str, quiet: Opti
         host: Arc::new(Host { control: control.clone(), records: Arc::default(), replicas }),
         member_deadline: Duration::from_secs(30),
         quiet,
+        awaits_returns: false,
     };
     Mirror::start(control, parts).await.expect("the mirror starts")
 }

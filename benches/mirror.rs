@@ -199,6 +199,7 @@ async fn start_mirror(control: &Control, members: [Arc<OpenBdev>; 2]) -> Mirror 
         host: Arc::new(Host::default()),
         member_deadline: Duration::from_secs(5),
         quiet: Some(Duration::from_secs(10)),
+        awaits_returns: false,
     };
     Mirror::start(control, parts).await.expect("the mirror starts")
 }

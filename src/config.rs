@@ -28,7 +28,7 @@ pub use choice::{AdvertiseIp, Listen, LogFormat, MemoryMode, Poll, ReadPolicy};
 pub use cores::CoreList;
 pub use load::{ConfigError, Loaded, load};
 pub use size::ByteSize;
-pub use value::{HostName, OptionalPath, PortRange};
+pub use value::{HostName, OptionalPath, PortRange, Window};
 
 use crate::name::address::SERVICE_PORT;
 use crate::tls::{Files, LONGHORN_NAME};
@@ -209,6 +209,8 @@ pub struct TimeoutsConfig {
     pub rebuild_stall: Duration,
     /// A region of a mirror that nothing was written to for this long is taken off the dirty log.
     pub dirty_quiet: Duration,
+    /// A replica that failed may come back for what it missed this long.
+    pub return_window: Window,
     /// A snapshot waits this long at most for a step of a rebuild that must be alone.
     pub rebuild_step: Duration,
     /// A backing image whose source gives nothing for this long has failed.
@@ -272,7 +274,8 @@ impl Default for LimitsConfig {
 impl Default for TimeoutsConfig {
     fn default() -> Self {
         Self {
-            member_deadline: Duration::from_secs(5),
+            // With the survivors' generation stored, client I/O goes on within five seconds.
+            member_deadline: Duration::from_secs(4),
             attach: Duration::from_secs(10),
             pause: Duration::from_secs(5),
             suspend: Duration::from_secs(20),
@@ -284,6 +287,7 @@ impl Default for TimeoutsConfig {
             restore_stall: Duration::from_secs(120),
             rebuild_stall: Duration::from_secs(60),
             dirty_quiet: Duration::from_secs(10),
+            return_window: Window(Some(Duration::from_secs(600))),
             // Less than callers usually wait for an answer.
             rebuild_step: Duration::from_secs(30),
             backing_image_stall: Duration::from_secs(60),

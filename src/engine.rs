@@ -7,7 +7,7 @@
 //!   mirror as a target.
 //! - `create`: from a request to a volume that is served. `snapshot`, `hash`, `expand`, `suspend`, `rebuild`, [`backup`],
 //!   [`checksum`], [`clone`], [`restore`]: operations. `tell`: what changed, as events.
-//!   `full_disk`: why a write failed.
+//!   `outage`: a replica that failed and is back. `full_disk`: why a write failed.
 
 pub mod assemble;
 pub mod attach;
@@ -22,6 +22,7 @@ mod full_disk;
 mod hash;
 pub mod instance;
 pub mod local;
+mod outage;
 mod ownership;
 pub mod peer;
 mod probe;

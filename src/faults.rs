@@ -69,6 +69,12 @@ pub enum Point {
     RebuildJoined,
     /// The head of a replica that is rebuilt is filled; it is not in sync yet.
     RebuildFilled,
+    /// A replica that failed is back, and was seen to be the same copy; nothing has changed yet.
+    ReturnProven,
+    /// A replica that failed and is back gets all writes; it lacks what it missed.
+    ReturnJoined,
+    /// A replica that failed and is back has what it missed; it is not in sync yet.
+    ReturnFilled,
     /// A restore has its claim; nothing was read or written.
     RestoreClaimed,
     /// A restore's marker is about to be stored with a replica; passed once for each, those of the node first, when the
@@ -159,6 +165,9 @@ impl Point {
             Self::RebuildGoesOn => "rebuild-goes-on",
             Self::RebuildJoined => "rebuild-joined",
             Self::RebuildFilled => "rebuild-filled",
+            Self::ReturnProven => "return-proven",
+            Self::ReturnJoined => "return-joined",
+            Self::ReturnFilled => "return-filled",
             Self::RestoreClaimed => "restore-claimed",
             Self::MarkerBegins => "marker-begins",
             Self::MarkerStored => "marker-stored",

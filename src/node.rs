@@ -297,6 +297,7 @@ fn engine_limits(config: &NodeConfig) -> EngineLimits {
         restore_stall: config.timeouts.restore_stall,
         rebuild_stall: config.timeouts.rebuild_stall,
         dirty_quiet: config.timeouts.dirty_quiet,
+        return_window: config.timeouts.return_window.0,
         rebuild_step: config.timeouts.rebuild_step,
     }
 }

@@ -24,6 +24,7 @@ mod export;
 mod hash;
 mod head;
 mod head_map;
+mod hosts;
 mod instance;
 mod layers;
 mod lifecycle;

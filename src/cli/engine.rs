@@ -279,7 +279,7 @@ fn mirror_table(mirror: &MirrorGetResponse) -> Table {
     for member in &mirror.members {
         table.add_row([
             member.replica_name.clone(),
-            mode_name(member.mode),
+            if member.awaited { format!("{} (awaited)", mode_name(member.mode)) } else { mode_name(member.mode) },
             member.bdev_name.clone(),
             member.address.clone(),
             if member.local { "local" } else { "remote" }.into(),

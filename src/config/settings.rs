@@ -181,6 +181,11 @@ pub static SETTINGS: &[Setting] = &[
         "A region of a volume that nothing was written to for this long is no more compared after a crash"
     ),
     setting!(
+        "timeouts.return_window",
+        timeouts.return_window,
+        "How long a replica that failed is waited for, to be brought up to date with what it missed only; 0s for not at all"
+    ),
+    setting!(
         "timeouts.rebuild_step",
         timeouts.rebuild_step,
         "How long a snapshot waits for a step of a rebuild that must be alone, as its last round is; it is refused then"

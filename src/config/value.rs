@@ -108,6 +108,25 @@ impl Value for Duration {
     }
 }
 
+/// A time in which something is tried, or none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window(pub Option<Duration>);
+
+impl Value for Window {
+    const FORM: &'static str = "DURATION";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "0" | "0s" => Ok(Self(None)),
+            text => Duration::parse(text).map(|window| Self(Some(window))),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or_else(|| "0s".to_owned(), |window| window.show())
+    }
+}
+
 /// The directives of a log filter; checked against the syntax that the logger itself reads.
 impl Value for String {
     const FORM: &'static str = "FILTER";

@@ -9,6 +9,7 @@ use futures::future::{BoxFuture, join_all};
 use super::attach;
 use super::backend::Attribute;
 use super::instance::Engine;
+use super::outage;
 use super::ownership::records;
 use super::probe::Probes;
 use super::state::{EngineState, ReplicaMode, failure_reason};
@@ -157,6 +158,7 @@ async fn start(engine: &Arc<Engine>, assembly: Assembly, opened: NonEmpty<Opened
         }),
         member_deadline: engine.context.limits.member_deadline,
         quiet: Some(engine.context.limits.dirty_quiet),
+        awaits_returns: engine.context.limits.return_window.is_some(),
     };
     Mirror::start(&engine.context.control, parts).await.map(Arc::new)
 }
@@ -185,6 +187,7 @@ async fn adopt(engine: &Arc<Engine>, mirror: Arc<Mirror>, probes: &Probes) -> Re
         published.restore.last_restored = last_restored;
     });
     follow(engine, &mirror);
+    outage::watch(engine, &mirror);
     Ok(())
 }
 

@@ -220,6 +220,8 @@ pub trait Backend: Send + Sync + 'static {
     fn rebuild_limit(&self, mib_per_second: u32) -> BoxFuture<'_, Result<()>>;
     /// Its disk, and the bytes that are free there now.
     fn disk_space(&self) -> BoxFuture<'_, Result<DiskSpace>>;
+    /// Disconnects all who reach its head over the network: nothing that they had sent before can change it any more.
+    fn disconnect_hosts(&self) -> BoxFuture<'_, Result<()>>;
     /// Which clusters its head has of its own now.
     fn head_map(&self) -> BoxFuture<'_, Result<HeadMap>>;
     /// Makes it, which must hold nothing, a clone of another replica's snapshot. A linked clone is complete then; a full copy

@@ -52,6 +52,8 @@ pub struct EngineLimits {
     pub member_deadline: Duration,
     /// How long nothing is written to a region before it is taken off the dirty log.
     pub dirty_quiet: Duration,
+    /// How long a replica that failed may come back for what it missed; none for never.
+    pub return_window: Option<Duration>,
     /// Holding client I/O on request.
     pub suspend: Duration,
     /// Bringing engines up again after a restart of the node.

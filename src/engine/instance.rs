@@ -10,6 +10,7 @@ use super::attach::ReplicaPath;
 use super::backend::ReplicaDescription;
 use super::clone::RunningClone;
 use super::context::EngineContext;
+use super::outage::Returning;
 use super::rebuild::RunningRebuild;
 use super::restore::job::RunningRestore;
 use super::state::{Chain, EngineState, ListedReplica, Published, ReplicaMode, out_reason_text};
@@ -79,6 +80,8 @@ pub struct Engine {
     pub(super) operations: tokio::sync::Mutex<()>,
     pub(super) restore: Mutex<Option<RunningRestore>>,
     pub(super) rebuild: Mutex<Option<RunningRebuild>>,
+    /// The replica that failed, is back, and gets what it missed.
+    pub(super) returning: Mutex<Option<Returning>>,
     /// The full copy into the volume that it waits for.
     pub(super) clone: Mutex<Option<RunningClone>>,
     pub(super) suspension: Mutex<Suspension>,
@@ -128,6 +131,7 @@ impl Engine {
             operations: tokio::sync::Mutex::new(()),
             restore: Mutex::new(None),
             rebuild: Mutex::new(None),
+            returning: Mutex::default(),
             clone: Mutex::new(None),
             suspension: Mutex::default(),
             incarnations: Mutex::default(),

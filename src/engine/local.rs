@@ -122,6 +122,10 @@ impl Backend for LocalBackend {
         Box::pin(async move { self.replicas.expand(&self.name, size).await.map(drop) })
     }
 
+    fn disconnect_hosts(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.replicas.disconnect_hosts(&self.name).await })
+    }
+
     fn attribute(&self, attribute: Attribute) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
         Box::pin(async move { self.replicas.xattr_get(&self.name, attribute.key()).await })
     }

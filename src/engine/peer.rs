@@ -23,8 +23,8 @@ use crate::spdk::clustermap::ClusterMap;
 use crate::wire::clone::{self, CloneProgress};
 use crate::wire::corriente::v1::corriente_service_client::CorrienteServiceClient;
 use crate::wire::corriente::v1::{
-    ReplicaHeadMapRequest, ReplicaKeptSnapshotsRequest, ReplicaSnapshotLabelsRequest, ReplicaXattrGetRequest,
-    ReplicaXattrSetRequest,
+    ReplicaHeadMapRequest, ReplicaHostsDisconnectRequest, ReplicaKeptSnapshotsRequest, ReplicaSnapshotLabelsRequest,
+    ReplicaXattrGetRequest, ReplicaXattrSetRequest,
 };
 use crate::wire::labels::parse_answer as parse_labels;
 use crate::wire::rebuild as convert;
@@ -177,6 +177,14 @@ impl Backend for PeerBackend {
             let mut client = self.spdk();
             let request = wire::ReplicaExpandRequest { name: self.replica.to_string(), size };
             self.call("expansion", client.replica_expand(request)).await.map(drop)
+        })
+    }
+
+    fn disconnect_hosts(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut client = self.corriente();
+            let request = ReplicaHostsDisconnectRequest { replica_name: self.replica.to_string() };
+            self.call("end of its connections", client.replica_hosts_disconnect(request)).await.map(drop)
         })
     }
 

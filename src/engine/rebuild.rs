@@ -64,8 +64,32 @@ pub(super) struct RunningRebuild {
 struct Rebuild {
     engine: Arc<Engine>,
     addition: ReplicaAddition,
+    stop: Stoppable,
+}
+
+/// A rebuild, or what is like one, to whoever carries it out: it is over when this is dropped.
+pub(super) struct Stoppable {
+    object: String,
     canceled: watch::Receiver<bool>,
     done: watch::Sender<bool>,
+}
+
+impl Stoppable {
+    /// Does a step, or leaves it where it is when somebody cancels.
+    pub(super) async fn unless_canceled<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut canceled = self.canceled.clone();
+        tokio::select! {
+            outcome = step => outcome,
+            // An error means that nobody can cancel any more.
+            Ok(_) = canceled.wait_for(|canceled| *canceled) => Err(Error::Canceled { what: self.object.clone() }),
+        }
+    }
+}
+
+impl Drop for Stoppable {
+    fn drop(&mut self) {
+        self.done.send_replace(true);
+    }
 }
 
 /// The engine's operation lock.
@@ -84,12 +108,9 @@ impl Engine {
     pub async fn add_replica(self: &Arc<Self>, addition: ReplicaAddition) -> Result<()> {
         self.claim_rebuild(&addition)?;
         let replica = addition.replica.clone();
-        let (cancel, canceled) = watch::channel(false);
-        let (done, is_done) = watch::channel(false);
-        let running = RunningRebuild { replica: replica.clone(), cancel, done: is_done };
-        *self.running_rebuild() = Some(running);
+        let stop = self.register_rebuild(&replica);
         let (started, answer) = oneshot::channel();
-        tokio::spawn(Rebuild { engine: self.clone(), addition, canceled, done }.run(started));
+        tokio::spawn(Rebuild { engine: self.clone(), addition, stop }.run(started));
         let ended =
             |_| Error::internal(self.object(), format!("the rebuild of replica {replica} ended before it began"));
         answer.await.map_err(ended)?
@@ -111,6 +132,14 @@ impl Engine {
             None => Ok(()),
             Some(problem) => Err(Error::precondition(self.object(), problem)),
         }
+    }
+
+    /// Makes known to whoever wants to stop it that a replica is being taken in. The caller has claimed that.
+    pub(super) fn register_rebuild(&self, replica: &ReplicaName) -> Stoppable {
+        let (cancel, canceled) = watch::channel(false);
+        let (done, is_done) = watch::channel(false);
+        *self.running_rebuild() = Some(RunningRebuild { replica: replica.clone(), cancel, done: is_done });
+        Stoppable { object: format!("the rebuild of replica {replica} in {}", self.object()), canceled, done }
     }
 
     fn running_rebuild(&self) -> std::sync::MutexGuard<'_, Option<RunningRebuild>> {
@@ -165,7 +194,6 @@ impl Rebuild {
                 let _ = started.send(Err(error));
             }
         }
-        self.done.send_replace(true);
     }
 
     async fn begin(&self) -> Result<Round> {
@@ -343,12 +371,7 @@ impl Rebuild {
     }
 
     async fn unless_canceled<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut canceled = self.canceled.clone();
-        tokio::select! {
-            outcome = step => outcome,
-            // An error means that nobody can cancel any more.
-            Ok(_) = canceled.wait_for(|canceled| *canceled) => Err(Error::Canceled { what: self.object() }),
-        }
+        self.stop.unless_canceled(step).await
     }
 
     /// The rebuild as errors name it.

@@ -30,6 +30,9 @@ pub struct DirtyState {
     pub region_bytes: u64,
     /// Regions that are, or are to be, dirty on the members; none where no log is needed.
     pub regions: u32,
+    /// By the member's place, bytes of the regions in which one that failed and is awaited may lack something; all of them until it
+    /// is in sync again.
+    pub missed_bytes: [Option<u64>; MAX_MEMBERS],
     /// Bytes in which members may differ since a crash still.
     pub unequal_bytes: u64,
     /// No client's I/O came yet: nothing is known of what a crash has left.

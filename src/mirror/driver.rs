@@ -1,7 +1,8 @@
 //! Runs one mirror's control core on the control thread: reports and commands in, its actions carried out in order.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -34,6 +35,7 @@ mod dirty;
 mod equalize;
 mod join;
 mod persist;
+mod returning;
 mod sleep;
 
 pub(super) use equalize::PieceOutcome;
@@ -68,6 +70,27 @@ pub(super) enum Command {
         reply: oneshot::Sender<Result<MemberIndex>>,
     },
     MemberSynced {
+        member: MemberIndex,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// A member that failed is open again, and its replica was read to hold that generation.
+    ReturnMember {
+        opened: OpenedMember,
+        holds: Generation,
+        reply: oneshot::Sender<Result<MemberIndex>>,
+    },
+    /// What a member lacks that has returned.
+    Missed {
+        member: MemberIndex,
+        reply: oneshot::Sender<Result<Vec<Range<u64>>>>,
+    },
+    /// A member that has returned cannot be brought up to date now: as if it had failed once more.
+    FailMember {
+        member: MemberIndex,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// A member that failed is not waited for any more.
+    ForgetMember {
         member: MemberIndex,
         reply: oneshot::Sender<Result<()>>,
     },
@@ -138,6 +161,8 @@ pub(super) struct Parts {
     pub(super) regions: Regions,
     /// A region without writes for so long is taken off the dirty log, or twice as long.
     pub(super) quiet: Option<Duration>,
+    /// Members that fail may come back for what they missed.
+    pub(super) awaits_returns: bool,
 }
 
 /// What a new member is copied from, best first, and where to.
@@ -181,6 +206,8 @@ pub(super) struct Driver {
     actions: Actions,
     members: Members,
     opened: [Option<Arc<OpenedMember>>; MAX_MEMBERS],
+    /// What was open before and may have I/O under way still.
+    closed: [Weak<OpenedMember>; MAX_MEMBERS],
     persisting: [Persisting; MAX_MEMBERS],
     /// Taken out for a failure that the core knows nothing of: their nodes may not answer either.
     failed: [bool; MAX_MEMBERS],
@@ -197,6 +224,8 @@ pub(super) struct Driver {
     pause_limit: Duration,
     pausing: Option<oneshot::Sender<Result<PauseId>>>,
     joining: Option<(MemberIndex, oneshot::Sender<Result<MemberIndex>>)>,
+    /// Of the members that have returned, what their replicas were read to hold: nothing else may be declared void.
+    returned: [Option<Generation>; MAX_MEMBERS],
     syncing: Option<(MemberIndex, oneshot::Sender<Result<()>>)>,
     range: Option<RangeLock>,
     next_lock: Option<NextLock>,
@@ -231,7 +260,7 @@ impl Driver {
     ) -> Self {
         let mut actions = Actions::new();
         let core = match parts.quiet {
-            Some(_) => MirrorCore::asleep(&parts.assembly),
+            Some(_) => MirrorCore::asleep(&parts.assembly).awaiting_returns(parts.awaits_returns),
             // Without a log there is nothing to claim.
             None => MirrorCore::start(&parts.assembly, &mut actions),
         };
@@ -243,6 +272,7 @@ impl Driver {
             actions,
             members: parts.assembly.members,
             opened: parts.opened,
+            closed: Default::default(),
             persisting: parts.assembly.holds.map(Persisting::after),
             failed: Default::default(),
             policy: parts.policy,
@@ -258,6 +288,7 @@ impl Driver {
             pause_limit: Duration::ZERO,
             pausing: None,
             joining: None,
+            returned: [None; MAX_MEMBERS],
             syncing: None,
             range: None,
             next_lock: None,
@@ -444,6 +475,16 @@ impl Driver {
                 let _ = reply.send(result.map_err(|refusal| self.refused(refusal.to_string())));
             }
             Command::AddMember { opened, reply } => self.add_member(opened, reply).await,
+            Command::ReturnMember { opened, holds, reply } => self.return_member(opened, holds, reply).await,
+            Command::Missed { member, reply } => drop(reply.send(self.missed(member))),
+            Command::FailMember { member, reply } => {
+                self.fail_member(member);
+                let _ = reply.send(Ok(()));
+            }
+            Command::ForgetMember { member, reply } => {
+                self.event(Event::MemberForgotten { member });
+                let _ = reply.send(Ok(()));
+            }
             Command::MemberSynced { member, reply } => {
                 match self.core.handle(Event::MemberSynced { member }, &mut self.actions) {
                     Ok(()) => self.syncing = Some((member, reply)),
@@ -581,7 +622,9 @@ impl Driver {
             vdev.device().forget_member(member);
             self.visited(vdev.for_each_channel(move |channel| channel.close_member(member)).await);
         }
-        let open = self.opened[member.get()].take().map(|opened| opened.open.clone());
+        let opened = self.opened[member.get()].take();
+        self.closed[member.get()] = opened.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let open = opened.map(|opened| opened.open.clone());
         let mode = self.core.status().members[member.get()];
         let reported = std::mem::take(&mut self.failed[member.get()]);
         let failed = reported || !matches!(mode, Some(MemberMode::Err(OutReason::Removed)));
@@ -663,7 +706,11 @@ impl Driver {
                     let _ = reply.send(Err(Error::Timeout { what, limit: self.pause_limit }));
                 } else if let Some((member, _)) = &self.joining {
                     let member = *member;
-                    self.event(Event::RemoveMember { member });
+                    self.event(match self.returned[member.get()] {
+                        // As if its node had not taken the order: it may come back once more.
+                        Some(_) => Event::FenceFailed { member, generation: Generation::NONE },
+                        None => Event::RemoveMember { member },
+                    });
                 }
             }
             Notice::Prepared(_) => self.pause_to_join(),

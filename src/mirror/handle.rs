@@ -1,5 +1,6 @@
 //! A running mirror as its owner holds it: commands to the driver, status from it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use super::activity::Activity;
 use super::core::control::{Health, MemberMode, OutReason, PauseId, Status};
 use super::core::dirty::Regions;
 use super::core::{
-    Assembly, DirtyOrder, Generation, GenerationOrder, Locality, MAX_MEMBERS, MemberIndex, Members, OpenMember,
-    ReadPolicy, ReplicaRecords,
+    Assembly, DirtyOrder, Generation, GenerationOrder, Incarnation, Locality, MAX_MEMBERS, MemberIndex, Members,
+    OpenMember, ReadPolicy, ReplicaRecords,
 };
 use super::deadlines::DeadlineSettings;
 use super::driver::{Command, Driver, Parts};
@@ -61,6 +62,10 @@ pub struct MemberStatus {
     pub mode: MemberMode,
     /// The last one in sync, and out of reach.
     pub lost: bool,
+    /// It failed, and may come back for what it missed.
+    pub awaited: bool,
+    /// It is put away, so that it may come back now.
+    pub may_return: bool,
 }
 
 /// A mirror's state, as published after every step of its driver.
@@ -91,6 +96,8 @@ impl MirrorStatus {
                     locality: open.locality,
                     mode: status.members[index.get()]?,
                     lost: status.lost.contains(index),
+                    awaited: status.absent.contains(index),
+                    may_return: status.may_return.contains(index),
                 })
             })
             .collect();
@@ -121,6 +128,8 @@ pub struct MirrorParts {
     /// A region that nothing was written to for this long, or up to twice as long, is taken off the dirty log. Without it no
     /// log is kept, and members may differ after a crash: for benches.
     pub quiet: Option<Duration>,
+    /// What a member misses that fails is noted, so that it may come back for that ([`Mirror::return_member`]).
+    pub awaits_returns: bool,
 }
 
 /// A running mirror. Dropping it stops it in the background; [`Mirror::stop`] waits.
@@ -131,6 +140,7 @@ pub struct Mirror {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<MirrorStatus>,
     member_deadline: Duration,
+    incarnation: Incarnation,
 }
 
 impl Mirror {
@@ -154,9 +164,11 @@ impl Mirror {
         let (commands, receiver) = mpsc::channel(COMMAND_LIMIT);
         let (started_sender, started) = oneshot::channel();
         let regions = Regions::of_volume(members.size_bytes());
+        let incarnation = parts.assembly.incarnation;
         let parts = Parts {
             regions,
             quiet: parts.quiet,
+            awaits_returns: parts.awaits_returns,
             name: parts.name,
             assembly: parts.assembly,
             opened,
@@ -179,6 +191,7 @@ impl Mirror {
             commands,
             status,
             member_deadline,
+            incarnation,
         };
         match started.await {
             Ok(Ok(())) => Ok(mirror),
@@ -193,6 +206,11 @@ impl Mirror {
     /// The bdev.
     pub fn bdev(&self) -> &BdevName {
         &self.bdev
+    }
+
+    /// As whom it raises generations: its replicas know by that whether another mirror has had them since.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// Its size now.
@@ -279,6 +297,32 @@ impl Mirror {
     pub async fn add_member(&self, opened: OpenedMember) -> Result<MemberIndex> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::AddMember { opened, reply }, answer).await
+    }
+
+    /// Takes in again a member that failed, the same copy as it was when it left: its replica was read to hold that generation, of
+    /// this mirror, and every I/O that it was sent before has ended there. As [`Mirror::add_member`]; it lacks no more than
+    /// [`Mirror::missed`]. One that is refused is let go of again.
+    pub async fn return_member(&self, opened: OpenedMember, holds: Generation) -> Result<MemberIndex> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::ReturnMember { opened, holds, reply }, answer).await
+    }
+
+    /// The bytes that a member may lack that has returned.
+    pub async fn missed(&self, member: MemberIndex) -> Result<Vec<Range<u64>>> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Missed { member, reply }, answer).await
+    }
+
+    /// Puts out a member that has returned and cannot be brought up to date now. It may come back.
+    pub async fn fail_member(&self, member: MemberIndex) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::FailMember { member, reply }, answer).await
+    }
+
+    /// Waits no more for a member that failed.
+    pub async fn forget_member(&self, member: MemberIndex) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::ForgetMember { member, reply }, answer).await
     }
 
     /// The member holds everything now: it becomes in sync, by a generation that names it.

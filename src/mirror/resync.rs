@@ -94,7 +94,13 @@ impl Mirror {
         match tokio::time::timeout(limit, copy(control, paths, piece.clone())).await {
             Ok(copied) => copied,
             Err(_) => {
-                if let Err(error) = self.remove_member(&target).await {
+                // One that has returned may do so once more.
+                let awaited = self.status().member(&target).filter(|member| member.awaited).map(|member| member.place);
+                let out = match awaited {
+                    Some(place) => self.fail_member(place).await,
+                    None => self.remove_member(&target).await,
+                };
+                if let Err(error) = out {
                     tracing::warn!(mirror = %self.bdev(), replica = %target, %error, "a member that does not answer could not be taken out");
                 }
                 Err(Error::Timeout { what: format!("copying {piece:?} to replica {target}"), limit })

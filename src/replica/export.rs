@@ -103,6 +103,20 @@ impl ServedLvol {
         }
     }
 
+    /// Exports it anew: hosts are disconnected, and all that they had sent has ended, or never begins. Those may connect
+    /// again.
+    pub(super) async fn export_anew(&self) -> Result<()> {
+        let export = export_of(&self.alias, export_device(&self.alias)?, self.listen);
+        let renewed = self.control.run(move |on| async move {
+            match nvmf::unexport(on, &export.nqn).await {
+                Ok(()) | Err(SpdkError::NoSuch { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            nvmf::export(on, &export).await.map(drop)
+        });
+        Ok(renewed.await?)
+    }
+
     /// Makes all who have the lvol open see its new size.
     pub(super) async fn resize(&self) -> Result<()> {
         let names = [export_device(&self.alias)?, local_device(&self.alias)?];

@@ -89,6 +89,11 @@ impl Serving {
         self.head.stop().await
     }
 
+    /// Disconnects the head's hosts, as [`ServedLvol::export_anew`].
+    pub(super) async fn export_anew(&self) -> Result<()> {
+        self.head.export_anew().await
+    }
+
     /// Makes all who have the head open see its new size.
     pub(super) async fn resize(&self) -> Result<()> {
         self.head.resize().await

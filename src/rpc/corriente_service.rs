@@ -139,6 +139,15 @@ impl CorrienteService for CorrienteServer {
         Ok(Response::new(own::ReplicaXattrGetResponse { found, value: value.unwrap_or_default() }))
     }
 
+    async fn replica_hosts_disconnect(
+        &self,
+        request: Request<own::ReplicaHostsDisconnectRequest>,
+    ) -> Result<Response<()>, Status> {
+        let replica = replica_name(&request.into_inner().replica_name)?;
+        self.node.replicas.disconnect_hosts(&replica).await?;
+        Ok(Response::new(()))
+    }
+
     async fn replica_head_map(
         &self,
         request: Request<own::ReplicaHeadMapRequest>,
@@ -189,6 +198,7 @@ async fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Erro
     let activity = mirror.activity().await?;
     let status = mirror.status();
     let listed = engine.published().replicas;
+    let returning = engine.returning();
     let member = |member: &crate::mirror::MemberStatus| own::MirrorMember {
         replica_name: member.replica.to_string(),
         address: member.address.to_string(),
@@ -198,6 +208,12 @@ async fn describe_mirror(engine: &Engine) -> Result<own::MirrorGetResponse, Erro
         local: member.locality == Locality::Local,
         last_error: listed.get(&member.replica).map(|listed| listed.problem.clone()).unwrap_or_default(),
         pending: activity.pending[member.place.get()],
+        awaited: member.awaited,
+        missed_bytes: activity.dirty.missed_bytes[member.place.get()].unwrap_or_default(),
+        copied_bytes: match &returning {
+            Some((replica, copied_bytes)) if *replica == member.replica => *copied_bytes,
+            _ => 0,
+        },
     };
     Ok(own::MirrorGetResponse {
         engine_name: engine.name.to_string(),

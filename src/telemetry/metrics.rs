@@ -32,6 +32,8 @@ pub struct Metrics {
     pub backups: TransferMetrics,
     member_failures: Family<FailureLabels, Counter>,
     member_errors: Family<VolumeLabel, Counter>,
+    member_returns: Family<ReturnLabels, Counter>,
+    returned_bytes: Family<VolumeLabel, Counter>,
     pauses: Histogram,
 }
 
@@ -55,6 +57,35 @@ struct VolumeLabel {
 struct FailureLabels {
     volume: String,
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReturnLabels {
+    volume: String,
+    result: &'static str,
+}
+
+/// What became of a replica that failed and was awaited, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReturnResult {
+    /// It is in sync again, with what it missed only.
+    InSync,
+    /// It was back, and failed again or could not be brought up to date; it is awaited still.
+    Failed,
+    /// It is awaited no more: it has to be rebuilt.
+    GivenUp,
+}
+
+impl ReturnResult {
+    const ALL: [Self; 3] = [Self::InSync, Self::Failed, Self::GivenUp];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::InSync => "in-sync",
+            Self::Failed => "failed",
+            Self::GivenUp => "given-up",
+        }
+    }
 }
 
 /// Why a replica is out of its mirror, as a label.
@@ -107,6 +138,8 @@ impl Metrics {
             backups: TransferMetrics::default(),
             member_failures: Family::default(),
             member_errors: Family::default(),
+            member_returns: Family::default(),
+            returned_bytes: Family::default(),
             // From 100 µs to about 6.5 s, past the default limit of a pause.
             pauses: Histogram::new(exponential_buckets(0.0001, 4.0, 9)),
         };
@@ -119,6 +152,16 @@ impl Metrics {
             "member_errors",
             "Failures of I/O to replicas that a mirror acted on",
             metrics.member_errors.clone(),
+        );
+        registry.register(
+            "member_returns",
+            "What became of replicas that failed and were awaited",
+            metrics.member_returns.clone(),
+        );
+        registry.register(
+            "member_returned_bytes",
+            "Bytes that were copied to replicas that came back for what they missed",
+            metrics.returned_bytes.clone(),
         );
         registry.register("pause_seconds", "How long the I/O of a volume was paused", metrics.pauses.clone());
         metrics.restores.register(&mut registry, "restores");
@@ -145,6 +188,11 @@ impl Metrics {
             let labels = FailureLabels { volume: volume.clone(), reason: reason.as_str() };
             drop(self.member_failures.get_or_create(&labels));
         }
+        for result in ReturnResult::ALL {
+            let labels = ReturnLabels { volume: volume.clone(), result: result.as_str() };
+            drop(self.member_returns.get_or_create(&labels));
+        }
+        drop(self.returned_bytes.get_or_create(&VolumeLabel { volume: volume.clone() }));
         drop(self.member_errors.get_or_create(&VolumeLabel { volume }));
     }
 
@@ -154,6 +202,10 @@ impl Metrics {
         for reason in FailureReason::ALL {
             self.member_failures.remove(&FailureLabels { volume: volume.clone(), reason: reason.as_str() });
         }
+        for result in ReturnResult::ALL {
+            self.member_returns.remove(&ReturnLabels { volume: volume.clone(), result: result.as_str() });
+        }
+        self.returned_bytes.remove(&VolumeLabel { volume: volume.clone() });
         self.member_errors.remove(&VolumeLabel { volume });
     }
 
@@ -161,6 +213,13 @@ impl Metrics {
     pub fn member_failed(&self, volume: impl fmt::Display, reason: FailureReason) {
         let labels = FailureLabels { volume: volume.to_string(), reason: reason.as_str() };
         self.member_failures.get_or_create(&labels).inc();
+    }
+
+    /// A replica that failed came back, or is awaited no more; so many bytes were copied to it.
+    pub fn member_returned(&self, volume: impl fmt::Display, result: ReturnResult, copied_bytes: u64) {
+        let volume = volume.to_string();
+        self.returned_bytes.get_or_create(&VolumeLabel { volume: volume.clone() }).inc_by(copied_bytes);
+        self.member_returns.get_or_create(&ReturnLabels { volume, result: result.as_str() }).inc();
     }
 
     /// I/O to a replica failed.

@@ -66,6 +66,14 @@ pub enum Bug {
     WakeWithoutNewest,
     /// A claim overwrites what a replica held dirty.
     ForgetAtClaim,
+    /// One region is missing in what a member that has returned is known to have missed.
+    ForgetMissed,
+    /// A member that has returned is in sync before the last piece that it missed is copied.
+    SyncedEarly,
+    /// A piece is copied to a member that has returned while clients write to it.
+    CopyUnlocked,
+    /// What a member was sent before it failed is not cut off when it returns.
+    NoCutOff,
 }
 
 /// The first thing that was wrong in a run.

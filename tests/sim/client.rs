@@ -6,7 +6,7 @@ use corriente::mirror::core::{
 
 use crate::check::{Bug, Checker};
 use crate::replica::BLOCKS;
-use crate::world::{Command, Fate, Io, Kind, Step, Tracker, World};
+use crate::world::{Command, DEADLINE_US, Fate, Io, Kind, Step, Tracker, World};
 
 impl World {
     pub fn client_issues(&mut self, end_us: u64) {
@@ -132,7 +132,11 @@ impl World {
             self.violate(Checker::OutUnused, format!("I/O {id} goes to member {member}, which is durably out"));
         }
         let fate = self.fate(replica);
-        let delay = self.random.between(5, 80) + self.random.between(0, 1 + self.replicas[replica].slow_us);
+        let mut delay = self.random.between(5, 80) + self.random.between(0, 1 + self.replicas[replica].slow_us);
+        if matches!(fate, Fate::Vanishes { lands: true }) && self.random.chance(500) {
+            // It is in the network for long.
+            delay += self.random.between(0, 4 * DEADLINE_US);
+        }
         let Some(engine) = &self.engine else { return };
         let (session, writer) = (engine.sessions[replica], engine.dirty.incarnation);
         let command = Command { io: id, member, kind, fate, writer };
@@ -155,6 +159,7 @@ impl World {
         let now = self.time.now_us();
         let replica = &mut self.replicas[number];
         if !replica.sessions.contains(&session) {
+            self.tally.cut_off += u64::from(replica.orders_only.contains(&session));
             return;
         }
         if replica.frozen_until_us > now {

@@ -46,7 +46,10 @@ impl World {
                     return;
                 };
                 let record = engine.members.record(generation, base, in_sync);
-                let replaces = Replaces::Lower;
+                let replaces = match engine.returned[member.get()] {
+                    Some(held) if generation == Generation::NONE => Replaces::Only(Some(held)),
+                    _ => Replaces::Lower,
+                };
                 let persist = Persist { member, generation, order: GenerationOrder { record, replaces }, claim: None };
                 let lane = &mut engine.lanes[member.get()];
                 if lane.busy {
@@ -100,7 +103,8 @@ impl World {
             Notice::LastMemberLost(..) => self.tally.lost += 1,
             Notice::LastMemberBack(_) => self.time.after(1_000, Step::RetryFence { life }),
             Notice::Prepared(_) => self.time.after(100, Step::RequestPause { life }),
-            Notice::Synced(_) => self.tally.rebuilt += 1,
+            Notice::Synced(member) => self.is_synced(member),
+            Notice::Joined(member) => self.has_joined(member),
             Notice::PauseExpired(pause) => {
                 self.tally.broken_pauses += 1;
                 self.closes_not();
@@ -115,7 +119,7 @@ impl World {
                 }
             }
             Notice::Superseded => self.is_superseded_now(),
-            Notice::MemberOut(..) | Notice::ReadError(_) | Notice::Joined(_) => {}
+            Notice::MemberOut(..) | Notice::ReadError(_) => {}
         }
     }
 
@@ -311,7 +315,8 @@ impl World {
             return;
         };
         let blocks: [u64; BLOCKS] = self.replicas[source].blocks;
-        for member in view.wo.minus(engine.copied).iter() {
+        let returned = MemberIndex::all().filter(|member| engine.returned[member.get()].is_some()).collect();
+        for member in view.wo.minus(engine.copied).minus(returned).iter() {
             let replica = &mut self.replicas[engine.replica_of[member.get()]];
             if replica.reachable(now) {
                 replica.blocks = blocks;
@@ -369,7 +374,7 @@ impl World {
     ) {
         let now = self.time.now_us();
         let replica = &mut self.replicas[number];
-        if !replica.sessions.contains(&session) {
+        if !replica.takes_orders(session) {
             return;
         }
         if replica.frozen_until_us > now {
@@ -493,9 +498,14 @@ impl World {
         let status = engine.core.status();
         let copied = engine.copied;
         let mut requests = Vec::new();
-        for member in engine.members.mask().iter() {
-            let healthy = self.anchored && engine.replica_of[member.get()] == 0;
+        let numbered = |member: MemberIndex| (member, engine.replica_of[member.get()]);
+        let members: Vec<_> = engine.members.mask().iter().map(numbered).collect();
+        for (member, number) in members {
+            let healthy = self.anchored && number == 0;
             match status.members[member.get()] {
+                Some(MemberMode::Err(_)) if status.absent.contains(member) => {
+                    requests.extend(self.what_to_do_about(member, status.may_return.contains(member)));
+                }
                 Some(MemberMode::Err(_)) => requests.push(Event::RemoveMember { member }),
                 Some(MemberMode::Wo) if copied.contains(member) => {
                     requests.push(Event::MemberSynced { member });
@@ -512,6 +522,7 @@ impl World {
         for request in requests {
             match request {
                 Event::PauseRequested => self.request_pause(),
+                Event::MemberBack { member } => self.bring_back(member),
                 other => self.core(other),
             }
         }
@@ -538,6 +549,7 @@ impl World {
         };
         engine.replica_of[member.get()] = number;
         engine.closed = engine.closed.without(member);
+        engine.returned[member.get()] = None;
         self.core(Event::AddMember { member, local: number == 0 });
     }
 }

@@ -57,6 +57,7 @@ impl Dirty {
             wo: MemberMask::EMPTY,
             unfenced: MemberMask::EMPTY,
             local: MemberMask::EMPTY,
+            absent: MemberMask::EMPTY,
             writable: true,
         };
         Self {
@@ -114,8 +115,11 @@ impl World {
             self.time.after(1, Step::PieceWanted { life, piece });
             return true;
         }
-        if !writes || engine.dirty.hot.admits(block as u64, 1) {
+        if !writes {
             return false;
+        }
+        if engine.dirty.hot.admits(block as u64, 1) {
+            return self.held_for_copy(id, block);
         }
         engine.dirty.hot.want(block as u64, 1);
         self.time.after(1, Step::RegionsWanted { life });
@@ -259,7 +263,7 @@ impl World {
     ) {
         let now = self.time.now_us();
         let replica = &mut self.replicas[number];
-        if !replica.sessions.contains(&session) {
+        if !replica.takes_orders(session) {
             return;
         }
         if replica.frozen_until_us > now {

@@ -26,6 +26,8 @@ pub struct Replica {
     pub slow_us: u64,
     /// The attachments that are not cut off: what another one sent does not arrive any more.
     pub sessions: BTreeSet<u32>,
+    /// Those that are cut off for I/O; orders go to the replica's node, and may come late still.
+    pub orders_only: BTreeSet<u32>,
     /// Counts attachments.
     attached: u32,
 }
@@ -42,6 +44,7 @@ impl Replica {
             frozen_until_us: 0,
             slow_us: 0,
             sessions: BTreeSet::new(),
+            orders_only: BTreeSet::new(),
             attached: 0,
         }
     }
@@ -64,10 +67,23 @@ impl Replica {
     pub fn session(&mut self, alone: bool) -> u32 {
         if alone {
             self.sessions.clear();
+            self.orders_only.clear();
         }
         self.attached += 1;
         self.sessions.insert(self.attached);
         self.attached
+    }
+
+    /// What that attachment has sent reaches the blocks no more.
+    pub fn cut_off(&mut self, session: u32) {
+        if self.sessions.remove(&session) {
+            self.orders_only.insert(session);
+        }
+    }
+
+    /// Whether an order of that attachment arrives.
+    pub fn takes_orders(&self, session: u32) -> bool {
+        self.sessions.contains(&session) || self.orders_only.contains(&session)
     }
 
     pub fn open(&self) -> OpenMember {

@@ -12,6 +12,7 @@ use corriente::mirror::core::{
 use crate::check::{Bug, Checker, Violation};
 use crate::dirty::Dirty;
 use crate::oracle::Oracle;
+use crate::outage::Returning;
 use crate::random::Random;
 use crate::replica::{BLOCKS, Replica, SIZE_BYTES};
 use crate::sleep::Sleep;
@@ -168,6 +169,25 @@ pub enum Step {
         life: u32,
         piece: u64,
     },
+    ReturnCopies {
+        life: u32,
+        attempt: u32,
+    },
+    ReturnWrite {
+        life: u32,
+        attempt: u32,
+        replica: usize,
+        session: u32,
+        first: usize,
+        values: Vec<u64>,
+        done: bool,
+    },
+    ReturnWritten {
+        life: u32,
+        attempt: u32,
+        piece: u64,
+        outcome: Result<(), FailureCause>,
+    },
     SwitchBegins,
     SwitchCloses,
     SwitchEnds,
@@ -296,6 +316,9 @@ pub struct Engine {
     pub replica_of: [usize; MAX_MEMBERS],
     pub closed: MemberMask,
     pub copied: MemberMask,
+    /// Of members that have returned, what their replicas held.
+    pub returned: [Option<Generation>; MAX_MEMBERS],
+    pub returning: Option<Returning>,
     pub channels: Vec<Channel>,
     pub ios: BTreeMap<u64, Io>,
     pub legs: BTreeMap<(u64, MemberIndex), Ticket>,
@@ -333,6 +356,11 @@ pub struct Tally {
     pub asked_anew: u64,
     pub slept_on: u64,
     pub salvaged: u64,
+    pub returned: u64,
+    pub returned_pieces: u64,
+    pub returns_failed: u64,
+    pub returns_forgotten: u64,
+    pub cut_off: u64,
 }
 
 pub struct World {
@@ -358,6 +386,8 @@ pub struct World {
     pub next_id: u64,
     /// Replica 0 never fails in this run.
     pub anchored: bool,
+    /// Members that fail may come back.
+    pub awaits_returns: bool,
     pub faulty: bool,
     pub bug: Option<Bug>,
     only: Option<Checker>,
@@ -370,6 +400,7 @@ impl World {
         let mut random = Random::new(seed);
         let count = random.between(1, 5) as usize;
         let anchored = random.chance(500);
+        let awaits_returns = random.chance(800);
         let mut time = Time::new();
         time.at(0, Step::Restart);
         time.at(1, Step::ClientIssues);
@@ -396,6 +427,7 @@ impl World {
             oracle: Oracle::new(BLOCKS),
             next_id: 1,
             anchored,
+            awaits_returns,
             faulty: true,
             bug,
             only,
@@ -466,6 +498,9 @@ impl World {
             Step::PersistArrive { life, persist, token, replica, session, answered } => {
                 self.persist_arrives(life, persist, token, (replica, session), answered);
             }
+            Step::ReturnWrite { life, attempt, replica, session, first, values, done } => {
+                self.return_write(life, attempt, (replica, session), first, values, done);
+            }
             Step::AskArrive { life, member, question, replica } => self.ask_arrives(life, member, question, replica),
             Step::SwitchBegins => self.switch_begins(),
             Step::SwitchCloses => self.switch_closes(),
@@ -499,6 +534,8 @@ impl World {
             | Step::PieceRead { life, .. }
             | Step::PieceWritten { life, .. }
             | Step::PieceLate { life, .. }
+            | Step::ReturnCopies { life, .. }
+            | Step::ReturnWritten { life, .. }
             | Step::RequestPause { life } => {
                 if self.alive(life) {
                     self.engine_step(step);
@@ -534,6 +571,8 @@ impl World {
             Step::PieceRead { piece, .. } => self.piece_read(piece),
             Step::PieceWritten { piece, member, done, .. } => self.piece_written(piece, member, done),
             Step::PieceLate { piece, .. } => self.piece_late(piece),
+            Step::ReturnCopies { attempt, .. } => self.return_copies(attempt),
+            Step::ReturnWritten { attempt, piece, outcome, .. } => self.return_written(attempt, piece, outcome),
             _ => {}
         }
     }
@@ -627,7 +666,7 @@ impl World {
     }
 
     fn start(&mut self, assembly: corriente::mirror::core::Assembly, sessions: Vec<u32>) {
-        let core = MirrorCore::asleep(&assembly);
+        let core = MirrorCore::asleep(&assembly).awaiting_returns(self.awaits_returns);
         let waking = Waking::new(&assembly);
         let mut replica_of = [0; MAX_MEMBERS];
         for (member, open) in assembly.members.iter() {
@@ -647,6 +686,8 @@ impl World {
             replica_of,
             closed: MemberMask::EMPTY,
             copied: MemberMask::EMPTY,
+            returned: [None; MAX_MEMBERS],
+            returning: None,
             channels: Vec::new(),
             ios: BTreeMap::new(),
             legs: BTreeMap::new(),
@@ -695,7 +736,10 @@ fn life_of(step: &Step) -> Option<u32> {
         | Step::PieceRead { life, .. }
         | Step::PieceWrite { life, .. }
         | Step::PieceWritten { life, .. }
-        | Step::PieceLate { life, .. } => Some(*life),
+        | Step::PieceLate { life, .. }
+        | Step::ReturnCopies { life, .. }
+        | Step::ReturnWrite { life, .. }
+        | Step::ReturnWritten { life, .. } => Some(*life),
         Step::ClientIssues
         | Step::SwitchBegins
         | Step::SwitchCloses

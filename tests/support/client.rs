@@ -86,6 +86,11 @@ impl Client {
         }
     }
 
+    /// The image of a volume that all of was written, whatever part of it the client writes to now.
+    pub fn image_of_all(&self) -> Vec<u8> {
+        self.expected.values().flatten().copied().collect()
+    }
+
     /// An image as it must be: what was never written is zeroes.
     pub fn image(&self) -> Vec<u8> {
         let mut image = vec![0; self.size as usize];

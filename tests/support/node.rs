@@ -278,6 +278,8 @@ fn patient() -> toml::Table {
     let mut settings = toml::Table::new();
     set(&mut settings, "timeouts.member_deadline", "30s".into());
     set(&mut settings, "timeouts.pause", "30s".into());
+    // A replica that failed stays so, but in the tests of what becomes of it.
+    set(&mut settings, "timeouts.return_window", "0s".into());
     settings
 }
 

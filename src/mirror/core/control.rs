@@ -40,6 +40,10 @@ pub struct MirrorCore {
     fence: Fence,
     /// Out, and not yet durably so.
     unfenced: MemberMask,
+    /// Whether what a failed member misses is to be known, so that it may come back.
+    awaits_returns: bool,
+    /// Failed while in sync, and not in sync again since.
+    absent: MemberMask,
     /// Rebuilt, and in sync once the raise that is on settles.
     promoting: MemberMask,
     /// Number of the last view.
@@ -79,6 +83,8 @@ impl MirrorCore {
             highest: assembly.highest,
             fence: Fence::Settled,
             unfenced: MemberMask::EMPTY,
+            awaits_returns: false,
+            absent: MemberMask::EMPTY,
             promoting: MemberMask::EMPTY,
             epoch: Epoch(0),
             updated: Epoch(0),
@@ -97,6 +103,12 @@ impl MirrorCore {
         core
     }
 
+    /// The same; when `awaits`, members that fail may come back for what they missed ([`Event::MemberBack`]). Its owner keeps the log
+    /// of dirty regions then.
+    pub fn awaiting_returns(self, awaits: bool) -> Self {
+        Self { awaits_returns: awaits, ..self }
+    }
+
     /// Takes one event and adds what must be done to `out`. A refused request changes nothing.
     pub fn handle(&mut self, event: Event, out: &mut Actions) -> Result<(), Refusal> {
         match event {
@@ -109,6 +121,8 @@ impl MirrorCore {
             Event::AddMember { member, local } => return self.add(member, local, out),
             Event::MemberSynced { member } => return self.synced(member, out),
             Event::MemberReturned { member } => return self.returned(member, out),
+            Event::MemberBack { member } => return self.back(member, out),
+            Event::MemberForgotten { member } => self.forget(member, out),
             Event::RemoveMember { member } => return self.remove(member, out),
             Event::MemberClosed { member } => self.closed(member, out),
             Event::PauseRequested => return self.request_pause(out),
@@ -130,6 +144,7 @@ impl MirrorCore {
             wo: if self.superseded { MemberMask::EMPTY } else { self.in_mode(MemberMode::Wo) },
             unfenced: self.unfenced,
             local: self.having(|slot| slot.local),
+            absent: self.absent,
             writable: self.started && self.fence != Fence::Stuck,
         }
     }
@@ -146,6 +161,8 @@ impl MirrorCore {
             fencing: self.fence != Fence::Settled || !self.unfenced.is_empty(),
             members,
             lost: self.having(|slot| slot.lost),
+            absent: self.absent,
+            may_return: self.absent.iter().filter(|member| self.may_return(*member)).collect(),
             superseded: self.superseded,
         }
     }
@@ -180,10 +197,13 @@ impl MirrorCore {
     fn sleep(&mut self) {
         (self.sleeps, self.asleep, self.started, self.catching_up) = (true, true, false, false);
         self.fence = Fence::Settled;
+        // Others may write meanwhile.
+        self.absent = MemberMask::EMPTY;
     }
 
     fn supersede(&mut self, out: &mut Actions) {
         if !std::mem::replace(&mut self.superseded, true) {
+            self.absent = MemberMask::EMPTY;
             self.publish(out);
             out.notify(Notice::Superseded);
         }

@@ -100,15 +100,7 @@ impl Members {
                 return Err(MembersError::Duplicate { replica: member.replica, other, what });
             }
         }
-        if (member.size_bytes, member.block_bytes) != (self.size_bytes, self.block_bytes) {
-            return Err(MembersError::Geometry {
-                size_bytes: member.size_bytes,
-                block_bytes: member.block_bytes,
-                expected_bytes: self.size_bytes,
-                expected_block_bytes: self.block_bytes,
-                replica: member.replica,
-            });
-        }
+        self.require_geometry(&member)?;
         match MemberIndex::all().find(|index| self.slots[index.get()].is_none()) {
             Some(index) => {
                 self.slots[index.get()] = Some(member);
@@ -116,6 +108,32 @@ impl Members {
             }
             None => Err(MembersError::TooMany { replica: member.replica }),
         }
+    }
+
+    /// Has the member at a place open anew. It is the same replica, of the same geometry.
+    pub fn reopen(&mut self, index: MemberIndex, member: OpenMember) -> Result<(), MembersError> {
+        for (at, other) in self.iter() {
+            let what = if at == index { None } else { shared(&member, other) };
+            if let Some(what) = what.or((at == index && other.replica != member.replica).then_some("place")) {
+                return Err(MembersError::Duplicate { other: other.replica.clone(), replica: member.replica, what });
+            }
+        }
+        self.require_geometry(&member)?;
+        self.slots[index.get()] = Some(member);
+        Ok(())
+    }
+
+    fn require_geometry(&self, member: &OpenMember) -> Result<(), MembersError> {
+        if (member.size_bytes, member.block_bytes) == (self.size_bytes, self.block_bytes) {
+            return Ok(());
+        }
+        Err(MembersError::Geometry {
+            size_bytes: member.size_bytes,
+            block_bytes: member.block_bytes,
+            expected_bytes: self.size_bytes,
+            expected_block_bytes: self.block_bytes,
+            replica: member.replica.clone(),
+        })
     }
 
     /// Frees a place once the core has freed it; `None` when it is free already.

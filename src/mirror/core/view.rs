@@ -27,6 +27,8 @@ pub struct IoView {
     pub unfenced: MemberMask,
     /// On this node.
     pub local: MemberMask,
+    /// Out and not, or not again, in sync, and may come back for what it missed: that is noted meanwhile ([`super::dirty`]).
+    pub absent: MemberMask,
     /// False when no survivor could make its generation durable: writes fail, reads go on.
     pub writable: bool,
 }

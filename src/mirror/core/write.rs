@@ -149,6 +149,7 @@ mod tests {
             wo: mask(wo),
             unfenced: mask(unfenced),
             local: MemberMask::EMPTY,
+            absent: MemberMask::EMPTY,
             writable: true,
         }
     }

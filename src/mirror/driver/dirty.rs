@@ -51,11 +51,15 @@ impl Dirty {
 impl Driver {
     /// For status and metrics.
     pub(super) fn dirty_state(&self) -> DirtyState {
-        let log = self.dirty.as_ref().map(|dirty| &dirty.log).filter(|log| log.needed());
+        let log = self.dirty.as_ref().map(|dirty| &dirty.log).filter(|log| log.stores());
         let left = self.vdev.as_ref().map_or(0, |vdev| vdev.device().unequal().left());
         DirtyState {
             region_bytes: self.regions.region_bytes(),
             regions: log.map_or(0, |log| log.dirty().count()),
+            missed_bytes: std::array::from_fn(|place| {
+                let missed = self.dirty.as_ref()?.log.missed(MemberIndex::new(place)?)?;
+                Some(self.regions.ranges(missed, self.geometry.size()).map(|range| range.end - range.start).sum())
+            }),
             unequal_bytes: (left * PIECE_BYTES).min(self.geometry.size()),
             asleep: self.sleep.is_some(),
         }

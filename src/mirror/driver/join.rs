@@ -23,6 +23,21 @@ impl Driver {
     }
 
     async fn place_member(&mut self, opened: OpenedMember) -> Result<MemberIndex> {
+        self.may_join()?;
+        let member = self.members.add(opened.open.clone()).map_err(|error| self.refused(error.to_string()))?;
+        let local = opened.open.locality == Locality::Local;
+        if let Err(refusal) = self.core.handle(Event::AddMember { member, local }, &mut self.actions) {
+            // It was added a moment ago, so it is not the only one.
+            let _ = self.members.remove(member);
+            return Err(self.refused(refusal.to_string()));
+        }
+        self.returned[member.get()] = None;
+        self.open_member(member, opened).await;
+        Ok(member)
+    }
+
+    /// One at a time, and none while members may differ.
+    pub(super) fn may_join(&self) -> Result<()> {
         if self.joining.is_some() || self.core.status().members.contains(&Some(MemberMode::Wo)) {
             return Err(self.refused("another member is being rebuilt".into()));
         }
@@ -31,13 +46,11 @@ impl Driver {
                 self.refused("its members are being made equal after a crash; a new one must wait for that".into())
             );
         }
-        let member = self.members.add(opened.open.clone()).map_err(|error| self.refused(error.to_string()))?;
-        let local = opened.open.locality == Locality::Local;
-        if let Err(refusal) = self.core.handle(Event::AddMember { member, local }, &mut self.actions) {
-            // It was added a moment ago, so it is not the only one.
-            let _ = self.members.remove(member);
-            return Err(self.refused(refusal.to_string()));
-        }
+        Ok(())
+    }
+
+    /// Has all reactors open a member.
+    pub(super) async fn open_member(&mut self, member: MemberIndex, opened: OpenedMember) {
         let opened = Arc::new(opened);
         self.opened[member.get()] = Some(opened.clone());
         self.watch_removal(member, &opened);
@@ -45,7 +58,6 @@ impl Driver {
             vdev.device().add_member(member, opened.clone());
             self.visited(vdev.for_each_channel(move |channel| channel.open_member(member, &opened)).await);
         }
-        Ok(member)
     }
 
     /// Asks for the pause in which the new member joins. One that is on already does as well.

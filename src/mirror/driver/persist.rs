@@ -41,9 +41,10 @@ impl Driver {
     /// Stores a record with a member that is this mirror's, or that is to become so by being declared void.
     fn persist(&mut self, member: MemberIndex, open: OpenMember, record: GenerationRecord) {
         let generation = record.generation;
-        let replaces = match self.started {
-            Some(_) => Replaces::Only(self.persisting[member.get()].held),
-            None => Replaces::Lower,
+        let replaces = match (self.started.is_some(), self.returned[member.get()]) {
+            (true, _) => Replaces::Only(self.persisting[member.get()].held),
+            (false, Some(read)) if generation == Generation::NONE => Replaces::Only(Some(read)),
+            (false, _) => Replaces::Lower,
         };
         let persist = self.host.persist(&open, GenerationOrder { record, replaces });
         let (limit, events, host) = (self.deadlines.limit, self.events.0.clone(), self.host.clone());

@@ -191,6 +191,7 @@ impl MirrorCore {
             self.slots[member.get()].state = SlotState::In(MemberMode::Rw);
             out.notify(Notice::Synced(member));
         }
+        self.absent = self.absent.minus(self.promoting);
         self.promoting = MemberMask::EMPTY;
         self.unfenced = MemberMask::EMPTY;
         let first = !self.started;

@@ -136,6 +136,7 @@ impl MirrorCore {
 
     /// Puts a member out; a raise must follow unless no write ever went to it.
     pub(super) fn drop_member(&mut self, member: MemberIndex, reason: OutReason, out: &mut Actions) {
+        let comes_back = self.comes_back(member, reason);
         let slot = &mut self.slots[member.get()];
         let written = matches!(slot.state, SlotState::In(_));
         slot.state = SlotState::In(MemberMode::Err(reason));
@@ -146,7 +147,45 @@ impl MirrorCore {
             self.unfenced = self.unfenced.with(member);
             self.promoting = self.promoting.without(member);
         }
+        self.absent = if comes_back { self.absent.with(member) } else { self.absent.without(member) };
         out.notify(Notice::MemberOut(member, reason));
+    }
+
+    /// Whether a member that goes out now may come back for what it will have missed: one that was in sync, or had come back for
+    /// that already, and failed.
+    fn comes_back(&self, member: MemberIndex, reason: OutReason) -> bool {
+        let was_in_sync = self.slots[member.get()].state == SlotState::In(MemberMode::Rw);
+        let knows = self.awaits_returns && self.started && was_in_sync && !self.superseded;
+        (knows || self.absent.contains(member)) && !matches!(reason, OutReason::Removed | OutReason::Stale)
+    }
+
+    /// Whether a member is closed and durably out, and may come back.
+    pub(super) fn may_return(&self, member: MemberIndex) -> bool {
+        let slot = &self.slots[member.get()];
+        let is_put_away = matches!(slot.mode(), Some(MemberMode::Err(_))) && slot.closing == Closing::Closed;
+        is_put_away && !slot.leaving && self.absent.contains(member) && !self.unfenced.contains(member)
+    }
+
+    /// A member that failed is open again. Its content is void until it is in sync, as a new one's: what it has is neither the state
+    /// at which it left nor the present one.
+    pub(super) fn back(&mut self, member: MemberIndex, out: &mut Actions) -> Result<(), Refusal> {
+        if !self.started {
+            return Err(Refusal::NotStarted);
+        }
+        if !self.may_return(member) || self.fence == Fence::Stuck || self.readable().is_empty() {
+            return Err(Refusal::WrongMode(member));
+        }
+        let local = self.slots[member.get()].local;
+        self.begin_to_join(member, local, out);
+        Ok(())
+    }
+
+    /// Nobody waits for that member any more.
+    pub(super) fn forget(&mut self, member: MemberIndex, out: &mut Actions) {
+        if self.absent.contains(member) {
+            self.absent = self.absent.without(member);
+            self.publish(out);
+        }
     }
 
     pub(super) fn add(&mut self, member: MemberIndex, local: bool, out: &mut Actions) -> Result<(), Refusal> {
@@ -156,6 +195,11 @@ impl MirrorCore {
         if self.slots[member.get()].state != SlotState::Free {
             return Err(Refusal::Taken(member));
         }
+        self.begin_to_join(member, local, out);
+        Ok(())
+    }
+
+    fn begin_to_join(&mut self, member: MemberIndex, local: bool, out: &mut Actions) {
         let state = SlotState::Joining { prepared: false };
         self.slots[member.get()] = Slot { state, local, ..Slot::FREE };
         out.push(Action::PersistGeneration {
@@ -164,7 +208,6 @@ impl MirrorCore {
             base: self.settled,
             in_sync: self.in_mode(MemberMode::Rw),
         });
-        Ok(())
     }
 
     /// During a pause, when no I/O runs: prepared members take writes from the next one on, so none was missed by them
@@ -197,9 +240,11 @@ impl MirrorCore {
             SlotState::Free => return Err(Refusal::WrongMode(member)),
             SlotState::In(MemberMode::Err(_)) => {
                 self.slots[member.get()].leaving = true;
+                self.forget(member, out);
                 self.free_closed(out);
             }
             SlotState::Joining { .. } => {
+                self.forget(member, out);
                 self.drop_member(member, OutReason::Removed, out);
                 self.close_unused(out);
             }

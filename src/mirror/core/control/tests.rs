@@ -428,3 +428,107 @@ fn a_superseded_mirror_serves_nothing_and_raises_nothing() {
     run.tell(Event::Superseded);
     assert!(!run.noticed(Notice::Superseded), "told once");
 }
+
+impl Run {
+    /// A started mirror whose failed members may come back.
+    fn awaiting(count: usize) -> Self {
+        let mut run = Self::started(count);
+        run.core = run.core.clone().awaiting_returns(true);
+        run
+    }
+
+    /// The member fails, is closed, and durably out.
+    fn leaves(&mut self, member: usize) {
+        self.fails(member, MemberOp::Write, FailureCause::Gone);
+        self.update_channels();
+        self.persist_all();
+        self.tell(Event::MemberClosed { member: at(member) });
+        self.update_channels();
+        self.done.clear();
+    }
+
+    /// A member that left joins write-only.
+    fn comes_back(&mut self, member: usize) {
+        self.tell(Event::MemberBack { member: at(member) });
+        self.tell(Event::FencePersisted { member: at(member), generation: Generation::NONE });
+        self.tell(Event::PauseRequested);
+        let pause = self.core_pause();
+        self.tell(Event::ChannelsQuiesced { pause });
+        self.tell(Event::Resume { pause });
+        self.update_channels();
+        self.done.clear();
+    }
+}
+
+#[test]
+fn a_member_that_failed_comes_back_void_and_write_only_and_is_in_sync_by_a_generation_that_names_it() {
+    let mut run = Run::awaiting(2);
+    run.fails(1, MemberOp::Write, FailureCause::Gone);
+    assert_eq!(run.core.view().absent, mask(&[1]));
+    assert_eq!(run.ask(Event::MemberBack { member: at(1) }), Err(Refusal::WrongMode(at(1))), "not durably out");
+    run.update_channels();
+    run.persist_all();
+    assert!(run.core.status().may_return.is_empty(), "it is not closed");
+    run.tell(Event::MemberClosed { member: at(1) });
+    run.update_channels();
+    assert_eq!(run.core.status().may_return, mask(&[1]));
+    run.tell(Event::MemberBack { member: at(1) });
+    assert_eq!(run.asked(), [(at(1), Generation::NONE)]);
+    let mut run = Run::awaiting(2);
+    run.leaves(1);
+    run.comes_back(1);
+    assert_eq!((run.mode(1), run.core.view().absent), (Some(MemberMode::Wo), mask(&[1])));
+    assert!(run.core.view().rw == mask(&[0]), "it is not read");
+    run.tell(Event::MemberSynced { member: at(1) });
+    run.update_channels();
+    let survivor = run.asked();
+    assert_eq!(survivor.iter().map(|(member, _)| *member).collect::<Vec<_>>(), [at(0)], "its own record is last");
+    run.tell(Event::FencePersisted { member: at(0), generation: survivor[0].1 });
+    assert_eq!(run.mode(1), Some(MemberMode::Wo));
+    run.persist_all();
+    assert_eq!((run.mode(1), run.core.view().absent), (Some(MemberMode::Rw), MemberMask::EMPTY));
+}
+
+#[test]
+fn one_that_fails_again_on_its_way_back_is_awaited_still() {
+    let mut run = Run::awaiting(2);
+    run.leaves(1);
+    run.tell(Event::MemberBack { member: at(1) });
+    run.tell(Event::FenceFailed { member: at(1), generation: Generation::NONE });
+    run.tell(Event::MemberClosed { member: at(1) });
+    assert_eq!(run.core.status().may_return, mask(&[1]));
+    run.comes_back(1);
+    run.leaves(1);
+    assert_eq!(run.core.status().may_return, mask(&[1]));
+}
+
+#[test]
+fn only_one_that_was_in_sync_and_failed_is_awaited() {
+    let mut run = Run::started(2);
+    run.leaves(1);
+    assert!(run.core.view().absent.is_empty(), "where nobody is");
+    let mut run = Run::awaiting(3);
+    run.tell(Event::RemoveMember { member: at(2) });
+    assert!(run.core.view().absent.is_empty(), "taken out by request");
+    let mut run = Run::awaiting(2);
+    run.join(2);
+    run.fails(2, MemberOp::Write, FailureCause::Gone);
+    assert!(run.core.view().absent.is_empty(), "it never was in sync");
+}
+
+#[test]
+fn one_that_is_awaited_no_more_does_not_come_back() {
+    let stops = [
+        |run: &mut Run| run.tell(Event::MemberForgotten { member: at(1) }),
+        |run: &mut Run| run.tell(Event::RemoveMember { member: at(1) }),
+        |run: &mut Run| run.tell(Event::Slept),
+        |run: &mut Run| run.tell(Event::Superseded),
+    ];
+    for stop in stops {
+        let mut run = Run::awaiting(2);
+        run.leaves(1);
+        stop(&mut run);
+        assert!(run.core.view().absent.is_empty());
+        assert!(run.ask(Event::MemberBack { member: at(1) }).is_err());
+    }
+}

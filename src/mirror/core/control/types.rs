@@ -97,6 +97,17 @@ pub enum Event {
         /// Which member.
         member: MemberIndex,
     },
+    /// Request: a member that failed and is closed is open again, the same copy as it was when it left. It joins as a new one
+    /// does, at its own place, and lacks only what was written since.
+    MemberBack {
+        /// Which member.
+        member: MemberIndex,
+    },
+    /// A member that failed is not waited for any more: what it missed need not be known.
+    MemberForgotten {
+        /// Which member.
+        member: MemberIndex,
+    },
     /// Request: take a member out. Its place is free after [`Notice::Freed`].
     RemoveMember {
         /// Which member.
@@ -259,6 +270,10 @@ pub struct Status {
     pub members: [Option<MemberMode>; MAX_MEMBERS],
     /// In sync, but cannot be reached (the last one only).
     pub lost: MemberMask,
+    /// Failed, and not in sync again since; what they miss is known.
+    pub absent: MemberMask,
+    /// Of these, closed and durably out: [`Event::MemberBack`] may come.
+    pub may_return: MemberMask,
     /// Another mirror has gone on with the replicas: this one serves no I/O any more.
     pub superseded: bool,
 }

@@ -4,7 +4,12 @@
 //! known to hold dirty; and the *image*, which every member is to hold. A region becomes hot when the last member holds
 //! it, and leaves the image only after it was not hot any more and every write that had begun by then has ended.
 //!
-//! Where at most one member counts there is nothing to differ from, and no log is kept.
+//! Where at most one member counts there is nothing to differ from, and no record is stored.
+//!
+//! The log also knows what members *miss* that failed and may come back: when one leaves, all that is in the image, as a write
+//! may be under way there, or in no more than its disk's cache; from then on, each region that gets hot. A region that was hot
+//! when it left and is taken off meanwhile gets hot anew before the next write. So nothing needs to be stored for it: a restart
+//! forgets what is missed, and whoever missed anything is then not taken for current, by its generation.
 
 use super::super::mask::{MAX_MEMBERS, MemberIndex, MemberMask};
 use super::super::view::IoView;
@@ -73,6 +78,8 @@ struct Clearing {
 #[derive(Debug, Clone)]
 pub struct DirtyLog {
     needed: bool,
+    /// There are members that could differ, so that records are stored. Else the log is needed for what absent ones miss only.
+    stores: bool,
     /// The owner was told of `needed`.
     told: bool,
     /// Nothing is hot, and the owner has not heard yet.
@@ -92,6 +99,8 @@ pub struct DirtyLog {
     unequal: RegionSet,
     clearing: Option<Clearing>,
     lanes: [Lane; MAX_MEMBERS],
+    /// By member that may come back: what it may lack.
+    missed: [Option<Box<RegionSet>>; MAX_MEMBERS],
     next_store: u32,
 }
 
@@ -103,8 +112,14 @@ impl DirtyLog {
         for member in view.written().iter() {
             lanes[member.get()].claimed = true;
         }
+        // What one has missed that is absent already is not known.
+        let missed = |place: usize| {
+            let absent = MemberIndex::new(place).is_some_and(|member| view.absent.contains(member));
+            absent.then(|| Box::new(RegionSet::ALL))
+        };
         Self {
             needed: is_needed(view),
+            stores: may_differ(view),
             told: false,
             reset: false,
             written: view.written(),
@@ -117,13 +132,19 @@ impl DirtyLog {
             unequal,
             clearing: None,
             lanes,
+            missed: std::array::from_fn(missed),
             next_store: first.0,
         }
     }
 
-    /// Whether a log is kept at the moment.
-    pub fn needed(&self) -> bool {
-        self.needed
+    /// Whether the members have records at the moment.
+    pub fn stores(&self) -> bool {
+        self.stores
+    }
+
+    /// Where a member that failed may lack what the others have; none of one that is in sync, or is not waited for.
+    pub fn missed(&self, member: MemberIndex) -> Option<&RegionSet> {
+        self.missed[member.get()].as_deref()
     }
 
     /// The regions that are, or are to be, dirty in the members' records.
@@ -133,6 +154,7 @@ impl DirtyLog {
 
     /// A new view is about to be published; [`Self::view_in_force`] follows. One with a new write-only member is so in a pause, when no write is in flight.
     pub fn set_view(&mut self, view: &IoView) {
+        self.note_absent(view);
         let joined = view.wo.minus(self.write_only);
         self.write_only = view.wo;
         self.undecided = is_undecided(view);
@@ -165,6 +187,23 @@ impl DirtyLog {
         }
         self.told &= needed == self.needed;
         self.needed = needed;
+        self.stores = may_differ(view);
+        if !self.stores {
+            self.clearing = None;
+        }
+    }
+
+    /// What a member misses that leaves with this view: writes that have begun are all in the image.
+    fn note_absent(&mut self, view: &IoView) {
+        for member in MemberIndex::all() {
+            let missed = &mut self.missed[member.get()];
+            if !view.absent.contains(member) {
+                *missed = None;
+            } else if missed.is_none() || (self.written.contains(member) && !view.written().contains(member)) {
+                let before = missed.as_deref().copied().unwrap_or_default();
+                *missed = Some(Box::new(before.or(&self.image)));
+            }
+        }
     }
 
     /// All channels have the newest view: nothing is written to others any more.
@@ -179,6 +218,9 @@ impl DirtyLog {
         }
         self.wanted = self.wanted.or(&regions.minus(&self.hot));
         self.image = self.image.or(regions);
+        for missed in self.missed.iter_mut().flatten() {
+            **missed = missed.or(regions);
+        }
         if let Some(clearing) = &mut self.clearing {
             clearing.regions = clearing.regions.minus(regions);
         }
@@ -225,6 +267,7 @@ impl DirtyLog {
             lane.sending.is_none() && !lane.failed
         };
         self.needed
+            && self.stores
             && !self.undecided
             && self.clearing.is_none()
             && self.wanted.is_empty()
@@ -286,6 +329,11 @@ impl DirtyLog {
         if std::mem::take(&mut self.reset) {
             return Some(Todo::AdmitNone);
         }
+        if !self.stores {
+            let ready = std::mem::take(&mut self.wanted);
+            self.hot = self.hot.or(&ready);
+            return (!ready.is_empty()).then_some(Todo::Admit(ready));
+        }
         if let Some(store) = self.next_store() {
             return Some(store);
         }
@@ -329,8 +377,12 @@ fn is_undecided(view: &IoView) -> bool {
 
 /// All members that a crash could bring together: with one alone there is nothing to differ from. One that is out is among
 /// them until the survivors' generation says so durably.
-fn is_needed(view: &IoView) -> bool {
+fn may_differ(view: &IoView) -> bool {
     view.written().or(view.unfenced).count() >= 2
+}
+
+fn is_needed(view: &IoView) -> bool {
+    may_differ(view) || !view.absent.is_empty()
 }
 
 #[cfg(test)]

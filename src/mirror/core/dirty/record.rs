@@ -139,6 +139,18 @@ impl ReplicaRecords {
         claimed_by.is_some_and(|claimed_by| claimed_by != incarnation) && !self.was_voided_by(incarnation)
     }
 
+    /// The generation that it holds, if the mirror of `incarnation` claimed it last, and raised that, or declared it void. Then nobody else
+    /// has changed it since it left that mirror.
+    pub fn held_of(&self, incarnation: Incarnation) -> Option<Generation> {
+        let record = self.generation.as_ref()?;
+        let raised_by = match record.generation {
+            Generation::NONE => record.base.incarnation(),
+            generation => generation.incarnation(),
+        };
+        let is_own = raised_by == incarnation && self.dirty.claimed_by() == Some(incarnation);
+        is_own.then_some(record.generation)
+    }
+
     /// Whether the replica takes a generation that is not part of a claim: from the mirror that claimed it last. One that is to be
     /// filled (void) is claimed when it has joined.
     pub fn takes(&self, order: &GenerationOrder) -> bool {
@@ -424,6 +436,24 @@ mod tests {
         assert!(void.is_claimed_by_another(Incarnation(3)));
         let real = raised(2, 1, FoundDirty::Nothing);
         assert_eq!(DirtyOrder::Join(of(2, 0, &[3])).carry_out(&real, SIZE), Err(DirtyRefused));
+    }
+
+    #[test]
+    fn a_replica_is_a_mirrors_own_while_nobody_else_has_raised_claimed_or_voided_it() {
+        let own = Incarnation(2);
+        let raised_twice = raised(2, 2, known(of(2, 0, &[])));
+        assert_eq!(raised_twice.held_of(own), raised_twice.held());
+        let void = |by| {
+            let base = Generation::NONE.next(Incarnation(by));
+            let generation = Some(GenerationRecord { generation: Generation::NONE, base, in_sync: vec![] });
+            ReplicaRecords { generation, dirty: known(of(2, 0, &[])) }
+        };
+        assert_eq!(void(2).held_of(own), Some(Generation::NONE), "it was on its way back before");
+        assert_eq!(void(3).held_of(own), None, "another fills it");
+        assert_eq!(raised(3, 2, known(of(3, 0, &[]))).held_of(own), None, "claimed by another");
+        assert_eq!(raised(2, 2, known(of(3, 0, &[]))).held_of(own), None);
+        let new = ReplicaRecords { generation: None, dirty: FoundDirty::Nothing };
+        assert_eq!(new.held_of(own), None, "deleted and made anew");
     }
 
     #[test]

@@ -11,7 +11,7 @@ fn mask(members: &[usize]) -> MemberMask {
 
 fn view(rw: &[usize], wo: &[usize], unfenced: &[usize]) -> IoView {
     let (rw, wo, unfenced) = (mask(rw), mask(wo), mask(unfenced));
-    IoView { epoch: Epoch(1), rw, wo, unfenced, local: MemberMask::EMPTY, writable: true }
+    IoView { epoch: Epoch(1), rw, wo, unfenced, local: MemberMask::EMPTY, absent: MemberMask::EMPTY, writable: true }
 }
 
 fn set(regions: &[usize]) -> RegionSet {
@@ -253,4 +253,72 @@ fn a_region_is_not_hot_while_a_channel_may_write_it_to_a_member_that_does_not_ho
     assert_eq!(todos(&mut log), [], "member 1 is out, and not every channel knows");
     log.view_in_force();
     assert_eq!(todos(&mut log), [Todo::Admit(set(&[1]))]);
+}
+
+fn with_absent(view: IoView, absent: &[usize]) -> IoView {
+    IoView { absent: mask(absent), ..view }
+}
+
+#[test]
+fn what_a_member_misses_is_all_that_was_dirty_when_it_left_and_what_is_written_since() {
+    let mut log = hot_on_two(&[1]);
+    log.want(&set(&[2]));
+    assert_eq!(log.missed(member(1)), None);
+    log.set_view(&with_absent(view(&[0], &[], &[1]), &[1]));
+    assert_eq!(log.missed(member(1)), Some(&set(&[1, 2])), "a write may be under way in both");
+    view_changes(&mut log, &with_absent(view(&[0], &[], &[]), &[1]));
+    answer_all(&mut log);
+    log.want(&set(&[5]));
+    assert_eq!(todos(&mut log), [Todo::Admit(set(&[5]))], "nobody is there that could differ, so nothing is stored");
+    assert_eq!(log.missed(member(1)), Some(&set(&[1, 2, 5])));
+    assert!(!log.stores() && !log.may_clear());
+
+    view_changes(&mut log, &with_absent(view(&[0], &[1], &[]), &[1]));
+    let both = answer_all(&mut log);
+    assert_eq!(both.first(), Some(&Todo::AdmitNone));
+    assert!(stores(&both).iter().any(|(place, _, regions)| *place == 1 && *regions == set(&[1, 2, 5])));
+    assert_eq!(log.missed(member(1)), Some(&set(&[1, 2, 5])), "until it is in sync");
+    view_changes(&mut log, &view(&[0, 1], &[], &[]));
+    assert_eq!(log.missed(member(1)), None);
+}
+
+#[test]
+fn regions_that_are_taken_off_meanwhile_stay_missed() {
+    let mut log = DirtyLog::new(&view(&[0, 1, 2], &[], &[]), RegionSet::EMPTY, StoreId(0));
+    log.want(&set(&[1]));
+    answer_all(&mut log);
+    view_changes(&mut log, &with_absent(view(&[0, 1], &[], &[2]), &[2]));
+    view_changes(&mut log, &with_absent(view(&[0, 1], &[], &[]), &[2]));
+    assert!(log.may_clear(), "the two that are left need no more than before");
+    log.clear(&set(&[1]));
+    todos(&mut log);
+    log.drained();
+    answer_all(&mut log);
+    assert_eq!((log.dirty().count(), log.missed(member(2))), (0, Some(&set(&[1]))));
+    log.want(&set(&[7]));
+    view_changes(&mut log, &with_absent(view(&[0], &[], &[1]), &[1, 2]));
+    assert_eq!(log.missed(member(1)), Some(&set(&[7])), "each for itself");
+    assert_eq!(log.missed(member(2)), Some(&set(&[1, 7])));
+}
+
+#[test]
+fn one_that_leaves_again_before_it_is_in_sync_misses_both() {
+    let mut log = hot_on_two(&[1]);
+    for view in [view(&[0], &[], &[1]), view(&[0], &[], &[]), view(&[0], &[1], &[])] {
+        view_changes(&mut log, &with_absent(view, &[1]));
+        answer_all(&mut log);
+    }
+    log.want(&set(&[4]));
+    answer_all(&mut log);
+    view_changes(&mut log, &with_absent(view(&[0], &[], &[1]), &[1]));
+    assert_eq!(log.missed(member(1)), Some(&set(&[1, 4])));
+    view_changes(&mut log, &view(&[0], &[], &[]));
+    assert_eq!(todos(&mut log), [Todo::AdmitAll], "awaited no more");
+    assert_eq!(log.missed(member(1)), None);
+}
+
+#[test]
+fn of_one_that_is_absent_when_the_log_begins_nothing_is_known() {
+    let log = DirtyLog::new(&with_absent(view(&[0], &[], &[]), &[1]), RegionSet::EMPTY, StoreId(0));
+    assert_eq!(log.missed(member(1)), Some(&RegionSet::ALL));
 }
