@@ -12,9 +12,14 @@ pub struct LockSettings {
     pub refresh: Duration,
 }
 
+/// Longhorn's. Nodes that obey the faults of a test have their store to themselves, and restore often.
+const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_IN_TESTS: Duration = Duration::from_millis(100);
+
 impl Default for LockSettings {
     fn default() -> Self {
-        Self { settle: Duration::from_secs(2), refresh: Duration::from_secs(60) }
+        let settle = if crate::faults::are_on() { SETTLE_IN_TESTS } else { SETTLE };
+        Self { settle, refresh: Duration::from_secs(60) }
     }
 }
 
