@@ -46,7 +46,7 @@ impl Lab {
     async fn start_of(third: bool, set: impl Fn(NodeOptions) -> NodeOptions) -> Self {
         let cluster = Cluster::start_with(|options| {
             let options = options.faulty().set("timeouts.return_window", "10m");
-            set(options.set("timeouts.member_deadline", "1s").set("timeouts.dirty_quiet", "200ms"))
+            set(options.set("timeouts.member_deadline", "5s").set("timeouts.dirty_quiet", "200ms"))
         })
         .await;
         let mut addresses = cluster.replicas("vol", SIZE).await;
