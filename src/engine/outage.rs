@@ -76,13 +76,14 @@ pub(super) fn watch(engine: &Arc<Engine>, mirror: &Arc<Mirror>) {
             if !here.serves(&mirror) {
                 return;
             }
-            let now = mirror.status();
             for (replica, waiter) in std::mem::take(&mut waiters) {
                 match waiter.is_finished() {
                     true => drop(records.insert(replica, waiter.await.unwrap_or_default())),
                     false => drop(waiters.insert(replica, waiter)),
                 }
             }
+            // After the waiters: one that has ended has told the mirror whether its member is awaited still.
+            let now = mirror.status();
             for member in now.members.iter().filter(|member| member.awaited) {
                 let replica = member.replica.clone();
                 if waiters.contains_key(&replica) {
@@ -248,6 +249,14 @@ impl Waiter {
             && let Err(error) = mirror.forget_member(member.place).await
         {
             tracing::debug!(%replica, %error, "the mirror has stopped meanwhile");
+        }
+        // The engine's list follows the mirror a moment later; it is to show the replica as out before it gets the reason.
+        let mut status = mirror.watch();
+        let is_out = |member: &MemberStatus| !member.awaited && matches!(member.mode, MemberMode::Err(_));
+        let seen = status.wait_for(|status| status.member(replica).is_none_or(is_out));
+        let seen = tokio::time::timeout(LONGEST_PAUSE, seen).await.map(|seen| seen.map(|seen| seen.clone()));
+        if let Ok(Ok(seen)) = seen {
+            engine.apply(&seen);
         }
         engine.publish(|published| {
             if let Some(listed) = published.replicas.get_mut(replica).filter(|it| it.mode == ReplicaMode::Error) {
