@@ -115,6 +115,8 @@ async fn register(
         .map_err(|error| Error::internal(format!("controller {controller}"), error.to_string()))?;
     let key = controller.clone();
     let registered = control.run(move |on| async move {
+        // Another attach may have been quicker.
+        require_free(&key)?;
         let settings = Settings {
             nsid: namespace.nsid,
             block_bytes: namespace.block_size,
@@ -128,7 +130,7 @@ async fn register(
         let answered = vec![device.registered_name()];
         ATTACHED.with_borrow_mut(|all| {
             let before = all.insert(key.clone(), Attached { device, link, nsid: namespace.nsid });
-            assert!(before.is_none(), "the bdev of a controller that is attached has its name");
+            assert!(before.is_none(), "it was free, and nothing has waited since");
         });
         match nvme::confirm(on, &key, answered, fault) {
             Ok(name) => Ok(name),
@@ -185,16 +187,21 @@ async fn take_away(_on: OnControl, controller: &BdevName) -> std::result::Result
 async fn gone(control: &Control, controller: &BdevName, limit: Duration) -> Result<()> {
     let key = controller.clone();
     let looked = control.run(move |_| async move {
-        if ATTACHED.with_borrow(|all| all.contains_key(&key)) {
-            let problem = "it is attached already; detach it first";
-            return Err(SpdkError::refused(format!("NVMe controller {key}"), problem));
-        }
+        require_free(&key)?;
         Ok::<_, SpdkError>(LEAVING.with_borrow(|all| all.get(&key).cloned()))
     });
     let Some(mut leaving) = looked.await? else { return Ok(()) };
     let over = async { while leaving.changed().await.is_ok() {} };
     let late = |_| Error::Timeout { what: format!("the end of the last controller {controller}"), limit };
     tokio::time::timeout(limit, over).await.map_err(late)
+}
+
+fn require_free(controller: &BdevName) -> std::result::Result<(), SpdkError> {
+    if ATTACHED.with_borrow(|all| all.contains_key(controller)) {
+        let problem = "it is attached already; detach it first";
+        return Err(SpdkError::refused(format!("NVMe controller {controller}"), problem));
+    }
+    Ok(())
 }
 
 /// Whether there is a controller of this name.

@@ -139,9 +139,10 @@ impl Association {
         &self.controller.peer
     }
 
-    /// Waits until it ends, and tells why.
-    pub async fn ended(&self) -> InitiatorError {
-        self.controller.fate.ended().await
+    /// Its end, and why. Who waits for that does not keep it.
+    pub fn ended(&self) -> impl Future<Output = InitiatorError> + Send + use<> {
+        let fate = self.controller.fate.clone();
+        async move { fate.ended().await }
     }
 
     /// Ends it: one of its queues has failed. Only the first reason counts.

@@ -21,19 +21,20 @@ pub(super) struct Link {
 impl Link {
     /// Of an association that has one queue connected. To be called on tokio, which makes the others.
     pub(super) fn new(association: Arc<Association>, first: QueueSocket) -> Arc<Self> {
+        let ended = association.ended();
         let link = Arc::new(Self {
-            association: association.clone(),
+            association,
             runtime: Handle::current(),
             first: Mutex::new(Some(first)),
             down: AtomicBool::new(false),
         });
         let watched = Arc::downgrade(&link);
         tokio::spawn(async move {
-            let reason = association.ended().await;
+            let reason = ended.await;
             if let Some(link) = watched.upgrade()
                 && !link.down.swap(true, Ordering::AcqRel)
             {
-                tracing::warn!(peer = association.peer(), %reason, "the connection to another node's volume is lost");
+                tracing::warn!(peer = %link.peer(), %reason, "the connection to another node's volume is lost");
             }
         });
         link
