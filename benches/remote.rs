@@ -148,7 +148,6 @@ fn here() -> TcpTarget {
         address: HostPort::parse(&format!("127.0.0.1:{PORT}")).expect("an address"),
         subsystem: Nqn::replica(&replica()),
         host: Nqn::internal_host(),
-        io_queues: 2,
     }
 }
 

@@ -61,7 +61,7 @@ async fn attach(
 ) -> Result<(BdevName, BdevName)> {
     let controller = BdevName::parse(&format!("{lvol}-{:08x}", rand::random::<u32>()))
         .map_err(|error| Error::internal("name of a controller", error.to_string()))?;
-    let target = TcpTarget { address, subsystem: Nqn::lvol(lvol), host: Nqn::internal_host(), io_queues: 0 };
+    let target = TcpTarget { address, subsystem: Nqn::lvol(lvol), host: Nqn::internal_host() };
     let attached = nvme_host::attach(control, &controller, &target, None, limit).await;
     let bdev = attached.map_err(|error| Error::peer(format!("{what} at {address}"), error.to_string()))?;
     Ok((bdev, controller))

@@ -427,8 +427,6 @@ struct cs_nvme_target {
 	const char *host_nqn;
 	bool pcie;
 	bool ipv6;
-	/* Queue pairs asked for, i.e. threads that may do I/O; 20.07 asks for its own number. */
-	uint32_t io_queues;
 };
 
 /* `names` live for the call. */

@@ -442,9 +442,6 @@ attach_start(struct attach *attach, const struct cs_nvme_target *target)
 	if (!target->pcie) {
 		snprintf(driver.hostnqn, sizeof(driver.hostnqn), "%s", target->host_nqn);
 	}
-	if (target->io_queues > 0) {
-		driver.num_io_queues = target->io_queues;
-	}
 #if CS_SPDK_SINCE(25, 5)
 	controller.multipath = false;
 	return spdk_bdev_nvme_create(&attach->id, attach->name, attach->names, CS_MAX_NAMES, attached, attach,

@@ -105,12 +105,8 @@ async fn open_bdev(control: &Control, name: BdevName) -> Result<(Arc<OpenBdev>, 
 /// Attaches the replica's target and returns the one bdev it gave.
 async fn attach(control: &Control, path: &ReplicaPath, limit: Duration) -> Result<BdevName> {
     let controller = controller_name(&path.replica);
-    let target = TcpTarget {
-        address: path.address,
-        subsystem: Nqn::replica(&path.replica),
-        host: Nqn::internal_host(),
-        io_queues: 0,
-    };
+    let target =
+        TcpTarget { address: path.address, subsystem: Nqn::replica(&path.replica), host: Nqn::internal_host() };
     let attached = nvme_host::attach(control, &controller, &target, ordered_fault(), limit).await;
     attached.map_err(|error| Error::peer(peer_of(path), error.to_string()))
 }

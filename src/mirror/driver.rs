@@ -1,7 +1,6 @@
 //! Runs one mirror's control core on the control thread: reports and commands in, its actions carried out in order.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,7 @@ use equalize::PieceCopy;
 use persist::Persisting;
 use sleep::Sleep;
 
+mod command;
 mod dirty;
 mod equalize;
 mod join;
@@ -38,6 +38,7 @@ mod persist;
 mod returning;
 mod sleep;
 
+pub(super) use command::Command;
 pub(super) use equalize::PieceOutcome;
 pub(super) use sleep::{ClaimFailure, StoreFailure};
 
@@ -47,106 +48,6 @@ pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
 /// Pausing for a new member.
 const JOIN_PAUSE_LIMIT: Duration = Duration::from_secs(5);
-
-/// What the owner asks for.
-pub(super) enum Command {
-    /// To sleep in, when it is to `rest`.
-    Pause {
-        limit: Duration,
-        rest: bool,
-        reply: oneshot::Sender<Result<PauseId>>,
-    },
-    Resume {
-        pause: PauseId,
-        reply: Option<oneshot::Sender<Result<()>>>,
-    },
-    RemoveMember {
-        member: MemberIndex,
-        failed: bool,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    AddMember {
-        opened: OpenedMember,
-        reply: oneshot::Sender<Result<MemberIndex>>,
-    },
-    MemberSynced {
-        member: MemberIndex,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    /// A member that failed is open again, and its replica was read to hold that generation.
-    ReturnMember {
-        opened: OpenedMember,
-        holds: Generation,
-        reply: oneshot::Sender<Result<MemberIndex>>,
-    },
-    /// What a member lacks that has returned.
-    Missed {
-        member: MemberIndex,
-        reply: oneshot::Sender<Result<Vec<Range<u64>>>>,
-    },
-    /// A member that has returned cannot be brought up to date now: as if it had failed once more.
-    FailMember {
-        member: MemberIndex,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    /// A member that failed is not waited for any more.
-    ForgetMember {
-        member: MemberIndex,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    CopyPaths {
-        target: MemberIndex,
-        reply: oneshot::Sender<Result<CopyPaths>>,
-    },
-    LockRange {
-        lock: LockId,
-        range: BlockRange,
-        target: MemberIndex,
-        reply: oneshot::Sender<Result<CopyPaths>>,
-    },
-    UnlockRange {
-        lock: LockId,
-        reply: oneshot::Sender<()>,
-    },
-    Resize {
-        block_count: u64,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    Activity {
-        reply: oneshot::Sender<Result<Activity>>,
-    },
-    /// Only to be awake.
-    Wake {
-        reply: oneshot::Sender<Result<()>>,
-    },
-    IsAsleep {
-        reply: oneshot::Sender<Result<bool>>,
-    },
-    /// In a pause: to sleep, if nothing keeps the mirror awake.
-    Sleep {
-        reply: oneshot::Sender<Result<()>>,
-    },
-    Stop {
-        reply: oneshot::Sender<Result<()>>,
-    },
-}
-
-impl Command {
-    /// Whether the mirror must be awake for it.
-    fn wakes(&self) -> bool {
-        matches!(self, Self::Pause { .. } | Self::AddMember { .. } | Self::Wake { .. })
-    }
-
-    /// Answers one that wakes, as the mirror cannot.
-    fn refuse(self, error: impl FnOnce() -> Error) {
-        match self {
-            Self::Pause { reply, .. } => drop(reply.send(Err(error()))),
-            Self::AddMember { reply, .. } => drop(reply.send(Err(error()))),
-            Self::Wake { reply } => drop(reply.send(Err(error()))),
-            _ => {}
-        }
-    }
-}
 
 /// Everything a mirror starts from.
 pub(super) struct Parts {

@@ -98,8 +98,6 @@ pub struct TcpTarget {
     pub subsystem: Nqn,
     /// Who we say we are.
     pub host: Nqn,
-    /// Threads that will do I/O on it; 0 for SPDK's own number. 20.07 always takes its own.
-    pub io_queues: u32,
 }
 
 /// What is known of the other side when a controller is detached.
@@ -138,7 +136,7 @@ pub async fn attach_tcp(
     let port = text::to_c(&target.address.port().to_string());
     let (subsystem, host) = (text::to_c(target.subsystem.as_str()), text::to_c(target.host.as_str()));
     let strings = Strings { address, tcp: Some((port, subsystem, host)) };
-    attach(on, controller, strings, target.address.ip().is_ipv6(), target.io_queues, limit).await
+    attach(on, controller, strings, target.address.ip().is_ipv6(), limit).await
 }
 
 /// Attaches an NVMe disk of this machine. Its function must be bound to a user-space driver.
@@ -149,7 +147,7 @@ pub async fn attach_pcie(
     limit: Duration,
 ) -> Result<NonEmpty<BdevName>, SpdkError> {
     let strings = Strings { address: text::to_c(address.as_str()), tcp: None };
-    attach(on, controller, strings, false, 0, limit).await
+    attach(on, controller, strings, false, limit).await
 }
 
 /// The one bdev of an attach. Where there are more the controller is detached, and that is the error.
@@ -275,7 +273,6 @@ async fn attach(
     controller: &BdevName,
     strings: Strings,
     ipv6: bool,
-    io_queues: u32,
     limit: Duration,
 ) -> Result<NonEmpty<BdevName>, SpdkError> {
     let name = text::to_c(controller.as_str());
@@ -291,7 +288,6 @@ async fn attach(
         host_nqn: host,
         pcie: strings.tcp.is_none(),
         ipv6,
-        io_queues,
     };
     let (slot, answer) = Slot::<Answer>::new();
     // SAFETY: on the control thread; the strings are copied during the call, `attached` fits the slot.

@@ -170,7 +170,6 @@ pub fn target(port: u16, host: Nqn) -> TcpTarget {
         address: HostPort::parse(&format!("127.0.0.1:{port}")).expect("an address"),
         subsystem: Nqn::replica(&replica()),
         host,
-        io_queues: 0,
     }
 }
 
